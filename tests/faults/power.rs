@@ -12,14 +12,14 @@ use medfleet_tests::chaos::run::{Options, run};
 const DISK: Kind = Kind::Image(256 << 20);
 
 fn can_cut() -> Result<bool> {
-    let can = Disk::can_make(DISK);
-    if !can {
+    let made = Disk::can_make(DISK);
+    if let Err(error) = &made {
         writeln!(
             std::io::stderr(),
-            "power cuts: this machine does not let us mount an image"
+            "power cuts: this machine does not let us mount an image: {error:#}"
         )?;
     }
-    Ok(can)
+    Ok(made.is_ok())
 }
 
 /// The means are checked first: synced bytes stay, others go.

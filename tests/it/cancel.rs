@@ -1,13 +1,24 @@
-//! Cancelling in each state: the job ends CANCELLED, once, whatever a worker was doing.
+//! Cancelling in each state: the job ends CANCELLED, once, and whoever is at work on it lets go of it.
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::JobState;
-use medfleet_tests::fleet::{Fleet, Options, Pace, Role};
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
 use medfleet_tests::picture;
+use toml::toml;
 use tonic::Code;
 
+/// Longer than a test waits: who takes so long for an image or a word does not end by itself.
+const NEVER_MILLIS: u64 = 600_000;
+
 async fn cancel_in(state: JobState, without: Option<Role>, pace: Pace) -> Result<()> {
-    let fleet = Fleet::paced(pace).await?;
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(pace),
+        // Workers hear of a cancel when it is made, or not before the test is over: heartbeats, at which they look, are rare, and
+        // what one does not let go of comes to no other.
+        queue: toml! { ack_wait = "1h" },
+        ..Options::default()
+    })
+    .await?;
     if let Some(role) = without {
         fleet.stop_role(role).await?;
     }
@@ -63,7 +74,7 @@ async fn while_encoding() -> Result<()> {
         JobState::Encoding,
         Some(Role::Decode),
         Pace {
-            encode_millis: 3_000,
+            encode_millis: NEVER_MILLIS,
             ..Pace::default()
         },
     )
@@ -81,7 +92,7 @@ async fn while_decoding() -> Result<()> {
         JobState::Decoding,
         None,
         Pace {
-            step_millis: 2_000,
+            step_millis: NEVER_MILLIS,
             ..Pace::default()
         },
     )

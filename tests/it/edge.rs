@@ -269,10 +269,10 @@ async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()
     each_is_done_once(&site, &above, &jobs, &EVERY_STAGE).await
 }
 
-/// A hub that writes slowly, and an edge.
+/// A hub that does not come to the end of a text before a test is over, and an edge.
 async fn slow() -> Result<(Fleet, Edge)> {
     let hub = Fleet::paced(Pace {
-        step_millis: 2_000,
+        step_millis: 600_000,
         ..Pace::default()
     })
     .await?;

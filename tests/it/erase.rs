@@ -34,28 +34,44 @@ fn contents(fleet: &Fleet) -> Result<Vec<String>> {
     Ok(stored.filter(is_content).collect())
 }
 
-/// That the fleet has nothing to do any more, and stores nothing of the tenant's.
+/// What every text of the simulated model begins with.
+const TEXT: &[u8] = b"Findings:";
+
+/// That the fleet has nothing to do any more, stores nothing of the tenant's, and has no text in its queue or its logs.
 async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
     fleet.wait_idle().await?;
     // A text that was on its way to the store when its job was erased sees there that it was, and goes.
     let gone = wait_until(PATIENCE, "nothing to be left", async || {
         contents(fleet).ok()?.is_empty().then_some(())
     });
-    gone.await.with_context(|| format!("{:?}", contents(fleet)))
+    gone.await
+        .with_context(|| format!("{:?}", contents(fleet)))?;
+    let mut places = fleet.queue_files().await?;
+    let logs = fleet.logs()?.into_iter();
+    places.extend(logs.map(|log| (PathBuf::from("a log"), log.into_bytes())));
+    for (place, bytes) in places {
+        let has_text = bytes.windows(TEXT.len()).any(|window| window == TEXT);
+        ensure!(!has_text, "a text is in {}", place.display());
+    }
+    Ok(())
 }
 
-/// A job that is being decoded, and will be for half a minute: it does not end by itself before a slow test has it erased.
+/// A job that is being decoded, some of whose text is stored, and will be for minutes: it does not end by itself before a slow
+/// test has it erased.
 async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
     let fleet = Fleet::paced(Pace {
-        step_millis: 2_000,
+        step_millis: 10_000,
         ..Pace::default()
     })
     .await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit(request).await?;
-    client
-        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
-        .await?;
+    wait_until(PATIENCE, "some text to be stored", async || {
+        let stored = fleet.stored("st-mary").ok()?;
+        let mut texts = stored.iter().filter(|name| name.starts_with("text/"));
+        texts.next().map(drop)
+    })
+    .await?;
     Ok((fleet, client, job))
 }
 

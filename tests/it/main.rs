@@ -1,5 +1,6 @@
 //! End-to-end tests: one binary, real processes, a nats-server of its own for each test.
 
+mod audit;
 mod autoscale;
 mod backup;
 mod bad_input;

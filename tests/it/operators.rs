@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_proto::v1::JobState;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Options, Pace, Role, binary, http_get};
+use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
+use toml::{Table, Value, toml};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_has_its_admin_port() -> Result<()> {
@@ -34,7 +36,8 @@ async fn every_role_has_its_admin_port() -> Result<()> {
     Ok(())
 }
 
-/// NATS away: `submit` against a fleet whose queue is gone says so and accepts nothing; a service exits 3 with what it tried.
+/// NATS away: a submit to a fleet whose queue is gone says so and accepts nothing; a service that is started exits 3 with what it
+/// tried, and so does the command line where no fleet is.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_queue_is_named() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
@@ -50,6 +53,14 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
         refused.code() == tonic::Code::Unavailable,
         "{refused:?}; {}",
         fleet.log_end(Role::Ingest)
+    );
+    fleet.kill9(Role::Preprocess).await?;
+    let started = fleet.start_role(Role::Preprocess).await.err();
+    let ended = format!("{:#}", started.context("it started without a queue")?);
+    ensure!(
+        ended.contains("exit status: 3")
+            && ended.contains("no NATS server answered at nats://127."),
+        "{ended}"
     );
 
     let output = Command::new(binary("medfleet")?)
@@ -78,15 +89,38 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
     Ok(())
 }
 
-/// SIGTERM in the middle of a job: the process ends in time with code 0 and another one finishes the job.
+/// Has decoders that are started from now on take so long for a step, and hand back a second after they were told to stop, with
+/// all the time that they need to end in order.
+fn configure_decode(fleet: &Fleet, decode_step: &str) -> Result<()> {
+    let file = fleet.tokens_file().with_file_name("decode.toml");
+    let mut config: Table = std::fs::read_to_string(&file)?.parse()?;
+    let hand_back = toml! { hand_back_before = "119s" };
+    for (section, key, value) in [
+        ("process", "drain", Value::from("120s")),
+        ("decode", "worker", hand_back.into()),
+        ("model", "decode_step", decode_step.into()),
+    ] {
+        let section = config.get_mut(section).and_then(Value::as_table_mut);
+        let section = section.context("a section of the file")?;
+        section.insert(key.to_owned(), value);
+    }
+    Ok(std::fs::write(&file, config.to_string())?)
+}
+
+/// SIGTERM in the middle of a job, which would last longer than the worker may: it ends in time with code 0, its start does not
+/// count, and another one finishes the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_worker_hands_back() -> Result<()> {
-    let fleet = Fleet::paced(Pace {
-        // Sixteen words: seconds, also for a test that is late to see that they are written.
-        step_millis: 400,
-        ..Pace::default()
+    let fleet = Fleet::start(Options {
+        // Longer than a test waits: what is not handed back comes to no other.
+        queue: toml! { ack_wait = "1h" },
+        ..Options::default()
     })
     .await?;
+    fleet.stop_role(Role::Decode).await?;
+    // Sixteen words: half a minute, also for a test that is late to see that they are written.
+    configure_decode(&fleet, "2s")?;
+    fleet.start_role(Role::Decode).await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(32, 1)?).await?;
     client
@@ -94,6 +128,17 @@ async fn a_drained_worker_hands_back() -> Result<()> {
         .await?;
     let code = fleet.stop_role(Role::Decode).await?;
     ensure!(code == Some(0), "drained with {code:?}");
+    let key = JobKey {
+        tenant: TenantId::new("st-mary")?,
+        job: JobId::new(job.name.trim_start_matches("jobs/"))?,
+    };
+    let record = fleet.queue().await?.record(&key).await?;
+    let (record, _) = record.context("a record")?;
+    ensure!(
+        !record.state.is_final() && record.starts.decode == 0,
+        "it was not handed back: {record:?}"
+    );
+    configure_decode(&fleet, "0ms")?;
     fleet.start_role(Role::Decode).await?;
     ensure!(
         client.wait_final(&job.name).await?.state() == JobState::Completed,

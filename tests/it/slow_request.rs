@@ -15,8 +15,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Code, Request, Status, Streaming};
 
-/// Messages that are never sent and never come.
-struct Nothing;
+/// Messages without anything in them; those that come are not looked at.
+pub(crate) struct Nothing;
 
 impl Codec for Nothing {
     type Encode = ();

@@ -1,15 +1,22 @@
 //! A tenant cannot see, name, guess or stop what belongs to another, nor fill the store for it.
 
 use anyhow::{Context, Result, ensure};
+use medfleet_proto::FILE_DESCRIPTOR_SET;
 use medfleet_proto::v1::{JobState, SubmitJobRequest};
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
 use medfleet_tests::picture;
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use toml::toml;
-use tonic::Code;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
+
+use crate::slow_request::Nothing;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenants_job_does_not_exist() -> Result<()> {
@@ -19,9 +26,14 @@ async fn another_tenants_job_does_not_exist() -> Result<()> {
         fleet.client("st-john").await?,
     );
     let picture = picture::png(64, 1)?;
-    let job = owner.submit_picture(picture.clone()).await?;
+    let request = SubmitJobRequest {
+        request_id: "accession-19".to_owned(),
+        ..report(vec![inline(picture.clone())])
+    };
+    let job = owner.submit(request).await?;
     owner.watch_to_end(&job.name).await?;
-    let upload = owner.upload(&picture).await?;
+    let (upload, bytes) = (owner.upload(&picture).await?, picture.len() as u64);
+    let begun = owner.upload_part("", 0, bytes, &picture[..8]).await?.name;
 
     let unknown = other
         .get("jobs/00000000000000000000000000000000")
@@ -29,9 +41,12 @@ async fn another_tenants_job_does_not_exist() -> Result<()> {
         .expect_err("no such job");
     let answers = [
         other.get(&job.name).await.err(),
+        other.get_by_request_id("accession-19").await.err(),
         other.result(&job.name).await.err(),
         other.cancel(&job.name).await.err(),
+        other.erase(&job.name).await.err(),
         other.get_upload(&upload).await.err(),
+        other.upload_part(&begun, 0, bytes, &picture).await.err(),
         other.submit(report(vec![uploaded(&upload)])).await.err(),
         match other.watch(&job.name, &Seen::default()).await {
             Err(status) => Some(status),
@@ -56,20 +71,80 @@ async fn another_tenants_job_does_not_exist() -> Result<()> {
         other.list(100, "").await?.0.is_empty(),
         "the other tenant sees jobs"
     );
+    // All of it is as it was.
+    ensure!(owner.get(&job.name).await?.erase_time.is_none());
+    owner.result(&job.name).await?;
+    let rest = owner.get_upload(&begun).await?;
+    ensure!(!rest.complete, "{rest:?}");
     Ok(())
+}
+
+/// Every method of the public API, as the path of a call.
+fn methods() -> Result<Vec<String>> {
+    let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET)?;
+    let mut paths = Vec::new();
+    for file in &files.file {
+        if file.package() != "medfleet.v1" {
+            continue;
+        }
+        for service in &file.service {
+            for method in &service.method {
+                paths.push(format!("/medfleet.v1.{}/{}", service.name(), method.name()));
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// How a call with an empty message is refused.
+async fn refusal(channel: &Channel, path: &str, token: Option<&str>) -> Result<Status> {
+    let mut call = tonic::client::Grpc::new(channel.clone());
+    call.ready().await.context("the server is there")?;
+    let mut request = Request::new(());
+    if let Some(token) = token {
+        let metadata = request.metadata_mut();
+        metadata.insert("authorization", format!("Bearer {token}").parse()?);
+    }
+    // One message and its end are a request of a method of any kind, and a refusal is an answer to it.
+    let path_and_query: PathAndQuery = path.parse()?;
+    let answer = call.server_streaming(request, path_and_query, Nothing);
+    let answer = tokio::time::timeout(PATIENCE, answer).await?;
+    answer
+        .err()
+        .with_context(|| format!("{path} was answered with {token:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_no_answer() -> Result<()> {
+    const OPERATORS: &str = "/medfleet.v1.OperatorService/";
     let fleet = Fleet::start(Options::default()).await?;
-    let stranger = fleet.client_with_token("mf_wrong").await?;
-    let refused = stranger.list(10, "").await.expect_err("not a token");
-    ensure!(refused.code() == Code::Unauthenticated, "{refused:?}");
     let tokens = std::fs::read_to_string(fleet.tokens_file())?;
     ensure!(
         !tokens.contains(&fleet.token("st-mary")),
         "the tokens file holds a token, not its hash"
     );
+    let channel = Channel::from_shared(fleet.url())?.connect().await?;
+    let methods = methods()?;
+    for known in ["JobService/WatchJob", "DeadLetterService/GetDeadLetter"] {
+        let is_there = methods.iter().any(|path| path.ends_with(known));
+        ensure!(is_there, "no {known} among {methods:?}");
+    }
+    for path in &methods {
+        for token in [None, Some("mf_wrong")] {
+            let refused = refusal(&channel, path, token).await?;
+            let code = refused.code();
+            ensure!(code == Code::Unauthenticated, "{path}: {refused:?}");
+        }
+    }
+    // Nor does any tenant's do for what is an operator's.
+    let of_operators = methods.iter().filter(|path| path.starts_with(OPERATORS));
+    let of_operators: Vec<&String> = of_operators.collect();
+    ensure!(!of_operators.is_empty(), "{methods:?}");
+    for path in of_operators {
+        let refused = refusal(&channel, path, Some(&fleet.token("st-mary"))).await?;
+        let code = refused.code();
+        ensure!(code == Code::PermissionDenied, "{path}: {refused:?}");
+    }
     Ok(())
 }
 

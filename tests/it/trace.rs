@@ -2,7 +2,8 @@
 //! straight from the services, and through a collector of others that makes batches of its own.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_proto::v1::{Job, SubmitJobRequest, task};
+use medfleet_proto::v1::job_service_client::JobServiceClient;
+use medfleet_proto::v1::{Job, JobState, SubmitJobRequest, task};
 use medfleet_tests::client::{PATIENCE, inline, report, uploaded};
 use medfleet_tests::collector::{Collector, Received, roots};
 use medfleet_tests::config::POOL;
@@ -11,6 +12,8 @@ use medfleet_tests::picture;
 use medfleet_tests::rotel::Rotel;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::span::{Link, SpanKind};
+use tonic::Request;
+use tonic::transport::Channel;
 
 const TENANT: &str = "st-mary";
 /// What the job is asked with and about.
@@ -49,12 +52,18 @@ async fn ended_job(otlp_endpoint: String) -> Result<Ended> {
     let job = client.submit(secret(report(images))).await?;
     ensure!(job.trace_id.len() == 32, "{job:?}");
     let text = client.watch_to_end(&job.name).await?.text;
+    stop(&fleet).await?;
+    let logs = fleet.logs()?;
+    Ok(Ended { job, text, logs })
+}
+
+/// Ends every role in order, after which it has sent all its spans.
+async fn stop(fleet: &Fleet) -> Result<()> {
     for role in Role::ALL {
         let code = fleet.stop_role(role).await?;
         ensure!(code == Some(0), "{role:?} ended with {code:?}");
     }
-    let logs = fleet.logs()?;
-    Ok(Ended { job, text, logs })
+    Ok(())
 }
 
 /// The request with words that are nobody's business.
@@ -201,4 +210,64 @@ async fn a_trace_is_as_whole_through_a_collector_of_others() -> Result<()> {
     // What comes last must not be a second root.
     between.stop().await?;
     all_is_well(&collector, &ended)
+}
+
+/// Submits a report within a trace of the caller's.
+async fn submitted_within(fleet: &Fleet, traceparent: &str) -> Result<Job> {
+    let channel = Channel::from_shared(fleet.url())?.connect().await?;
+    let mut request = Request::new(report(vec![inline(picture::png(64, 1)?)]));
+    let metadata = request.metadata_mut();
+    let token = format!("Bearer {}", fleet.token(TENANT));
+    metadata.insert("authorization", token.parse()?);
+    metadata.insert("traceparent", traceparent.parse()?);
+    let answer = JobServiceClient::new(channel).submit_job(request).await?;
+    answer.into_inner().job.context("no job")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_goes_on_with_its_callers_trace_through_every_service() -> Result<()> {
+    const SAMPLED: &str = "0c6e1f2a9b384d57a1e0f3c5b7d92846";
+    const UNSAMPLED: &str = "7d20b9c41ea653f80c92d4e1ab7f3865";
+    const CALLER: [u8; 8] = [0x5a, 0x11, 0xe4, 0x07, 0x9c, 0x32, 0xbd, 0x68];
+    let caller: String = CALLER.iter().map(|byte| format!("{byte:02x}")).collect();
+    let collector = Collector::start().await?;
+    let fleet = Fleet::start(Options {
+        otlp_endpoint: Some(collector.endpoint()),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client(TENANT).await?;
+    let mut jobs = Vec::new();
+    for (trace, flags) in [(SAMPLED, "01"), (UNSAMPLED, "00")] {
+        let traceparent = format!("00-{trace}-{caller}-{flags}");
+        let job = submitted_within(&fleet, &traceparent).await?;
+        ensure!(job.trace_id == trace, "{job:?}");
+        let done = client.wait_final(&job.name).await?;
+        ensure!(done.state() == JobState::Completed, "{done:?}");
+        jobs.push(job.name);
+    }
+    stop(&fleet).await?;
+
+    let trace = collector.trace(SAMPLED);
+    let root = &one_with(&trace, SpanKind::Server, &[("rpc.method", "SubmitJob")])?.span;
+    ensure!(roots(&trace) == [root.name.as_str()], "{:?}", roots(&trace));
+    ensure!(root.parent_span_id == CALLER, "{root:?}");
+    for role in Role::ALL {
+        let service = Value::StringValue(format!("medfleet-{}", role.name()));
+        let mut names = trace.iter().map(|each| each.attribute("service.name"));
+        let is_there = names.any(|name| name == Some(&service));
+        ensure!(is_there, "{role:?} has no span in it");
+    }
+    // Who wants no spans gets none, neither in that trace nor in one that begins half way.
+    ensure!(collector.trace(UNSAMPLED).is_empty());
+    let spans_of = |job: &str| {
+        let id = job.trim_start_matches("jobs/");
+        let spans = collector.texts().into_iter();
+        spans
+            .filter(|span| span.contains(id) && span.contains("messaging.system"))
+            .count()
+    };
+    let [told, untold] = [spans_of(&jobs[0]), spans_of(&jobs[1])];
+    ensure!(told > 0 && untold == 0, "{told} and {untold} spans");
+    Ok(())
 }

@@ -49,7 +49,10 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
         result.frames
     );
     ensure!(
-        result.frames[0].original_width == 1841 || result.frames[0].original_width == 1955,
+        (
+            result.frames[0].original_width,
+            result.frames[0].original_height
+        ) == (1841, 1955),
         "{:?}",
         result.frames
     );

@@ -21,6 +21,11 @@ const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccdde
 /// Silence after which a unit is delivered again: short, so that tests of crashes are. A worker of a loaded machine may be silent
 /// for so long.
 pub const ACK_WAIT: &str = "2s";
+/// Longest wait for an answer of NATS, which comes once all of it is on the disk: a loaded one takes seconds for that, and a test
+/// calls once.
+const REQUEST_TIMEOUT: &str = "8s";
+/// Four times that.
+const PENDING_AFTER: &str = "32s";
 /// Frame side of the tiny checkpoint, in pixels.
 const TINY_SIDE: i64 = 224;
 /// Frame side of MedSigLIP, in pixels.
@@ -125,7 +130,6 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         log = "info"
         log_format = "text"
         [queue]
-        request_timeout = "3s"
         [store]
     };
     if let (true, Some(Value::Table(process))) =
@@ -150,6 +154,7 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         queue.insert("urls".into(), Value::from(setting.nats_urls.clone()));
         queue.insert("replicas".into(), i64::from(setting.replicas).into());
         queue.insert("ack_wait".into(), ACK_WAIT.into());
+        queue.insert("request_timeout".into(), REQUEST_TIMEOUT.into());
         queue.extend(setting.options.queue.clone());
     }
     if let Some(Value::Table(store)) = file.get_mut("store") {
@@ -171,10 +176,8 @@ fn ingest(setting: &Setting<'_>) -> Table {
         default_model = "test"
         [models]
         test = "test-pool"
-        [accept]
-        pending_after = "15s"
-        sweep_every = "1s"
     };
+    ingest.insert("accept".into(), Value::Table(accept(PENDING_AFTER)));
     if matches!(setting.options.model, Model::Embedder) {
         // Nobody serves the model that writes.
         let models = toml! { test = "nobody" };
@@ -197,6 +200,13 @@ fn ingest(setting: &Setting<'_>) -> Table {
     );
     ingest.extend(setting.options.ingest.clone());
     ingest
+}
+
+/// A sweep of accepts that began so long ago.
+pub(crate) fn accept(pending_after: &str) -> Table {
+    let mut accept = toml! { sweep_every = "1s" };
+    accept.insert("pending_after".into(), pending_after.into());
+    accept
 }
 
 /// The fleet's certificate and its key.

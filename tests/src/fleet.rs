@@ -222,14 +222,6 @@ impl Fleet {
         Client::connect(&self.url(), &self.token(tenant)).await
     }
 
-    /// A client with any token.
-    ///
-    /// # Errors
-    /// When ingest does not answer.
-    pub async fn client_with_token(&self, token: &str) -> Result<Client> {
-        Client::connect(&self.url(), token).await
-    }
-
     /// The address of the public API.
     #[must_use]
     pub fn url(&self) -> String {

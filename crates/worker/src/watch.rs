@@ -170,22 +170,23 @@ pub(crate) async fn forward_hints(queue: Queue, hints: broadcast::Sender<JobKey>
 mod tests {
     use std::fs;
 
-    use anyhow::{Result, bail};
+    use anyhow::{Result, bail, ensure};
     use medfleet_core::setting::DurationText;
-    use medfleet_core::{Class, Stage};
+    use medfleet_core::{Class, JobState, Move, Stage};
     use medfleet_runtime::SystemClock;
     use medfleet_testkit::{self as kit, NATS_DEFAULT, NatsServer, wait_until};
 
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(60);
+    /// Longer than a test waits.
+    const HOUR: DurationText = DurationText::from_secs(3600);
 
-    /// That a unit stays with who says so, the tests of the queue show.
-    #[tokio::test]
-    async fn the_server_hears_again_and_again_that_a_unit_is_being_worked_on() -> Result<()> {
-        let server = NatsServer::start_with(NATS_DEFAULT, true).await?;
+    /// A queue on a server, of workers that report so often, and a unit in the hands of one.
+    async fn at_work(server: &NatsServer, heartbeat: DurationText) -> Result<(Queue, Delivery)> {
         let mut config = kit::config(&server.url());
-        config.heartbeat = Some(DurationText::from_millis(50));
+        config.ack_wait = HOUR;
+        config.heartbeat = Some(heartbeat);
         let queue = kit::queue(&config).await?;
         let (key, record) = kit::record(1, 1);
         queue.create_record(&key, &record).await?;
@@ -193,6 +194,14 @@ mod tests {
         queue.publish_work(&unit, &Vec::new()).await?;
         let mut puller = queue.puller(Stage::Preprocess, kit::pool());
         let delivery = tokio::time::timeout(PATIENCE, puller.next()).await??;
+        Ok((queue, delivery))
+    }
+
+    /// That a unit stays with who says so, the tests of the queue show.
+    #[tokio::test]
+    async fn the_server_hears_again_and_again_that_a_unit_is_being_worked_on() -> Result<()> {
+        let server = NatsServer::start_with(NATS_DEFAULT, true).await?;
+        let (queue, delivery) = at_work(&server, DurationText::from_millis(50)).await?;
         let (_sender, mut hints) = broadcast::channel(1);
         let heard = wait_until(PATIENCE, "three signs of life", async || {
             let log = fs::read_to_string(server.log()).ok()?;
@@ -205,6 +214,52 @@ mod tests {
         tokio::select! {
             heard = heard => heard,
             stopped = stopped(&queue, &SystemClock, &delivery, None, &mut hints) => bail!("{stopped:?}"),
+        }
+    }
+
+    async fn cancel(queue: &Queue, key: &JobKey) -> Result<()> {
+        let step = Move::Cancel;
+        queue.apply(key, None, &step, SystemClock.now()).await?;
+        Ok(())
+    }
+
+    fn is_cancelled(stopped: &Stopped) -> bool {
+        matches!(stopped, Stopped::Over(record) if record.state == JobState::Cancelled)
+    }
+
+    #[tokio::test]
+    async fn a_cancel_whose_hint_was_lost_stops_the_work_at_a_heartbeat() -> Result<()> {
+        let server = NatsServer::start().await?;
+        let (queue, delivery) = at_work(&server, DurationText::from_millis(50)).await?;
+        let (_sender, mut hints) = broadcast::channel(1);
+        let working = stopped(&queue, &SystemClock, &delivery, None, &mut hints);
+        let working = tokio::time::timeout(PATIENCE, working);
+        let (stopped, cancelled) = tokio::join!(working, cancel(&queue, &delivery.unit.key));
+        cancelled?;
+        let stopped = stopped?;
+        ensure!(is_cancelled(&stopped), "{stopped:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_hint_stops_the_work_on_a_cancelled_job_long_before_the_next_heartbeat() -> Result<()>
+    {
+        let server = NatsServer::start().await?;
+        let (queue, delivery) = at_work(&server, DurationText::from_secs(1200)).await?;
+        let (sender, mut hints) = broadcast::channel(HINTS_MAX);
+        cancel(&queue, &delivery.unit.key).await?;
+        let hinting = wait_until(PATIENCE, "the work to stop", async || {
+            // Whoever listens may not do so yet.
+            queue.publish_cancel(&delivery.unit.key).await.ok()?;
+            None::<()>
+        });
+        tokio::select! {
+            stopped = stopped(&queue, &SystemClock, &delivery, None, &mut hints) => {
+                ensure!(is_cancelled(&stopped), "{stopped:?}");
+                Ok(())
+            }
+            in_vain = hinting => in_vain,
+            () = forward_hints(queue.clone(), sender) => bail!("nobody listens any more"),
         }
     }
 }

@@ -50,7 +50,8 @@ impl Disk {
             }
             Kind::Image(bytes) => {
                 File::create(disk.image())?.set_len(bytes)?;
-                run(Command::new("mkfs.ext4").arg("-q").arg(disk.image()))?;
+                let mut format = Command::new("mkfs.ext4");
+                run(format.arg("-q").arg(disk.image())).context("make a file system")?;
                 disk.mount_image()?;
             }
         }
@@ -59,15 +60,15 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Whether this machine lets us make a disk of this kind.
-    #[must_use]
-    pub fn can_make(kind: Kind) -> bool {
+    /// Makes a disk of this kind and removes it again.
+    ///
+    /// # Errors
+    /// Why this machine does not let us.
+    pub fn can_make(kind: Kind) -> Result<()> {
         // In this order: the disk goes before the folder that it lies in.
-        let Ok(folder) = tempfile::tempdir() else {
-            return false;
-        };
+        let folder = tempfile::tempdir()?;
         let disk = Self::make(folder.path().join("disk"), kind);
-        disk.is_ok()
+        disk.map(drop)
     }
 
     /// Where blobs are.

@@ -27,6 +27,10 @@ const CLIENT_PORT: u16 = 4222;
 const ROUTE_PORT: u16 = 6222;
 /// What the name of a nats-server begins with; then comes its number.
 const NODE: &str = "node-";
+/// Longest wait for an answer of NATS: short, because many are lost, and clients call again.
+const REQUEST_TIMEOUT: &str = "3s";
+/// More than four times that.
+const PENDING_AFTER: &str = "15s";
 /// What a slow link adds in each direction.
 const SLOW: Duration = Duration::from_millis(100);
 
@@ -123,15 +127,19 @@ impl Herd {
         for node in &self.nodes {
             links.push(FaultyLink::to(node.lock().await.address()).await?);
         }
-        let ack_wait = ("ack_wait".to_owned(), options.ack_wait.into());
-        let mut queue = toml::Table::from_iter([ack_wait]);
+        let mut queue = toml::Table::from_iter([
+            ("ack_wait".to_owned(), options.ack_wait.into()),
+            ("request_timeout".to_owned(), REQUEST_TIMEOUT.into()),
+        ]);
         if options.record_shards > 1 {
             // An earlier release does not know the key.
             let record_shards = i64::from(options.record_shards);
             queue.insert("record_shards".into(), record_shards.into());
         }
+        let accept = config::accept(PENDING_AFTER);
         let fleet = Options {
             model: Model::Simulated(options.pace),
+            ingest: toml::Table::from_iter([("accept".to_owned(), accept.into())]),
             queue,
             ..Options::default()
         };

@@ -1,5 +1,6 @@
 //! Units of work: one live message, class order, verdicts, redelivery, cancellation of a pull, counts.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use futures::FutureExt;
 use medfleet_core::{Class, Failure, FailureReason, PoolName, Stage, Verdict, WorkUnit};
 use medfleet_queue::{Delivery, Published, Puller, Queue, QueueError};
 use medfleet_testkit::{self as kit, wait_until};
+use tokio::time::Instant;
 
 use crate::{PATIENCE, short, start, start_with};
 
@@ -122,36 +124,65 @@ async fn another_pool_gets_nothing_and_an_unknown_one_is_named() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_silent_worker_loses_its_unit_and_a_heartbeat_keeps_it() -> Result<()> {
-    // A machine that stands still for so long loses the unit with right.
-    const WAIT_MILLIS: u64 = 3000;
-    let (_server, queue) = start_with(|config| config.ack_wait = short(WAIT_MILLIS)).await?;
-    queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
-    let mut first = queue.puller(Stage::Encode, kit::pool());
-    let mut second = queue.puller(Stage::Encode, kit::pool());
-    let held = next(&mut first).await?;
-    // Kept for twice the wait by heartbeats.
-    let until = tokio::time::Instant::now() + Duration::from_millis(2 * WAIT_MILLIS);
+/// How long a worker may be silent.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// Reports progress for twice the wait, of a unit that was taken after `since`. What another worker was given meanwhile, and how
+/// long there had been no sign of life by then.
+async fn taken_meanwhile(
+    (held, since): (&Delivery, Instant),
+    other: &mut Puller,
+) -> Result<Option<(Delivery, Duration)>> {
+    let (begun, heard) = (Instant::now(), Cell::new(since));
     let kept = wait_until(PATIENCE, "two acknowledge waits", async || {
+        let now = Instant::now();
         if let Err(error) = held.progress().await {
             return Some(Err(error));
         }
-        (tokio::time::Instant::now() >= until).then_some(Ok(()))
+        heard.set(now);
+        (now >= begun + 2 * WAIT).then_some(Ok(()))
     });
     tokio::select! {
-        kept = kept => kept??,
-        taken = second.next() => bail!("taken from a living worker: {taken:?}"),
+        // What was sent before a sign of life was heard has come before its confirmation.
+        biased;
+        taken = other.next() => Ok(Some((taken?, heard.get().elapsed()))),
+        kept = kept => {
+            kept??;
+            Ok(None)
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_worker_loses_its_unit_and_a_heartbeat_keeps_it() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.ack_wait = short(3000)).await?;
+    queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
+    let mut first = queue.puller(Stage::Encode, kit::pool());
+    let mut second = queue.puller(Stage::Encode, kit::pool());
+    let mut since = Instant::now();
+    let mut held = next(&mut first).await?;
+    loop {
+        let before = Instant::now();
+        let Some((taken, silence)) = taken_meanwhile((&held, since), &mut second).await? else {
+            break;
+        };
+        // A machine that stands still for so long loses the unit with right.
+        ensure!(silence >= WAIT, "taken from a living worker: {taken:?}");
+        (held, since) = (taken, before);
+        std::mem::swap(&mut first, &mut second);
     }
     let again = next(&mut second).await?;
-    ensure!(again.deliveries == 2, "{}", again.deliveries);
+    ensure!(again.deliveries > held.deliveries, "{again:?}");
     again.settle(Verdict::Done).await?;
     Ok(())
 }
 
+/// Longer than a test waits: what its worker does not hand back comes to no other.
+const LONG_MILLIS: u64 = 3_600_000;
+
 #[tokio::test]
 async fn handed_back_units_come_again_at_once_or_later() -> Result<()> {
-    let (_server, queue) = start().await?;
+    let (_server, queue) = start_with(|config| config.ack_wait = short(LONG_MILLIS)).await?;
     queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     let now = Verdict::Retry {
@@ -160,7 +191,7 @@ async fn handed_back_units_come_again_at_once_or_later() -> Result<()> {
     next(&mut puller).await?.settle(now).await?;
     let again = next(&mut puller).await?;
     ensure!(again.deliveries == 2);
-    let before = tokio::time::Instant::now();
+    let before = Instant::now();
     let later = Verdict::Retry {
         after: Duration::from_millis(700),
     };
@@ -269,19 +300,32 @@ async fn a_cancelled_pull_loses_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn closing_hands_back_what_a_cancelled_pull_brings() -> Result<()> {
-    let (_server, queue) = start().await?;
+    let (_server, queue) = start_with(|config| config.ack_wait = short(LONG_MILLIS)).await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
-    // Subscribes and looks once, so that the next poll sends a pull at once.
-    ensure!(
-        tokio::time::timeout(Duration::from_millis(300), puller.next())
-            .await
-            .is_err()
-    );
     queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
-    ensure!(puller.next().now_or_never().is_none());
+    // The first call subscribes, which takes more than one poll.
+    next(&mut puller).await?.settle(Verdict::Done).await?;
+    queue.publish_work(&unit(2, Class::Stat), &traced()).await?;
+    wait_until(PATIENCE, "a unit on its way to nobody", async || {
+        if let Some(taken) = puller.next().now_or_never() {
+            // It was there already; the next pull brings it again.
+            let now = Verdict::Retry {
+                after: Duration::ZERO,
+            };
+            taken.ok()?.settle(now).await.ok()?;
+            return None;
+        }
+        let counts = queue.outstanding(Stage::Encode, &kit::pool()).await.ok()?;
+        (counts.stat.in_flight == 1).then_some(())
+    })
+    .await?;
     puller.close().await?;
     let mut other = queue.puller(Stage::Encode, kit::pool());
     let delivery = next(&mut other).await?;
+    ensure!(
+        delivery.unit == unit(2, Class::Stat) && delivery.deliveries > 1,
+        "{delivery:?}"
+    );
     delivery.settle(Verdict::Done).await?;
     Ok(())
 }

@@ -79,10 +79,14 @@ fn read(arguments: &[String]) -> Result<Arguments> {
     } else {
         Kind::Memory((256 << 20) + jobs * (1 << 20))
     };
-    if Disk::can_make(disk) {
-        read.options.disk = disk;
-    } else if power {
-        bail!("this machine does not let us mount an image, whose power could be cut");
+    match Disk::can_make(disk) {
+        Ok(()) => read.options.disk = disk,
+        Err(error) if power => {
+            let what = "this machine does not let us mount an image, whose power could be cut";
+            return Err(error.context(what));
+        }
+        // Said before the runs.
+        Err(_) => {}
     }
     read.options.horizon = Duration::from_secs(seconds.unwrap_or(jobs / 8 + 10));
     Ok(read)
