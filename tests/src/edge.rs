@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_queue::Queue;
-use medfleet_testkit::{FaultyLink, NatsServer, wait_until};
+use medfleet_testkit::{FaultyLink, NatsServer, own_address, wait_until};
 use tokio::process::Child;
 use tokio::sync::Mutex;
 use toml::{Table, Value};
 
 use crate::client::{Client, PATIENCE};
 use crate::config;
-use crate::fleet::{API_PORT, Fleet, Options, Role, TENANTS, http_get, own_address, read_below};
+use crate::fleet::{API_PORT, Fleet, Options, Role, TENANTS, http_get, read_below};
 use crate::process::start_service;
 
 /// Its own key: nothing of the hub's is known here but the tokens.

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::AtomicU16;
 
 use anyhow::{Context, Result, bail, ensure};
-use medfleet_testkit::{NatsServer, wait_until};
+use medfleet_testkit::{NatsServer, own_address, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -492,17 +492,4 @@ pub async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> 
         .map(|(_, body)| body.to_owned())
         .unwrap_or_default();
     Ok((status, body))
-}
-
-/// A loopback address that no other fleet of this machine uses: from the process id and a counter.
-pub(crate) fn own_address() -> Ipv4Addr {
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-    let pid = std::process::id();
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    Ipv4Addr::new(
-        127,
-        1 + (pid % 200) as u8,
-        1 + (pid / 200 % 250) as u8,
-        (number % 250) as u8 + 1,
-    )
 }

@@ -1,6 +1,7 @@
 //! What tests of several crates share: a real nats-server of one's own, a link that can be cut, archives, and waiting for a state.
 //! Test code only; nothing that runs in production depends on it.
 
+mod address;
 mod archive;
 mod cache;
 mod link;
@@ -8,6 +9,7 @@ mod nats;
 mod queue;
 mod wait;
 
+pub use address::own_address;
 pub use archive::{tar, tar_member, tar_of};
 pub use cache::cache_dir;
 pub use link::FaultyLink;

@@ -1,11 +1,10 @@
 //! A real nats-server for one test: own folder, own port, durable like the shipped ones, gone with the value.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use crate::address::own_address;
 use crate::cache::nats_server;
 use crate::wait::wait_until;
 
@@ -98,7 +98,7 @@ impl NatsServer {
         let mut server = Self {
             binary: nats_server(version)?,
             folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
-            address: SocketAddr::from((own_host(), 0)),
+            address: SocketAddr::from((own_address(), 0)),
             member: None,
             traced,
             child: None,
@@ -320,20 +320,6 @@ async fn answer(server: SocketAddr, subject: &str) -> Result<Vec<u8>> {
             return Ok(payload);
         }
     }
-}
-
-/// A loopback address that hardly any other server of this machine has: the port to which a killed server comes back is not
-/// given to whoever takes a free one of 127.0.0.1 meanwhile. Those of 127.1 to 127.200 are fleets'.
-fn own_host() -> Ipv4Addr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let pid = std::process::id();
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    Ipv4Addr::new(
-        127,
-        201 + (pid % 50) as u8,
-        1 + (pid / 50 % 250) as u8,
-        1 + (number % 250) as u8,
-    )
 }
 
 /// The port that a server wrote into its `*.ports` file, once it has.

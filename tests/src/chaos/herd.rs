@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use medfleet_queue::Queue;
-use medfleet_testkit::{FaultyLink, Member, NatsServer, wait_until};
+use medfleet_testkit::{FaultyLink, Member, NatsServer, own_address, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
@@ -20,7 +20,7 @@ use crate::chaos::disk::{Disk, Kind};
 use crate::chaos::load::{Clients, TENANTS};
 use crate::client::{Client, PATIENCE};
 use crate::config::{self, PORTS, Setting};
-use crate::fleet::{API_PORT, Model, Options, Pace, Role, files_below, http_get, own_address};
+use crate::fleet::{API_PORT, Model, Options, Pace, Role, files_below, http_get};
 use crate::process::{program, start_program};
 
 const CLIENT_PORT: u16 = 4222;
