@@ -40,11 +40,7 @@ async fn a_hub_that_takes_little_within_a_request_is_sent_uploads() -> Result<()
         [limits]
         inline_bytes_max = "1B"
     };
-    let hub = Fleet::start(Options {
-        ingest: limits,
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_ingest(limits).await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let job = edge.submit_picture(picture::png(64, 1)?).await?.name;
@@ -60,11 +56,7 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
         upload_part_bytes = "128 KiB"
         study_bytes_max = "512 MiB"
     };
-    let hub = Fleet::start(Options {
-        ingest: limits,
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_ingest(limits).await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let file = picture::noise(SIDE, 1)?;
@@ -321,11 +313,7 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
         file("key", &own[1])?,
         file("client_ca", &shown[0])?,
     ]);
-    let hub = Fleet::start(Options {
-        ingest: Table::from_iter([("tls".to_owned(), Value::Table(tls))]),
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_ingest(Table::from_iter([("tls".to_owned(), Value::Table(tls))])).await?;
     let more = Table::from_iter([
         file("ca_file", &other[0])?,
         file("client_cert", &shown[0])?,

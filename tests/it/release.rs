@@ -107,11 +107,7 @@ async fn a_tenant_has_a_budget_of_stat_jobs_and_of_open_jobs() -> Result<()> {
         stat_per_minute = 1
         open_jobs_max = 2
     };
-    let fleet = Fleet::start(Options {
-        ingest,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_ingest(ingest).await?;
     let client = fleet.client("st-mary").await?;
     fleet.stop_role(Role::Decode).await?;
     let first = client.submit(job(Class::Stat)?).await?;

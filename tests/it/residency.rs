@@ -10,7 +10,7 @@ use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{PATIENCE, inline, report};
 use medfleet_tests::config::POOL;
 use medfleet_tests::edge::Edge;
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
+use medfleet_tests::fleet::{Fleet, Model, Pace};
 use medfleet_tests::picture;
 use medfleet_worker::encoded;
 
@@ -276,11 +276,7 @@ async fn where_images_stay_nothing_of_a_header_travels() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_another_model_fail_and_both_are_named() -> Result<()> {
-    let hub = Fleet::start(Options {
-        model: Model::Tiny,
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_model(Model::Tiny).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     let edge = site.client("st-mary").await?;

@@ -120,11 +120,7 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
         [quotas.tenants.st-mary]
         stored_bytes_max = "64KiB"
     };
-    let fleet = Fleet::start(Options {
-        ingest,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_ingest(ingest).await?;
     let (mary, john) = (
         fleet.client("st-mary").await?,
         fleet.client("st-john").await?,
@@ -192,11 +188,7 @@ async fn what_was_sent_before_the_quota_was_full_is_done() -> Result<()> {
         film.len(),
         2 * film.len()
     );
-    let fleet = Fleet::start(Options {
-        ingest: toml::from_str(&quotas)?,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_ingest(toml::from_str(&quotas)?).await?;
     let (mary, john) = (
         fleet.client("st-mary").await?,
         fleet.client("st-john").await?,

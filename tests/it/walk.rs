@@ -3,17 +3,13 @@
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::{JobState, result::Output};
 use medfleet_tests::client::{report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Options, Role, http_get};
+use medfleet_tests::fleet::{Fleet, Model, Role, http_get};
 use medfleet_tests::picture;
 
 /// The real chest radiograph through the real (tiny) model.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Tiny,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_model(Model::Tiny).await?;
     let client = fleet.client("st-mary").await?;
     let upload = client.upload(&picture::radiograph("RG1_UNCR.dcm")?).await?;
     let job = client.submit(report(vec![uploaded(&upload)])).await?;
@@ -75,11 +71,7 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
 /// The same study twice is the same text: a result replays. Its images are encoded once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_study_gives_the_same_draft() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Tiny,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_model(Model::Tiny).await?;
     let client = fleet.client("st-mary").await?;
     let mut texts = Vec::new();
     for seed in [1, 1, 2] {

@@ -202,13 +202,33 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Starts everything around a model.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn with_model(model: Model) -> Result<Self> {
+        Self::start(Options {
+            model,
+            ..Options::default()
+        })
+        .await
+    }
+
     /// Starts everything around a simulated model that takes so long.
     ///
     /// # Errors
     /// As [`Fleet::start`].
     pub async fn paced(pace: Pace) -> Result<Self> {
+        Self::with_model(Model::Simulated(pace)).await
+    }
+
+    /// Starts everything with these settings of ingest beside its own.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn with_ingest(ingest: toml::Table) -> Result<Self> {
         Self::start(Options {
-            model: Model::Simulated(pace),
+            ingest,
             ..Options::default()
         })
         .await
