@@ -1,12 +1,9 @@
 //! What a model must be able to do, for the two halves of the fleet, and the values that cross that border.
 //! Two things implement it: MedGemma ([`crate::real`]) and the model without weights ([`crate::simulated`]).
 
-use std::fmt;
-use std::str::FromStr;
-
 use bytes::Bytes;
 use medfleet_core::{Digest, STOP_BYTES_MAX, STOPS_MAX};
-use medfleet_model::{BlockLayout, BlockTable, Constraint, ConstraintError, StillThinking};
+use medfleet_model::{BlockLayout, BlockTable, Constraint, ConstraintError, Dtype, StillThinking};
 
 use crate::decode::DecodeRequest;
 use crate::speculation::{Phrases, Proposing};
@@ -34,57 +31,6 @@ pub struct Description {
     pub token_width: u32,
     /// Tokens of prompt and text together at most.
     pub context_tokens_max: u32,
-}
-
-/// Numeric types that cross the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// 32-bit IEEE float.
-    F32,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Dtype {
-    /// The one text form.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    /// Bytes a value.
-    #[must_use]
-    pub const fn size_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = EngineError;
-
-    fn from_str(text: &str) -> Result<Self, EngineError> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(EngineError::Tokens {
-                what: "dtype",
-                expected: "f32 or bf16".to_owned(),
-                found: "another word".to_owned(),
-            }),
-        }
-    }
 }
 
 /// A model-ready frame: square, row-major, channels interleaved.
@@ -152,7 +98,7 @@ impl ImageTokens {
                 found: format!("{} x {} {}", self.count, self.width, self.dtype),
             });
         }
-        let bytes = self.count as usize * self.width as usize * self.dtype.size_bytes();
+        let bytes = self.count as usize * self.width as usize * self.dtype.bytes();
         if self.bytes.len() != bytes {
             return Err(EngineError::Tokens {
                 what: "length",

@@ -8,12 +8,11 @@ use bytes::Bytes;
 use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
-    ComputeDevice, FolderSource, GgufSource, KvOptions, LoadOptions, Model, Parts, QuantisedCache,
+    ComputeDevice, Dtype, FolderSource, GgufSource, KvOptions, LoadOptions, Model, Parts,
+    QuantisedCache,
 };
 
-use crate::backend::{
-    DecodeBackend, Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens,
-};
+use crate::backend::{DecodeBackend, Description, EncodeBackend, EngineError, Frame, ImageTokens};
 
 mod decoder;
 mod drafter;
@@ -80,7 +79,7 @@ impl Loaded {
             Half::Both => Parts::All,
         };
         let options = LoadOptions {
-            dtype: to_model(dtype),
+            dtype,
             parts,
             device,
         };
@@ -110,7 +109,7 @@ impl Loaded {
             model_digest: digests.model,
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
             device: model.device(),
-            dtype: from_model(model.dtype()),
+            dtype: model.dtype(),
             weights: model.held().to_owned(),
             frame_side: as_u32(frame_side),
             tokens_per_image: as_u32(tokens_per_image),
@@ -222,20 +221,6 @@ pub(crate) fn as_u32(count: usize) -> u32 {
 
 pub(crate) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> EngineError {
     EngineError::Model(Box::new(error))
-}
-
-pub(crate) const fn to_model(dtype: Dtype) -> model::Dtype {
-    match dtype {
-        Dtype::F32 => model::Dtype::F32,
-        Dtype::Bf16 => model::Dtype::Bf16,
-    }
-}
-
-const fn from_model(dtype: model::Dtype) -> Dtype {
-    match dtype {
-        model::Dtype::F32 => Dtype::F32,
-        model::Dtype::Bf16 => Dtype::Bf16,
-    }
 }
 
 struct Encoder {

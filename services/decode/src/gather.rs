@@ -199,5 +199,5 @@ impl Sources<'_> {
 
 /// Bytes of one image's tokens.
 fn length(model: &Description) -> usize {
-    model.tokens_per_image as usize * model.token_width as usize * model.dtype.size_bytes()
+    model.tokens_per_image as usize * model.token_width as usize * model.dtype.bytes()
 }

@@ -15,7 +15,7 @@ use model::{
 };
 
 use super::drafter::Drafter;
-use super::{Loaded, as_u32, failed, to_model};
+use super::{Loaded, as_u32, failed};
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, KvMemory,
     Outcome, PromptSize, Sequence, Step, Token, Work,
@@ -367,8 +367,8 @@ impl Running {
             .map(|(index, first)| {
                 let image = self.images.get(index).ok_or_else(unknown)?;
                 let shape = [image.count as usize, image.width as usize];
-                let (dtype, bytes) = (to_model(image.dtype), image.bytes.to_vec());
-                let tokens = model::ImageTokens::from_bytes(shape, dtype, bytes);
+                let tokens =
+                    model::ImageTokens::from_bytes(shape, image.dtype, image.bytes.to_vec());
                 Ok((first, tokens.map_err(failed)?))
             })
             .collect()

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use medfleet_core::Digest;
 use medfleet_engine::{
-    DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Dtype, Haste,
-    ImageTokens, LoadedModel, Part, Prompt as Question, Speculation, Verified, real::Loaded,
+    DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Haste, ImageTokens,
+    LoadedModel, Part, Prompt as Question, Speculation, Verified, real::Loaded,
 };
 use medfleet_model::{Choice, Finish, Frame, Generation, Model, Prompt};
 
@@ -117,10 +117,7 @@ fn crossed(tokens: medfleet_model::ImageTokens) -> ImageTokens {
     ImageTokens {
         count: short(count),
         width: short(width),
-        dtype: match dtype {
-            medfleet_model::Dtype::F32 => Dtype::F32,
-            medfleet_model::Dtype::Bf16 => Dtype::Bf16,
-        },
+        dtype,
         bytes: tokens.into_bytes().into(),
     }
 }
