@@ -11,7 +11,7 @@ use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
     Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
-    Message, PlacedImage, Progress, Role, Situation, StillThinking, Want, choose, likeliest,
+    PlacedImage, Progress, Situation, StillThinking, Want, choose, likeliest,
 };
 
 use super::drafter::Drafter;
@@ -21,7 +21,7 @@ use crate::backend::{
     Outcome, PromptSize, Sequence, Step, Token, Work,
 };
 use crate::decode::DecodeRequest;
-use crate::prompt::{Part, Prompt};
+use crate::prompt::Prompt;
 use crate::speculation::proposals::Proposals;
 use crate::speculation::{Phrases, Proposing};
 
@@ -91,25 +91,9 @@ impl Decoder {
     }
 
     pub(super) fn build(&self, prompt: &Prompt) -> Result<model::Prompt, EngineError> {
-        let part = |part: &Part| match part {
-            Part::Image => model::Part::Image,
-            Part::Text(text) => model::Part::Text(text.clone()),
-        };
-        let mut messages = Vec::with_capacity(2);
-        if !prompt.system.is_empty() {
-            let parts = vec![model::Part::Text(prompt.system.clone())];
-            messages.push(Message {
-                role: Role::System,
-                parts,
-            });
-        }
-        messages.push(Message {
-            role: Role::User,
-            parts: prompt.parts.iter().map(part).collect(),
-        });
         self.loaded
             .model
-            .prompt(&messages, prompt.images())
+            .prompt(&prompt.messages(), prompt.images())
             .map_err(failed)
     }
 

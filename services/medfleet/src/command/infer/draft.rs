@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use medfleet_core::Digest;
 use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Haste, ImageTokens,
-    LoadedModel, Part, Prompt as Question, Speculation, Verified, real::Loaded,
+    LoadedModel, Prompt as Question, Speculation, Verified, real::Loaded,
 };
-use medfleet_model::{Choice, Finish, Frame, Generation, Model, Prompt};
+use medfleet_model::{Choice, Finish, Frame, Generation, Message, Model, Prompt};
 
 use super::{Args, Spans};
 use crate::command::on_one_thread;
@@ -36,7 +36,10 @@ pub(super) fn generate(
     let tokens = prompt.tokens().len() + args.max_tokens;
     let engine = start(model, draft, tokens)?;
     let request = DecodeRequest {
-        prompt: question(images.len(), &args.prompt),
+        prompt: Question {
+            system: String::new(),
+            parts: Message::user(images.len(), args.prompt.as_str()).parts,
+        },
         images: images.into_iter().map(crossed).collect(),
         decoding: Decoding {
             // Which token each was.
@@ -100,16 +103,6 @@ fn start(model: Model, draft: Model, tokens: usize) -> Result<DecodeEngine> {
     started.engine().context("the model writes no text")
 }
 
-/// As [`medfleet_model::Message::user`] says it.
-fn question(images: usize, text: &str) -> Question {
-    let mut parts = vec![Part::Image; images];
-    parts.push(Part::Text(text.to_owned()));
-    Question {
-        system: String::new(),
-        parts,
-    }
-}
-
 fn crossed(tokens: medfleet_model::ImageTokens) -> ImageTokens {
     let ([count, width], dtype) = (tokens.shape(), tokens.dtype());
     // A frame's tokens are hundreds of thousands of values.
@@ -145,7 +138,7 @@ fn generation(done: &Done, text: String) -> Generation {
 mod tests {
     use std::path::Path;
 
-    use medfleet_model::{ComputeDevice, Continue, LoadOptions, Message, Parts, Request};
+    use medfleet_model::{ComputeDevice, Continue, LoadOptions, Parts, Request};
 
     use super::*;
     use crate::command::parsed;
