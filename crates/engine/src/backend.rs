@@ -3,9 +3,11 @@
 
 use bytes::Bytes;
 use medfleet_core::{Digest, STOP_BYTES_MAX, STOPS_MAX};
-use medfleet_model::{BlockLayout, BlockTable, Constraint, ConstraintError, Dtype, StillThinking};
+use medfleet_model as model;
+use model::{BlockLayout, BlockTable, Constraint, ConstraintError, Dtype, StillThinking};
 
 use crate::decode::DecodeRequest;
+use crate::real::as_u32;
 use crate::speculation::{Phrases, Proposing};
 
 /// What a backend is: everything that a result's provenance says about model and device.
@@ -78,6 +80,18 @@ pub struct ImageTokens {
     pub dtype: Dtype,
     /// `count * width` values, row-major, little-endian.
     pub bytes: Bytes,
+}
+
+impl From<model::ImageTokens> for ImageTokens {
+    fn from(tokens: model::ImageTokens) -> Self {
+        let ([count, width], dtype) = (tokens.shape(), tokens.dtype());
+        Self {
+            count: as_u32(count),
+            width: as_u32(width),
+            dtype,
+            bytes: tokens.into_bytes().into(),
+        }
+    }
 }
 
 impl ImageTokens {
@@ -163,8 +177,8 @@ impl Decoding {
 
     /// How the model samples.
     #[must_use]
-    pub fn sampling(&self) -> medfleet_model::Sampling {
-        medfleet_model::Sampling {
+    pub fn sampling(&self) -> model::Sampling {
+        model::Sampling {
             temperature: self.temperature,
             top_k: self.top_k as usize,
             top_p: self.top_p,
@@ -186,7 +200,7 @@ impl Decoding {
                 allowed,
             })
         };
-        if let Err(medfleet_model::SamplingError::Parameter {
+        if let Err(model::SamplingError::Parameter {
             field,
             found,
             allowed,

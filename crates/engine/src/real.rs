@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
@@ -239,18 +238,7 @@ impl EncodeBackend for Encoder {
         };
         let frames: Vec<model::Frame> = frames.iter().map(convert).collect::<Result<_, _>>()?;
         let tokens = self.loaded.model.encode(&frames).map_err(failed)?;
-        let dtype = self.loaded.description.dtype;
-        let convert = |tokens: model::ImageTokens| {
-            let [count, width] = tokens.shape();
-            let bytes = Bytes::from(tokens.into_bytes());
-            ImageTokens {
-                count: as_u32(count),
-                width: as_u32(width),
-                dtype,
-                bytes,
-            }
-        };
-        Ok(tokens.into_iter().map(convert).collect())
+        Ok(tokens.into_iter().map(ImageTokens::from).collect())
     }
 
     fn computes(&mut self) -> bool {

@@ -148,10 +148,6 @@ impl EncodeBackend for Simulated {
     }
 }
 
-fn as_u32(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
 /// Endless bytes that depend on everything the model was given.
 fn digest(prompt: &Prompt, images: &[ImageTokens], seed: u64) -> blake3::OutputReader {
     let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated text v1");

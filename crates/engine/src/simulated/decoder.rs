@@ -10,13 +10,14 @@ use medfleet_model::{
     Progress, TokenSet,
 };
 
-use super::{Simulated, as_u32, digest, pause, words};
+use super::{Simulated, digest, pause, words};
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, KvMemory, Outcome,
     PromptSize, Sequence, Step, Token, Work,
 };
 use crate::decode::DecodeRequest;
 use crate::prompt::{Part, Prompt};
+use crate::real::as_u32;
 
 /// Bytes of KV memory it pretends to need for a token: that of a 4B model in bf16 (34 layers of 4 KiB).
 const KV_BYTES_PER_TOKEN: u64 = 34 * 4096;

@@ -40,7 +40,7 @@ pub(super) fn generate(
             system: String::new(),
             parts: Message::user(images.len(), args.prompt.as_str()).parts,
         },
-        images: images.into_iter().map(crossed).collect(),
+        images: images.into_iter().map(ImageTokens::from).collect(),
         decoding: Decoding {
             // Which token each was.
             alternatives: 1,
@@ -101,18 +101,6 @@ fn start(model: Model, draft: Model, tokens: usize) -> Result<DecodeEngine> {
     };
     let started = LoadedModel::Real(loaded).start_decode(kv_bytes_max, limits, None)?;
     started.engine().context("the model writes no text")
-}
-
-fn crossed(tokens: medfleet_model::ImageTokens) -> ImageTokens {
-    let ([count, width], dtype) = (tokens.shape(), tokens.dtype());
-    // A frame's tokens are hundreds of thousands of values.
-    let short = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
-    ImageTokens {
-        count: short(count),
-        width: short(width),
-        dtype,
-        bytes: tokens.into_bytes().into(),
-    }
 }
 
 fn generation(done: &Done, text: String) -> Generation {
