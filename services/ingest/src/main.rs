@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use medfleet_ingest::MainConfig;
-use medfleet_runtime::{Exit, Process, Program, Stop, TaskFailure, process};
+use medfleet_runtime::{Process, Program, Stop, TaskFailure, process};
 use medfleet_worker::Dependencies;
 
 const PROGRAM: Program = Program {
@@ -46,8 +46,5 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let joined = tasks.join().await;
     queue.drain().await;
     served?;
-    joined.map_err(|failure| match failure {
-        TaskFailure::DeadlineMissed { .. } => Stop::new(Exit::DeadlineMissed, failure),
-        TaskFailure::Failed { .. } => failure.into(),
-    })
+    joined.map_err(TaskFailure::into_stop)
 }

@@ -10,7 +10,7 @@ use medfleet_engine::{
 };
 use medfleet_runtime::process::{self, Process};
 use medfleet_runtime::{
-    Health, Metrics, OnFailure, OnShutdown, Pages, Stop, TaskKind, TaskSet, admin,
+    Health, Metrics, OnFailure, OnShutdown, Pages, Stop, TaskFailure, TaskKind, TaskSet, admin,
 };
 use medfleet_worker::Dependencies;
 use tokio::net::TcpListener;
@@ -127,7 +127,7 @@ impl Roles {
         let joined = self.tasks.join().await;
         self.dependencies.queue.drain().await;
         self.until.cancel();
-        Ok(joined?)
+        joined.map_err(TaskFailure::into_stop)
     }
 
     async fn ingest(
