@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_proto::v1::{FailureReason, JobState};
 use medfleet_testkit::wait_until;
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Pace, Role};
 use medfleet_tests::picture;
 
@@ -21,8 +21,7 @@ async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> R
     })
     .await?;
     let client = fleet.client("st-mary").await?;
-    let request = report(vec![inline(picture::png(64, 1)?)]);
-    let job = client.submit(request).await?.name;
+    let job = client.submit_picture(picture::png(64, 1)?).await?.name;
     let key = JobKey {
         tenant: TenantId::new("st-mary")?,
         job: JobId::new(job.trim_start_matches("jobs/"))?,

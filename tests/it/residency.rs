@@ -177,8 +177,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
     let hub = Fleet::paced(Pace::default()).await?;
     let site = where_images_stay(&hub).await?;
     let edge = site.client("st-mary").await?;
-    let request = report(vec![inline(picture::png(64, 1)?)]);
-    let job = edge.submit(request).await?.name;
+    let job = edge.submit_picture(picture::png(64, 1)?).await?.name;
     let queue = site.queue().await?;
     let mut puller = queue.puller(Stage::Preprocess, PoolName::new(POOL)?);
     let delivery = tokio::time::timeout(PATIENCE, puller.next()).await??;

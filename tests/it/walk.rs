@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::{JobState, result::Output};
+use medfleet_tests::alerts::told;
 use medfleet_tests::client::{report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Role, http_get};
+use medfleet_tests::fleet::{Fleet, Model, Role};
 use medfleet_tests::picture;
 
 /// The real chest radiograph through the real (tiny) model.
@@ -75,22 +76,17 @@ async fn the_same_study_gives_the_same_draft() -> Result<()> {
     let client = fleet.client("st-mary").await?;
     let mut texts = Vec::new();
     for seed in [1, 1, 2] {
-        let job = client
-            .submit(report(vec![medfleet_tests::client::inline(picture::png(
-                64, seed,
-            )?)]))
-            .await?;
+        let job = client.submit_picture(picture::png(64, seed)?).await?;
         texts.push(client.watch_to_end(&job.name).await?.text);
     }
     ensure!(texts[0] == texts[1], "the same image gave two texts");
     ensure!(texts[0] != texts[2], "two images gave one text");
-    let (_, metrics) = http_get(fleet.admin(Role::Encode), "/metrics").await?;
-    for wanted in [
-        "medfleet_encode_frames_total 2",
-        "medfleet_encode_chunks_found_total 1",
+    for (series, wanted) in [
+        ("medfleet_encode_frames_total", 2),
+        ("medfleet_encode_chunks_found_total", 1),
     ] {
-        let is_there = metrics.lines().any(|line| line == wanted);
-        ensure!(is_there, "{wanted} is not among: {metrics}");
+        let found = told(fleet.admin(Role::Encode), series).await?;
+        ensure!(found == wanted, "{series} {found}");
     }
     Ok(())
 }
