@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use medfleet_core::{JobId, JobKey, TenantId};
-use medfleet_proto::v1::{FailureReason, JobState};
+use medfleet_proto::v1::FailureReason;
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Pace, Role};
@@ -53,8 +53,7 @@ async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> R
     ensure!(said == Some(failure.reason()), "{letter:?}");
     // By the worker that was given it last and was not killed by it.
     client.replay(&letter.name).await?;
-    let done = client.wait_final(&job).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job).await?;
     let (record, _) = queue.record(&key).await?.context("its record")?;
     // Attempts go on and starts begin anew. Each is one more where a slow machine's sign of life came late.
     ensure!(

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use medfleet_proto::v1::{self, JobState, result::Output};
+use medfleet_proto::v1::{self, result::Output};
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts::told;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
@@ -30,8 +30,7 @@ async fn drafted(client: &Client, pictures: &[u32]) -> Result<(String, v1::Resul
     let job = client
         .submit(report(inputs.collect::<Result<_>>()?))
         .await?;
-    let done = client.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job.name).await?;
     let result = client.result(&job.name).await?;
     Ok((job.name, result))
 }
@@ -134,8 +133,7 @@ async fn submitted(client: &Client, seed: u32, jobs: usize) -> Result<Vec<v1::Jo
 async fn results(client: &Client, jobs: &[v1::Job]) -> Result<Vec<(String, v1::Result)>> {
     let mut results = Vec::new();
     for job in jobs {
-        let done = client.wait_final(&job.name).await?;
-        ensure!(done.state() == JobState::Completed, "{done:?}");
+        client.wait_completed(&job.name).await?;
         results.push((job.name.clone(), client.result(&job.name).await?));
     }
     Ok(results)
@@ -209,8 +207,7 @@ async fn what_an_encoder_dies_at_another_takes_over_and_does_not_idle_until_then
     fleet.kill9(Role::Encode).await?;
     let results = results(&client, &jobs).await?;
     ensure!(text(&results[0])? == text(&results[1])?, "{results:?}");
-    let next = client.wait_final(&next.name).await?;
-    ensure!(next.state() == JobState::Completed, "{next:?}");
+    client.wait_completed(&next.name).await?;
     let encoded = told(living, FRAMES).await?;
     ensure!(encoded == 2, "it encoded {encoded} images");
     let left = told(living, LEFT).await?;

@@ -380,7 +380,7 @@ async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
     })
     .await?;
     hub.start_role(Role::Decode).await?;
-    ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
+    edge.wait_completed(&last).await?;
     // One that ended in the moment of its way to the hub may have come there, and is cancelled there too.
     let last = at_hub(&site, &above, &last).await?.name;
     let others = all_at_hub(&above).await?.into_iter();
@@ -467,7 +467,7 @@ async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<(
         );
     }
     site.know(&[mary, ("st-john", hub.token("st-john"))])?;
-    ensure!(other.wait_final(&waits).await?.state() == JobState::Completed);
+    other.wait_completed(&waits).await?;
     site.wait_metric(strangers, |count| count == 0.0).await
 }
 
@@ -489,6 +489,6 @@ async fn what_the_hub_refuses_fails_with_its_reason() -> Result<()> {
     );
     ensure!(failure.message.contains("model"), "{failure:?}");
     let next = edge.submit_picture(picture::png(64, 1)?).await?.name;
-    ensure!(edge.wait_final(&next).await?.state() == JobState::Completed);
+    edge.wait_completed(&next).await?;
     Ok(())
 }

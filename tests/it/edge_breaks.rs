@@ -44,8 +44,7 @@ async fn a_hub_that_takes_little_within_a_request_is_sent_uploads() -> Result<()
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let job = edge.submit_picture(picture::png(64, 1)?).await?.name;
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     Ok(())
 }
 
@@ -86,8 +85,7 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
             _ => site.link().cut_after(BETWEEN_CUTS_BYTES),
         }
     }
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     ensure!(parts(&hub) == all, "{} parts, not {all}", parts(&hub));
     let usage = hub.queue().await?.usage().await?;
     let uploads = usage.iter().find(|stream| stream.stream == "KV_UPLOADS");
@@ -190,8 +188,7 @@ async fn a_job_that_the_hub_has_lost_is_handed_on_again_and_finishes() -> Result
     ensure!(epoch == 1, "it began again in epoch {epoch}");
     hub.start_role(Role::Decode).await?;
     let edge = site.client("st-mary").await?;
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     ensure!(edge.result(&job).await?.job == job);
     let above = hub.client("st-mary").await?;
     let all = above.list(10, "").await?.0;
@@ -264,8 +261,7 @@ async fn a_job_whose_result_the_hub_has_erased_fails_with_the_reason() -> Result
     site.link().cut();
     hub.start_role(Role::Decode).await?;
     let above = hub.client("st-mary").await?;
-    let done = above.wait_final(&theirs).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    above.wait_completed(&theirs).await?;
     above.erase(&theirs).await?;
     site.link().mend();
     let edge = site.client("st-mary").await?;
@@ -346,8 +342,7 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
     site.kill9().await?;
     site.start_again().await?;
     let edge = site.client("st-mary").await?;
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     ensure!(at_hub(&site, &above, &job).await?.state() == JobState::Completed);
     Ok(())
 }

@@ -72,8 +72,7 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
     let job = client.submit(request.clone()).await?;
     let neighbour = client.submit_picture(shared).await?;
     for job in [&job, &neighbour] {
-        let done = client.wait_final(&job.name).await?;
-        ensure!(done.state() == JobState::Completed, "{done:?}");
+        client.wait_completed(&job.name).await?;
     }
     let before = contents(&fleet)?.len();
 
@@ -152,9 +151,7 @@ fn of(patient: &str, study: &str, pictures: &[u32]) -> Result<SubmitJobRequest> 
 
 async fn completed(client: &Client, request: SubmitJobRequest) -> Result<Job> {
     let job = client.submit(request).await?;
-    let done = client.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
-    Ok(done)
+    client.wait_completed(&job.name).await
 }
 
 fn patient(pseudonym: &str) -> Whose {

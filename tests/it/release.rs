@@ -74,7 +74,7 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     );
     let waiting = held.submit(job(Class::Routine)?).await?;
     let other = free.submit(job(Class::Routine)?).await?;
-    ensure!(free.wait_final(&other.name).await?.state() == JobState::Completed);
+    free.wait_completed(&other.name).await?;
     ensure!(held.get(&waiting.name).await?.state() == JobState::Accepted);
     wait_until(
         PATIENCE,
@@ -96,7 +96,7 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     );
     operator.resume("st-mary", Class::Unspecified).await?;
     ensure!(operator.pauses().await?.is_empty());
-    ensure!(held.wait_final(&waiting.name).await?.state() == JobState::Completed);
+    held.wait_completed(&waiting.name).await?;
     wait_for_no_backlog(&fleet).await
 }
 
@@ -131,7 +131,7 @@ async fn a_tenant_has_a_budget_of_stat_jobs_and_of_open_jobs() -> Result<()> {
 
     fleet.start_role(Role::Decode).await?;
     for name in [&first.name, &second.name] {
-        ensure!(client.wait_final(name).await?.state() == JobState::Completed);
+        client.wait_completed(name).await?;
     }
     let result = client.result(&second.name).await?;
     ensure!((result.class(), result.class_asked()) == (Class::Urgent, Class::Stat));
@@ -172,8 +172,7 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     .await?;
     film.wait_for(&film_job.name, is_encoded).await?;
     fleet.start_role(Role::Decode).await?;
-    let film_job = film.wait_final(&film_job.name).await?;
-    ensure!(film_job.state() == JobState::Completed, "{film_job:?}");
+    let film_job = film.wait_completed(&film_job.name).await?;
     // Before the flood that was accepted ahead of it: only what was with the workers went first.
     let ended = ended_before(&film_job, &flood).await?;
     ensure!(

@@ -197,8 +197,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
     site.start_again().await?;
     site.start_stages().await?;
     let edge = site.client("st-mary").await?;
-    let done = edge.wait_final(&job).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    let done = edge.wait_completed(&job).await?;
     let frames = site.blobs_of("st-mary", "frame")?;
     ensure!(frames.len() == 1, "it was not done here");
     Ok(())
@@ -229,7 +228,7 @@ async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
     let refused = edge.wait_final(&garbage).await?.failure;
     let reason = refused.context("a reason")?.reason();
     ensure!(reason == v1::FailureReason::InputRefused, "{reason:?}");
-    ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
+    edge.wait_completed(&last).await?;
     let above = hub.client("st-mary").await?;
     ensure!(all_at_hub(&above).await?.len() == 1, "an ended job left");
     Ok(())

@@ -1,7 +1,7 @@
 //! A tenant cannot see, name, guess or stop what belongs to another, nor fill the store for it.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_proto::v1::{JobState, SubmitJobRequest};
+use medfleet_proto::v1::SubmitJobRequest;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
@@ -135,8 +135,7 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
     is_at_its_quota(&mary, &second).await?;
     john.submit_picture(second.clone()).await?;
     // What was accepted is done, whatever comes of it, and found again.
-    let done = mary.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    mary.wait_completed(&job.name).await?;
     ensure!(mary.submit(request).await?.name == job.name);
 
     // Another process has taken in nothing of it: it knows what the store holds.
@@ -158,7 +157,7 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
         mary.submit_picture(second.clone()).await.ok()
     })
     .await?;
-    ensure!(mary.wait_final(&job.name).await?.state() == JobState::Completed);
+    mary.wait_completed(&job.name).await?;
     Ok(())
 }
 
@@ -199,7 +198,6 @@ async fn what_was_sent_before_the_quota_was_full_is_done() -> Result<()> {
     is_alerted(&fleet, "st-mary", true).await?;
     is_alerted(&fleet, "st-john", false).await?;
     let job = mary.submit(report(vec![uploaded(&upload)])).await?;
-    let done = mary.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    mary.wait_completed(&job.name).await?;
     is_at_its_quota(&mary, &film).await
 }

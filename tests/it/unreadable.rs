@@ -78,8 +78,7 @@ async fn a_job_that_was_set_aside_is_queued_again() -> Result<()> {
     let subject = format!("work.preprocess.{POOL}.{class}.{key}.0");
     fleet.publish_raw(&subject, GARBAGE).await?;
     fleet.start_role(Role::Preprocess).await?;
-    let done = client.wait_final(&job).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job).await?;
     wait_until(PATIENCE, "the note to go", async || {
         let aside = queue.list_aside(Duration::ZERO).await.ok()?;
         aside.is_empty().then_some(())
