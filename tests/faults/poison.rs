@@ -2,10 +2,10 @@
 //! been the next one lives and goes on. A replay, once nothing kills any more, completes it.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_proto::v1::FailureReason;
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::PATIENCE;
+use medfleet_tests::config::job_key;
 use medfleet_tests::fleet::{Fleet, Pace, Role};
 use medfleet_tests::picture;
 
@@ -22,10 +22,7 @@ async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> R
     .await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(64, 1)?).await?.name;
-    let key = JobKey {
-        tenant: TenantId::new("st-mary")?,
-        job: JobId::new(job.trim_start_matches("jobs/"))?,
-    };
+    let key = job_key("st-mary", &job)?;
     let queue = fleet.queue().await?;
     for start in 1..=STARTS {
         let started = wait_until(PATIENCE, "a decode to start", async || {

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{Forwarded, JobId, JobKey, JobRecord, TenantId, UnixMillis};
+use medfleet_core::{Forwarded, JobId, JobKey, JobRecord, UnixMillis};
 use medfleet_proto::v1::{self, FailureReason, JobState};
 use medfleet_queue::{Queue, Updated};
 use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
+use medfleet_tests::config::job_key;
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
@@ -119,15 +120,6 @@ fn film() -> Result<v1::SubmitJobRequest> {
     Ok(report(vec![inline(picture::png(64, 1)?)]))
 }
 
-/// The key of a job's record, by its name.
-fn key_of(job: &str) -> Result<JobKey> {
-    let id = job.strip_prefix("jobs/").context("a job's name")?;
-    Ok(JobKey {
-        tenant: TenantId::new("st-mary")?,
-        job: JobId::new(id)?,
-    })
-}
-
 /// Makes the time of a job of the edge be over, as it would be in some hours.
 async fn let_expire(site: &Edge, job: &str) -> Result<()> {
     let past = UnixMillis(clock()().0 - 1_000);
@@ -135,7 +127,7 @@ async fn let_expire(site: &Edge, job: &str) -> Result<()> {
         expires: past,
         ..record
     };
-    change(&site.queue().await?, &key_of(job)?, over).await?;
+    change(&site.queue().await?, &job_key("st-mary", job)?, over).await?;
     Ok(())
 }
 
@@ -158,7 +150,7 @@ async fn change(
 /// Cuts the link and makes the hub lose the job's record, and nothing else of it.
 async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
     site.link().cut();
-    let key = key_of(theirs)?;
+    let key = job_key("st-mary", theirs)?;
     let queue = hub.queue().await?;
     // Whoever still changes it is waited for.
     wait_until(PATIENCE, "the record to be gone", async || {
@@ -179,7 +171,7 @@ async fn a_job_that_the_hub_has_lost_is_handed_on_again_and_finishes() -> Result
     lose(&hub, &site, &theirs).await?;
     site.link().mend();
     // What is still about of it, such as the unit that waits for a decoder, is of the epoch before.
-    let (key, queue) = (key_of(&theirs)?, hub.queue().await?);
+    let (key, queue) = (job_key("st-mary", &theirs)?, hub.queue().await?);
     let epoch = wait_until(PATIENCE, "the hub to have the job again", async || {
         let (record, _) = queue.record(&key).await.ok()??;
         Some(record.epoch)
@@ -225,7 +217,7 @@ async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_has_forgotten_a_cancel_is_told_again() -> Result<()> {
     let (hub, site, job, theirs) = before_decode().await?;
-    let (key, queue) = (key_of(&theirs)?, hub.queue().await?);
+    let (key, queue) = (job_key("st-mary", &theirs)?, hub.queue().await?);
     // Handed on to nobody who is there, it takes a cancel and does not end by it.
     let handed_on = |record: JobRecord| JobRecord {
         state: medfleet_core::JobState::Forwarded,
