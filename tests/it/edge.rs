@@ -141,10 +141,7 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
     for job in &jobs {
         ensure!(edge.get(job).await?.state() == JobState::Accepted);
     }
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 10.0
-    })
-    .await?;
+    site.wait_waiting(10).await?;
     let silence = "medfleet_ingest_edge_hub_silence_seconds";
     site.wait_metric(silence, |silent| silent > 1.0).await?;
     hub.start_role(Role::Ingest).await?;
@@ -172,10 +169,7 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
         "a job was doubled"
     );
     are_in_order(&site, &above, &jobs).await?;
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 0.0
-    })
-    .await?;
+    site.wait_waiting(0).await?;
     site.wait_metric("medfleet_ingest_edge_jobs_at_hub", |count| count == 0.0)
         .await?;
     hub.wait_idle().await
@@ -201,10 +195,7 @@ async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Res
     }
     jobs.insert(0, edge.submit(stat(9)?).await?.name);
     // Whoever hands them on has read all four before the hub takes any.
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 4.0
-    })
-    .await?;
+    site.wait_waiting(4).await?;
     hub.start_role(Role::Ingest).await?;
     let above = hub.client("st-mary").await?;
     for job in &jobs {
@@ -234,10 +225,7 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
     .await?;
     ensure!(edge.get(&routine).await?.state() == JobState::Accepted);
     let stat = edge.submit(stat(2)?).await?.name;
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 2.0
-    })
-    .await?;
+    site.wait_waiting(2).await?;
     site.link().mend();
     for job in [&stat, &routine] {
         edge.wait_final(job).await?;

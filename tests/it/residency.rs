@@ -131,7 +131,7 @@ async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() -> Result<()> {
-    const JOBS: usize = 8;
+    const JOBS: u32 = 8;
     let hub = Fleet::paced(Pace {
         step_millis: 10,
         ..Pace::default()
@@ -144,12 +144,9 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
     let above = hub.client("st-mary").await?;
     let mut jobs = Vec::new();
     for seed in 0..JOBS {
-        let input = inline(picture::png(64, u32::try_from(seed)?)?);
-        jobs.push(edge.submit(report(vec![input])).await?.name);
+        jobs.push(edge.submit_picture(picture::png(64, seed)?).await?.name);
     }
-    let waiting = "medfleet_ingest_edge_waiting_jobs";
-    site.wait_metric(waiting, |waiting| waiting == JOBS as f64)
-        .await?;
+    site.wait_waiting(JOBS).await?;
     for job in &jobs {
         let job = edge.get(job).await?;
         ensure!(job.state() == JobState::Encoding, "{job:?}");

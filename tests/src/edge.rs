@@ -280,6 +280,16 @@ impl Edge {
         waited.await.with_context(|| name.to_owned())
     }
 
+    /// Waits until so many of its jobs wait for the hub.
+    ///
+    /// # Errors
+    /// As [`Edge::wait_metric`].
+    pub async fn wait_waiting(&self, jobs: u32) -> Result<()> {
+        let name = "medfleet_ingest_edge_waiting_jobs";
+        self.wait_metric(name, |waiting| waiting == f64::from(jobs))
+            .await
+    }
+
     /// Its folder.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
