@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use medfleet_core::{Digest, STOP_BYTES_MAX, STOPS_MAX};
 use medfleet_model as model;
-use model::{BlockLayout, BlockTable, Constraint, ConstraintError, Dtype, StillThinking};
+use model::{
+    BlockLayout, BlockTable, Blocks, Constraint, ConstraintError, Dtype, Progress, StillThinking,
+};
 
 use crate::decode::DecodeRequest;
 use crate::real::as_u32;
@@ -369,17 +371,36 @@ pub trait DecodeBackend: Send {
     /// Takes over what the memory still holds of the sequence's beginning. Returns how many tokens that is.
     fn begin(&mut self, sequence: Sequence) -> u32;
 
+    /// How far a sequence is, and what it holds; none for one that is not known.
+    fn progress(&self, sequence: Sequence) -> Option<&Progress>;
+
+    /// The blocks of the memory.
+    fn blocks(&self) -> &Blocks;
+
     /// Tokens of the sequence that were not computed yet: 1 when it is read and writes.
-    fn left(&self, sequence: Sequence) -> u32;
+    fn left(&self, sequence: Sequence) -> u32 {
+        let progress = self.progress(sequence);
+        progress.map_or(0, |progress| as_u32(progress.left()))
+    }
 
     /// Blocks the sequence lacks to hold all its tokens and one more.
-    fn blocks_missing(&self, sequence: Sequence) -> usize;
+    fn blocks_missing(&self, sequence: Sequence) -> usize {
+        let progress = self.progress(sequence);
+        progress.map_or(0, |progress| progress.blocks_missing(self.blocks()))
+    }
 
     /// The blocks that the sequence holds.
-    fn table(&self, sequence: Sequence) -> Option<&BlockTable>;
+    fn table(&self, sequence: Sequence) -> Option<&BlockTable> {
+        self.progress(sequence).map(Progress::table)
+    }
 
     /// How many tokens to compute next: at most `tokens_max` unless a single image is longer, cutting no image.
-    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32;
+    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
+        let progress = self.progress(sequence);
+        progress.map_or(0, |progress| {
+            as_u32(progress.next(tokens_max as usize).len())
+        })
+    }
 
     /// Takes the blocks that the next `tokens` of the sequence need; `false`, and nothing taken, where there are too few.
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool;

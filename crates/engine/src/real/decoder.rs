@@ -247,28 +247,13 @@ impl DecodeBackend for Decoder {
         as_u32(tokens)
     }
 
-    fn left(&self, sequence: Sequence) -> u32 {
+    fn progress(&self, sequence: Sequence) -> Option<&Progress> {
         let running = self.running.get(&sequence);
-        running.map_or(0, |running| as_u32(running.progress.left()))
+        running.map(|running| &running.progress)
     }
 
-    fn blocks_missing(&self, sequence: Sequence) -> usize {
-        let running = self.running.get(&sequence);
-        running.map_or(0, |running| {
-            running.progress.blocks_missing(self.pool.blocks())
-        })
-    }
-
-    fn table(&self, sequence: Sequence) -> Option<&model::BlockTable> {
-        let running = self.running.get(&sequence);
-        running.map(|running| running.progress.table())
-    }
-
-    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
-        let running = self.running.get(&sequence);
-        running.map_or(0, |running| {
-            as_u32(running.progress.next(tokens_max as usize).len())
-        })
+    fn blocks(&self) -> &model::Blocks {
+        self.pool.blocks()
     }
 
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {

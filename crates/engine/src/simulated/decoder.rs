@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use medfleet_core::Digest;
 use medfleet_model::{
-    BlockLayout, BlockTable, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage,
-    Progress, TokenSet,
+    BlockLayout, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage, Progress, TokenSet,
 };
 
 use super::{Simulated, digest, pause, words};
@@ -198,26 +197,13 @@ impl DecodeBackend for SimulatedDecoder {
         })
     }
 
-    fn left(&self, sequence: Sequence) -> u32 {
+    fn progress(&self, sequence: Sequence) -> Option<&Progress> {
         let running = self.sequences.get(&sequence);
-        running.map_or(0, |running| as_u32(running.progress.left()))
+        running.map(|running| &running.progress)
     }
 
-    fn blocks_missing(&self, sequence: Sequence) -> usize {
-        let running = self.sequences.get(&sequence);
-        running.map_or(0, |running| running.progress.blocks_missing(&self.blocks))
-    }
-
-    fn table(&self, sequence: Sequence) -> Option<&BlockTable> {
-        let running = self.sequences.get(&sequence);
-        running.map(|running| running.progress.table())
-    }
-
-    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
-        let running = self.sequences.get(&sequence);
-        running.map_or(0, |running| {
-            as_u32(running.progress.next(tokens_max as usize).len())
-        })
+    fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {
