@@ -137,29 +137,15 @@ impl Roles {
         listener: TcpListener,
     ) -> Result<(), Stop> {
         let pages = Pages::default();
-        let Dependencies {
-            queue,
-            store,
-            clock,
-            tasks,
-            metrics,
-            health,
-        } = self.member("ingest", process, &pages).await?;
-        let random = Arc::clone(&process.random);
-        let dependencies = medfleet_ingest::Dependencies {
+        let dependencies = self.member("ingest", process, &pages).await?;
+        let deployment = medfleet_ingest::Deployment {
             listener,
-            queue,
-            store,
-            metrics,
-            health,
             pages,
-            tasks,
-            clock,
-            random,
+            random: Arc::clone(&process.random),
         };
         self.tasks.start(
             role("ingest"),
-            medfleet_ingest::run(config, dependencies, process.shutdown.clone()),
+            medfleet_ingest::run(config, deployment, dependencies),
         );
         Ok(())
     }
