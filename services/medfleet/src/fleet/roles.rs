@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use medfleet_encode::Deployment;
 use medfleet_engine::{
     EncodeEngine, Encoding, FolderWeights, Half, LoadedModel, ModelConfig, ModelDtype,
 };
@@ -178,7 +177,7 @@ impl Roles {
         let config = config.encode.clone();
         let engine = EncodeEngine::start(model.encoder(), config.worker.slots.get())?;
         let encoding = engine.encoding();
-        let deployment = Deployment { engine, listener };
+        let deployment = medfleet_encode::Deployment { engine, listener };
         self.tasks.start(
             role(name),
             medfleet_encode::run(config, deployment, dependencies),
