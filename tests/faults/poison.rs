@@ -14,12 +14,8 @@ const STARTS: u32 = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> Result<()> {
-    let fleet = Fleet::paced(Pace {
-        // Sixteen words: seconds, also for a test that is late to see the start.
-        step_millis: 400,
-        ..Pace::default()
-    })
-    .await?;
+    // Sixteen words: seconds, also for a test that is late to see the start.
+    let fleet = Fleet::paced(Pace::writing(400)).await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(64, 1)?).await?.name;
     let key = job_key("st-mary", &job)?;

@@ -126,10 +126,7 @@ async fn of_decode() -> Result<()> {
         role: Role::Decode,
         stage: Stage::Decode,
         asked: one(2)?,
-        pace: Pace {
-            step_millis: 600,
-            ..Pace::default()
-        },
+        pace: Pace::writing(600),
         is_at_work: |record, times| record.attempt == times && !record.state.is_final(),
         // Only the attempt that owns the job may end it: the zombie never does.
         is_done: |_| false,

@@ -116,11 +116,7 @@ pub(crate) const EVERY_STAGE: [JobState; 6] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() -> Result<()> {
-    let hub = Fleet::paced(Pace {
-        step_millis: 10,
-        ..Pace::default()
-    })
-    .await?;
+    let hub = Fleet::paced(Pace::writing(10)).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     hub.kill9(Role::Ingest).await?;
     let edge = site.client("st-mary").await?;
@@ -238,11 +234,7 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()> {
     const JOBS: usize = 24;
-    let hub = Fleet::paced(Pace {
-        step_millis: 10,
-        ..Pace::default()
-    })
-    .await?;
+    let hub = Fleet::paced(Pace::writing(10)).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     site.link().cut();
     let edge = site.client("st-mary").await?;
@@ -259,11 +251,7 @@ async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()
 
 /// A hub that writes slowly, and an edge.
 async fn slow() -> Result<(Fleet, Edge)> {
-    let hub = Fleet::paced(Pace {
-        step_millis: 2_000,
-        ..Pace::default()
-    })
-    .await?;
+    let hub = Fleet::paced(Pace::writing(2_000)).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     Ok((hub, site))
 }

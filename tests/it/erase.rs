@@ -46,11 +46,7 @@ async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
 
 /// A job that is being decoded, and will be for half a minute: it does not end by itself before a slow test has it erased.
 async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
-    let fleet = Fleet::paced(Pace {
-        step_millis: 2_000,
-        ..Pace::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(Pace::writing(2_000)).await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit(request).await?;
     client

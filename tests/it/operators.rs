@@ -81,12 +81,8 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
 /// SIGTERM in the middle of a job: the process ends in time with code 0 and another one finishes the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_worker_hands_back() -> Result<()> {
-    let fleet = Fleet::paced(Pace {
-        // Sixteen words: seconds, also for a test that is late to see that they are written.
-        step_millis: 400,
-        ..Pace::default()
-    })
-    .await?;
+    // Sixteen words: seconds, also for a test that is late to see that they are written.
+    let fleet = Fleet::paced(Pace::writing(400)).await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(32, 1)?).await?;
     client

@@ -149,11 +149,7 @@ fn retry_delay(status: &Status) -> Option<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     const FLOOD: usize = 40;
-    let fleet = Fleet::paced(Pace {
-        step_millis: 5,
-        ..Pace::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(Pace::writing(5)).await?;
     let (flood, film) = (
         fleet.client("st-mary").await?,
         fleet.client("st-john").await?,
@@ -184,11 +180,7 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stat_job_is_decoded_though_every_slot_has_a_text() -> Result<()> {
-    let fleet = Fleet::paced(Pace {
-        step_millis: 3_000,
-        ..Pace::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(Pace::writing(3_000)).await?;
     let client = fleet.client("st-mary").await?;
     fleet.stop_role(Role::Decode).await?;
     let _decoder = fleet.another(Role::Decode, 1)?;

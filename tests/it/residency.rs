@@ -132,11 +132,7 @@ async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() -> Result<()> {
     const JOBS: u32 = 8;
-    let hub = Fleet::paced(Pace {
-        step_millis: 10,
-        ..Pace::default()
-    })
-    .await?;
+    let hub = Fleet::paced(Pace::writing(10)).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     site.link().cut();

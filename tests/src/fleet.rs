@@ -79,6 +79,17 @@ pub struct Pace {
     pub step_millis: u64,
 }
 
+impl Pace {
+    /// So many milliseconds a token; all else as by default.
+    #[must_use]
+    pub fn writing(step_millis: u64) -> Self {
+        Self {
+            step_millis,
+            ..Self::default()
+        }
+    }
+}
+
 /// What encodes and decodes.
 #[derive(Debug, Clone, Copy)]
 pub enum Model {

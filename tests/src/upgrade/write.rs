@@ -43,10 +43,7 @@ struct Writer {
 /// # Errors
 /// When a job does not come to stand where it should, or this release's is kept already.
 pub async fn write() -> Result<PathBuf> {
-    let pace = Pace {
-        step_millis: STEP_MILLIS,
-        ..Pace::default()
-    };
+    let pace = Pace::writing(STEP_MILLIS);
     let fleet = Fleet::start(options(pace)).await?;
     let operator = fleet.client(OPERATOR).await?;
     operator.pause(PAUSED, Class::Unspecified).await?;
