@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use medfleet_core::setting::ByteSize;
-use medfleet_proto::v1::{Class, JobState, SubmitJobRequest};
+use medfleet_proto::v1::{Class, SubmitJobRequest};
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::StreamBytes;
 use medfleet_testkit::{tenant, wait_until};
@@ -54,8 +54,7 @@ async fn refused_for(
 async fn done_once(client: &Client, request: &SubmitJobRequest) -> Result<bool> {
     let submit = async || client.submit_full(request.clone()).await.ok();
     let (job, before) = wait_until(PATIENCE, "room for the job", submit).await?;
-    let done = client.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job.name).await?;
     let (again, already) = client.submit_full(request.clone()).await?;
     ensure!(already && again.name == job.name, "{again:?}");
     Ok(before)
@@ -86,8 +85,7 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     let first = client
         .submit(with_id("first", picture::noise(SIDE, 1)?))
         .await?;
-    let done = client.wait_final(&first.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&first.name).await?;
 
     // Told before the first refusal, too: what a series begins with is no increase, and the alert would miss it.
     let before = alerts::told(fleet.admin(Role::Ingest), FULL).await?;
@@ -163,8 +161,7 @@ async fn what_the_audit_has_left_is_for_erasures_and_operators() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
     let first = client.submit(with_id("first", picture::png(64, 1)?));
-    let first = client.wait_final(&first.await?.name).await?;
-    ensure!(first.state() == JobState::Completed, "{first:?}");
+    let first = client.wait_completed(&first.await?.name).await?;
     nearly_fill_audit(&fleet).await?;
 
     let second = with_id("second", picture::png(64, 2)?);

@@ -2,7 +2,7 @@
 //! the answer must be called wrong.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId};
+use medfleet_core::{BlobKind, Digest, TenantId};
 use medfleet_proto::work::v1::TokensManifest;
 use medfleet_store::BlobStore;
 use medfleet_testkit::wait_until;
@@ -78,10 +78,7 @@ async fn verdict(plant: Plant) -> Result<Result<()>> {
     let mut accepted = Vec::new();
     for asked in [mine, other] {
         let name = clients.submit(&asked).await?;
-        let key = JobKey {
-            tenant: TenantId::new(asked.tenant)?,
-            job: JobId::new(name.trim_start_matches("jobs/"))?,
-        };
+        let key = config::job_key(asked.tenant, &name)?;
         let frames = wait_until(PATIENCE, "every image to be encoded", async || {
             let (record, _) = queue.record(&key).await.ok()??;
             record.frames.filter(|_| record.chunks.all_done())

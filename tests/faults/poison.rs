@@ -4,10 +4,10 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{JobId, JobKey, TenantId};
-use medfleet_proto::v1::{FailureReason, JobState};
+use medfleet_proto::v1::FailureReason;
 use medfleet_testkit::wait_until;
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::PATIENCE;
+use medfleet_tests::config::job_key;
 use medfleet_tests::fleet::{Fleet, Pace, Role};
 use medfleet_tests::picture;
 
@@ -27,18 +27,10 @@ fn let_finish(fleet: &Fleet) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> Result<()> {
-    let fleet = Fleet::paced(Pace {
-        step_millis: NEVER_MILLIS,
-        ..Pace::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(Pace::writing(NEVER_MILLIS)).await?;
     let client = fleet.client("st-mary").await?;
-    let request = report(vec![inline(picture::png(64, 1)?)]);
-    let job = client.submit(request).await?.name;
-    let key = JobKey {
-        tenant: TenantId::new("st-mary")?,
-        job: JobId::new(job.trim_start_matches("jobs/"))?,
-    };
+    let job = client.submit_picture(picture::png(64, 1)?).await?.name;
+    let key = job_key("st-mary", &job)?;
     let queue = fleet.queue().await?;
     for start in 1..=STARTS {
         let started = wait_until(PATIENCE, "a decode to start", async || {
@@ -69,8 +61,7 @@ async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> R
     ensure!(said == Some(failure.reason()), "{letter:?}");
     // By the worker that was given it last and was not killed by it.
     client.replay(&letter.name).await?;
-    let done = client.wait_final(&job).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job).await?;
     let (record, _) = queue.record(&key).await?.context("its record")?;
     // Attempts go on and starts begin anew. Each is one more where a slow machine's sign of life came late.
     ensure!(

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{JobId, JobKey, JobRecord, PoolName, Stage, TenantId};
+use medfleet_core::{JobRecord, PoolName, Stage};
 use medfleet_testkit::wait_until;
 use medfleet_tests::chaos::check::check;
 use medfleet_tests::chaos::disk::Kind;
 use medfleet_tests::chaos::herd::{Herd, HerdOptions, Id};
 use medfleet_tests::chaos::load::{Accepted, Asked, film_of, jobs};
 use medfleet_tests::client::PATIENCE;
-use medfleet_tests::config::{ACK_WAIT, POOL};
+use medfleet_tests::config::{ACK_WAIT, POOL, job_key};
 use medfleet_tests::fleet::{Pace, Role, http_get};
 use medfleet_tests::picture;
 
@@ -41,10 +41,7 @@ async fn comes_back(case: Case) -> Result<()> {
     let clients = herd.clients()?;
     let queue = herd.probe().await?;
     let name = clients.submit(&case.asked).await?;
-    let key = JobKey {
-        tenant: TenantId::new(case.asked.tenant)?,
-        job: JobId::new(name.trim_start_matches("jobs/"))?,
-    };
+    let key = job_key(case.asked.tenant, &name)?;
     let accepted = [Accepted {
         name,
         asked: case.asked,
@@ -148,10 +145,7 @@ async fn of_decode() -> Result<()> {
         role: Role::Decode,
         stage: Stage::Decode,
         asked: one(2)?,
-        pace: Pace {
-            step_millis: 600,
-            ..Pace::default()
-        },
+        pace: Pace::writing(600),
         is_at_work: |record, times| record.attempt == times && !record.state.is_final(),
         is_done: |record| record.state.is_final(),
     })

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use medfleet_proto::v1::{Class, JobState};
+use medfleet_proto::v1::Class;
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{PATIENCE, inline, report};
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
@@ -86,8 +86,7 @@ async fn records_and_blobs_are_enough() -> Result<()> {
     ensure!(operator.requeue().await? == (open, open));
     for (client, jobs) in [(&john, &accepted), (&mary, &encoded)] {
         for job in jobs {
-            let job = client.wait_final(&job.name).await?;
-            ensure!(job.state() == JobState::Completed, "{job:?}");
+            client.wait_completed(&job.name).await?;
         }
     }
     ensure!(operator.requeue().await? == (0, 0));

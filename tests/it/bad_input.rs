@@ -205,8 +205,7 @@ async fn a_file_without_an_image_leaves_the_others_of_its_archive() -> Result<()
     let archive = tar(&[("1", &picture::png(64, 1)?), ("2", &no_image)]);
     let upload = client.upload(&archive).await?;
     let job = client.submit(report(vec![uploaded(&upload)])).await?;
-    let job = client.wait_final(&job.name).await?;
-    ensure!(job.state() == JobState::Completed, "{job:?}");
+    let job = client.wait_completed(&job.name).await?;
     let result = client.result(&job.name).await?;
     let left_out = result.files_refused.iter();
     let left_out: Vec<(u32, &str)> = left_out
@@ -248,8 +247,7 @@ async fn a_file_that_ends_its_decoder_fails_alone() -> Result<()> {
     let job = client
         .submit(report(vec![uploaded(&client.upload(&good).await?)]))
         .await?;
-    let job = client.wait_final(&job.name).await?;
-    ensure!(job.state() == JobState::Completed, "{job:?}");
+    client.wait_completed(&job.name).await?;
     Ok(())
 }
 

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use medfleet_proto::v1::{self, JobState, result::Output};
+use medfleet_proto::v1::{self, result::Output};
 use medfleet_testkit::wait_until;
+use medfleet_tests::alerts::told;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
 use medfleet_tests::fleet::extra::Extra;
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role, http_get};
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
 use medfleet_tests::picture;
 use toml::toml;
 
@@ -29,8 +30,7 @@ async fn drafted(client: &Client, pictures: &[u32]) -> Result<(String, v1::Resul
     let job = client
         .submit(report(inputs.collect::<Result<_>>()?))
         .await?;
-    let done = client.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job.name).await?;
     let result = client.result(&job.name).await?;
     Ok((job.name, result))
 }
@@ -44,10 +44,8 @@ async fn expect(
 ) -> Result<()> {
     let provenance = result.provenance.as_ref().context("no provenance")?;
     ensure!(provenance.frames_cached == cached, "{provenance:?}");
-    let (_, metrics) = http_get(fleet.admin(Role::Encode), "/metrics").await?;
-    let wanted = format!("medfleet_encode_frames_total {encoded}");
-    let is_there = metrics.lines().any(|line| line == wanted);
-    ensure!(is_there, "{wanted} is not among: {metrics}");
+    let found = told(fleet.admin(Role::Encode), FRAMES).await?;
+    ensure!(found == i64::from(encoded), "{found} images were encoded");
     Ok(())
 }
 
@@ -124,18 +122,10 @@ fn change_pace(fleet: &Fleet, from_millis: u64, to_millis: u64) -> Result<()> {
     Ok(fs::write(&file, config.replace(&from, &to))?)
 }
 
-/// What an encoder has counted.
-async fn counted(admin: SocketAddr, metric: &str) -> Result<u64> {
-    let (_, metrics) = http_get(admin, "/metrics").await?;
-    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(metric));
-    let value = values.next().with_context(|| format!("no {metric}"))?;
-    Ok(value.trim().parse()?)
-}
-
 /// Submits as many jobs with this picture at once.
 async fn submitted(client: &Client, seed: u32, jobs: usize) -> Result<Vec<v1::Job>> {
     let picture = picture::png(64, seed)?;
-    let jobs = (0..jobs).map(|_| client.submit(report(vec![inline(picture.clone())])));
+    let jobs = (0..jobs).map(|_| client.submit_picture(picture.clone()));
     Ok(try_join_all(jobs).await?)
 }
 
@@ -143,8 +133,7 @@ async fn submitted(client: &Client, seed: u32, jobs: usize) -> Result<Vec<v1::Jo
 async fn results(client: &Client, jobs: &[v1::Job]) -> Result<Vec<(String, v1::Result)>> {
     let mut results = Vec::new();
     for job in jobs {
-        let done = client.wait_final(&job.name).await?;
-        ensure!(done.state() == JobState::Completed, "{done:?}");
+        client.wait_completed(&job.name).await?;
         results.push((job.name.clone(), client.result(&job.name).await?));
     }
     Ok(results)
@@ -162,10 +151,10 @@ async fn an_image_that_comes_to_two_encoders_at_once_is_encoded_once() -> Result
     let results = results(&client, &jobs).await?;
     let (mut encoded, mut held, mut found, mut waits) = (0, 0, 0, 0);
     for admin in [fleet.admin(Role::Encode), other.admin()] {
-        encoded += counted(admin, FRAMES).await?;
-        held += counted(admin, HELD).await?;
-        found += counted(admin, FOUND).await?;
-        waits += counted(admin, WAITS).await?;
+        encoded += told(admin, FRAMES).await?;
+        held += told(admin, HELD).await?;
+        found += told(admin, FOUND).await?;
+        waits += told(admin, WAITS).await?;
     }
     ensure!(held > 0, "the other encoder never had the image");
     ensure!(encoded == 1, "it was encoded {encoded} times");
@@ -190,7 +179,7 @@ async fn what_an_encoder_dies_at_another_takes_over_and_does_not_idle_until_then
     let fleet = encoding_in(NEVER_MILLIS, toml! { lease_ttl = "3s" }).await?;
     let client = fleet.client("st-mary").await?;
     let has = async |admin: SocketAddr, metric: &str| {
-        let counted = counted(admin, metric).await.ok()?;
+        let counted = told(admin, metric).await.ok()?;
         (counted > 0).then_some(())
     };
     let mut jobs = submitted(&client, 1, 1).await?;
@@ -218,11 +207,10 @@ async fn what_an_encoder_dies_at_another_takes_over_and_does_not_idle_until_then
     fleet.kill9(Role::Encode).await?;
     let results = results(&client, &jobs).await?;
     ensure!(text(&results[0])? == text(&results[1])?, "{results:?}");
-    let next = client.wait_final(&next.name).await?;
-    ensure!(next.state() == JobState::Completed, "{next:?}");
-    let encoded = counted(living, FRAMES).await?;
+    client.wait_completed(&next.name).await?;
+    let encoded = told(living, FRAMES).await?;
     ensure!(encoded == 2, "it encoded {encoded} images");
-    let left = counted(living, LEFT).await?;
+    let left = told(living, LEFT).await?;
     ensure!(left == 1, "{left} images were left to it");
     fleet.wait_idle().await
 }

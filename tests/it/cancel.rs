@@ -88,15 +88,7 @@ async fn while_encoded_and_waiting_for_a_decoder() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_decoding() -> Result<()> {
-    cancel_in(
-        JobState::Decoding,
-        None,
-        Pace {
-            step_millis: NEVER_MILLIS,
-            ..Pace::default()
-        },
-    )
-    .await
+    cancel_in(JobState::Decoding, None, Pace::writing(NEVER_MILLIS)).await
 }
 
 /// A completed job cannot be cancelled.

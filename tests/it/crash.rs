@@ -62,8 +62,7 @@ async fn survives_with(picture: Vec<u8>, victim: Victim, state: JobState) -> Res
     if let Some(role) = resting {
         fleet.start_role(role).await?;
     }
-    let last = client.wait_final(&job.name).await?;
-    ensure!(last.state() == JobState::Completed, "{last:?}");
+    let last = client.wait_completed(&job.name).await?;
     let mut seen = Seen::default();
     client.watch_until(&job.name, &mut seen, |_| false).await?;
     let undisturbed = client.submit(report(vec![input])).await?;

@@ -50,8 +50,7 @@ async fn work(clients: [&Client; 2], round: u32) -> Result<()> {
     john.submit_picture(picture::png(64, round)?).await?;
     for _ in 0..2 {
         let job = mary.submit_picture(picture::png(64, round)?).await?;
-        let job = mary.wait_final(&job.name).await?;
-        ensure!(job.state() == JobState::Completed, "{job:?}");
+        mary.wait_completed(&job.name).await?;
     }
     Ok(())
 }

@@ -40,8 +40,7 @@ async fn a_job_is_started_over_and_completes() -> Result<()> {
 
     let again = client.replay(&letter.name).await?;
     ensure!(again.name == job && again.failure.is_none(), "{again:?}");
-    let done = client.wait_final(&job).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job).await?;
     client.result(&job).await?;
     let seen = client.watch_to_end(&job).await?;
     ensure!(!seen.text.is_empty(), "a watcher sees the new text");

@@ -116,11 +116,7 @@ pub(crate) const EVERY_STAGE: [JobState; 6] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() -> Result<()> {
-    let hub = Fleet::paced(Pace {
-        step_millis: 10,
-        ..Pace::default()
-    })
-    .await?;
+    let hub = Fleet::paced(Pace::writing(10)).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     hub.kill9(Role::Ingest).await?;
     let edge = site.client("st-mary").await?;
@@ -141,10 +137,7 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
     for job in &jobs {
         ensure!(edge.get(job).await?.state() == JobState::Accepted);
     }
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 10.0
-    })
-    .await?;
+    site.wait_waiting(10).await?;
     let silence = "medfleet_ingest_edge_hub_silence_seconds";
     site.wait_metric(silence, |silent| silent > 1.0).await?;
     hub.start_role(Role::Ingest).await?;
@@ -172,10 +165,7 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
         "a job was doubled"
     );
     are_in_order(&site, &above, &jobs).await?;
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 0.0
-    })
-    .await?;
+    site.wait_waiting(0).await?;
     site.wait_metric("medfleet_ingest_edge_jobs_at_hub", |count| count == 0.0)
         .await?;
     hub.wait_idle().await
@@ -201,10 +191,7 @@ async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Res
     }
     jobs.insert(0, edge.submit(stat(9)?).await?.name);
     // Whoever hands them on has read all four before the hub takes any.
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 4.0
-    })
-    .await?;
+    site.wait_waiting(4).await?;
     hub.start_role(Role::Ingest).await?;
     let above = hub.client("st-mary").await?;
     for job in &jobs {
@@ -234,10 +221,7 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
     .await?;
     ensure!(edge.get(&routine).await?.state() == JobState::Accepted);
     let stat = edge.submit(stat(2)?).await?.name;
-    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
-        waiting == 2.0
-    })
-    .await?;
+    site.wait_waiting(2).await?;
     site.link().mend();
     for job in [&stat, &routine] {
         edge.wait_final(job).await?;
@@ -250,11 +234,7 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()> {
     const JOBS: usize = 24;
-    let hub = Fleet::paced(Pace {
-        step_millis: 10,
-        ..Pace::default()
-    })
-    .await?;
+    let hub = Fleet::paced(Pace::writing(10)).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     site.link().cut();
     let edge = site.client("st-mary").await?;
@@ -271,11 +251,7 @@ async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()
 
 /// A hub that does not come to the end of a text before a test is over, and an edge.
 async fn slow() -> Result<(Fleet, Edge)> {
-    let hub = Fleet::paced(Pace {
-        step_millis: 600_000,
-        ..Pace::default()
-    })
-    .await?;
+    let hub = Fleet::paced(Pace::writing(600_000)).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     Ok((hub, site))
 }
@@ -380,7 +356,7 @@ async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
     })
     .await?;
     hub.start_role(Role::Decode).await?;
-    ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
+    edge.wait_completed(&last).await?;
     // One that ended in the moment of its way to the hub may have come there, and is cancelled there too.
     let last = at_hub(&site, &above, &last).await?.name;
     let others = all_at_hub(&above).await?.into_iter();
@@ -467,7 +443,7 @@ async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<(
         );
     }
     site.know(&[mary, ("st-john", hub.token("st-john"))])?;
-    ensure!(other.wait_final(&waits).await?.state() == JobState::Completed);
+    other.wait_completed(&waits).await?;
     site.wait_metric(strangers, |count| count == 0.0).await
 }
 
@@ -489,6 +465,6 @@ async fn what_the_hub_refuses_fails_with_its_reason() -> Result<()> {
     );
     ensure!(failure.message.contains("model"), "{failure:?}");
     let next = edge.submit_picture(picture::png(64, 1)?).await?.name;
-    ensure!(edge.wait_final(&next).await?.state() == JobState::Completed);
+    edge.wait_completed(&next).await?;
     Ok(())
 }

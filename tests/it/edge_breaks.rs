@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{Forwarded, JobId, JobKey, JobRecord, TenantId, UnixMillis};
+use medfleet_core::{Forwarded, JobId, JobKey, JobRecord, UnixMillis};
 use medfleet_proto::v1::{self, FailureReason, JobState};
 use medfleet_queue::{Queue, Updated};
 use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
+use medfleet_tests::config::job_key;
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
@@ -40,16 +41,11 @@ async fn a_hub_that_takes_little_within_a_request_is_sent_uploads() -> Result<()
         [limits]
         inline_bytes_max = "1B"
     };
-    let hub = Fleet::start(Options {
-        ingest: limits,
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_ingest(limits).await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let job = edge.submit_picture(picture::png(64, 1)?).await?.name;
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     Ok(())
 }
 
@@ -60,11 +56,7 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
         upload_part_bytes = "128 KiB"
         study_bytes_max = "512 MiB"
     };
-    let hub = Fleet::start(Options {
-        ingest: limits,
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_ingest(limits).await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let file = picture::noise(SIDE, 1)?;
@@ -94,8 +86,7 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
             _ => site.link().cut_after(BETWEEN_CUTS_BYTES),
         }
     }
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     ensure!(parts(&hub) == all, "{} parts, not {all}", parts(&hub));
     let usage = hub.queue().await?.usage().await?;
     let uploads = usage.iter().find(|stream| stream.stream == "KV_UPLOADS");
@@ -129,15 +120,6 @@ fn film() -> Result<v1::SubmitJobRequest> {
     Ok(report(vec![inline(picture::png(64, 1)?)]))
 }
 
-/// The key of a job's record, by its name.
-fn key_of(job: &str) -> Result<JobKey> {
-    let id = job.strip_prefix("jobs/").context("a job's name")?;
-    Ok(JobKey {
-        tenant: TenantId::new("st-mary")?,
-        job: JobId::new(id)?,
-    })
-}
-
 /// Makes the time of a job of the edge be over, as it would be in some hours.
 async fn let_expire(site: &Edge, job: &str) -> Result<()> {
     let past = UnixMillis(clock()().0 - 1_000);
@@ -145,7 +127,7 @@ async fn let_expire(site: &Edge, job: &str) -> Result<()> {
         expires: past,
         ..record
     };
-    change(&site.queue().await?, &key_of(job)?, over).await?;
+    change(&site.queue().await?, &job_key("st-mary", job)?, over).await?;
     Ok(())
 }
 
@@ -168,7 +150,7 @@ async fn change(
 /// Cuts the link and makes the hub lose the job's record, and nothing else of it.
 async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
     site.link().cut();
-    let key = key_of(theirs)?;
+    let key = job_key("st-mary", theirs)?;
     let queue = hub.queue().await?;
     // Whoever still changes it is waited for.
     wait_until(PATIENCE, "the record to be gone", async || {
@@ -189,7 +171,7 @@ async fn a_job_that_the_hub_has_lost_is_handed_on_again_and_finishes() -> Result
     lose(&hub, &site, &theirs).await?;
     site.link().mend();
     // What is still about of it, such as the unit that waits for a decoder, is of the epoch before.
-    let (key, queue) = (key_of(&theirs)?, hub.queue().await?);
+    let (key, queue) = (job_key("st-mary", &theirs)?, hub.queue().await?);
     let epoch = wait_until(PATIENCE, "the hub to have the job again", async || {
         let (record, _) = queue.record(&key).await.ok()??;
         Some(record.epoch)
@@ -198,8 +180,7 @@ async fn a_job_that_the_hub_has_lost_is_handed_on_again_and_finishes() -> Result
     ensure!(epoch == 1, "it began again in epoch {epoch}");
     hub.start_role(Role::Decode).await?;
     let edge = site.client("st-mary").await?;
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     ensure!(edge.result(&job).await?.job == job);
     let above = hub.client("st-mary").await?;
     let all = above.list(10, "").await?.0;
@@ -236,7 +217,7 @@ async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_has_forgotten_a_cancel_is_told_again() -> Result<()> {
     let (hub, site, job, theirs) = before_decode().await?;
-    let (key, queue) = (key_of(&theirs)?, hub.queue().await?);
+    let (key, queue) = (job_key("st-mary", &theirs)?, hub.queue().await?);
     // Handed on to nobody who is there, it takes a cancel and does not end by it.
     let handed_on = |record: JobRecord| JobRecord {
         state: medfleet_core::JobState::Forwarded,
@@ -272,8 +253,7 @@ async fn a_job_whose_result_the_hub_has_erased_fails_with_the_reason() -> Result
     site.link().cut();
     hub.start_role(Role::Decode).await?;
     let above = hub.client("st-mary").await?;
-    let done = above.wait_final(&theirs).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    above.wait_completed(&theirs).await?;
     above.erase(&theirs).await?;
     site.link().mend();
     let edge = site.client("st-mary").await?;
@@ -321,11 +301,7 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
         file("key", &own[1])?,
         file("client_ca", &shown[0])?,
     ]);
-    let hub = Fleet::start(Options {
-        ingest: Table::from_iter([("tls".to_owned(), Value::Table(tls))]),
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_ingest(Table::from_iter([("tls".to_owned(), Value::Table(tls))])).await?;
     let more = Table::from_iter([
         file("ca_file", &other[0])?,
         file("client_cert", &shown[0])?,
@@ -358,8 +334,7 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
     site.kill9().await?;
     site.start_again().await?;
     let edge = site.client("st-mary").await?;
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    edge.wait_completed(&job).await?;
     ensure!(at_hub(&site, &above, &job).await?.state() == JobState::Completed);
     Ok(())
 }

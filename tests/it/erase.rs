@@ -59,11 +59,7 @@ async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
 /// A job that is being decoded, some of whose text is stored, and will be for minutes: it does not end by itself before a slow
 /// test has it erased.
 async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
-    let fleet = Fleet::paced(Pace {
-        step_millis: 10_000,
-        ..Pace::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(Pace::writing(10_000)).await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit(request).await?;
     wait_until(PATIENCE, "some text to be stored", async || {
@@ -88,8 +84,7 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
     let job = client.submit(request.clone()).await?;
     let neighbour = client.submit_picture(shared).await?;
     for job in [&job, &neighbour] {
-        let done = client.wait_final(&job.name).await?;
-        ensure!(done.state() == JobState::Completed, "{done:?}");
+        client.wait_completed(&job.name).await?;
     }
     let before = contents(&fleet)?.len();
 
@@ -168,9 +163,7 @@ fn of(patient: &str, study: &str, pictures: &[u32]) -> Result<SubmitJobRequest> 
 
 async fn completed(client: &Client, request: SubmitJobRequest) -> Result<Job> {
     let job = client.submit(request).await?;
-    let done = client.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
-    Ok(done)
+    client.wait_completed(&job.name).await
 }
 
 fn patient(pseudonym: &str) -> Whose {

@@ -4,21 +4,13 @@ use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Result, ensure};
-use medfleet_tests::fleet::{Fleet, Options, binary};
+use medfleet_tests::fleet::{Fleet, binary};
 use medfleet_tests::picture;
 use tokio::process::Command;
-use toml::{Table, toml};
+use toml::toml;
 
 /// Side of a picture of which two are more than the command line sends within a request.
 const SIDE: u32 = 600;
-
-async fn limited(ingest: Table) -> Result<Fleet> {
-    Fleet::start(Options {
-        ingest,
-        ..Options::default()
-    })
-    .await
-}
 
 async fn report(fleet: &Fleet, study: &Path, flags: &[&str]) -> Result<Output> {
     let output = Command::new(binary("medfleet")?)
@@ -35,7 +27,7 @@ async fn report(fleet: &Fleet, study: &Path, flags: &[&str]) -> Result<Output> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_that_takes_little_within_a_request_is_sent_uploads() -> Result<()> {
-    let fleet = limited(toml! {
+    let fleet = Fleet::with_ingest(toml! {
         [limits]
         inline_bytes_max = "1B"
     })
@@ -52,7 +44,7 @@ async fn a_fleet_that_takes_little_within_a_request_is_sent_uploads() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_fleet_refuses_is_refused_before_files_are_sent() -> Result<()> {
-    let fleet = limited(toml! {
+    let fleet = Fleet::with_ingest(toml! {
         [limits]
         images_max = 2
     })

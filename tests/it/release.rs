@@ -74,7 +74,7 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     );
     let waiting = held.submit(job(Class::Routine)?).await?;
     let other = free.submit(job(Class::Routine)?).await?;
-    ensure!(free.wait_final(&other.name).await?.state() == JobState::Completed);
+    free.wait_completed(&other.name).await?;
     ensure!(held.get(&waiting.name).await?.state() == JobState::Accepted);
     wait_until(
         PATIENCE,
@@ -96,7 +96,7 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     );
     operator.resume("st-mary", Class::Unspecified).await?;
     ensure!(operator.pauses().await?.is_empty());
-    ensure!(held.wait_final(&waiting.name).await?.state() == JobState::Completed);
+    held.wait_completed(&waiting.name).await?;
     wait_for_no_backlog(&fleet).await
 }
 
@@ -107,11 +107,7 @@ async fn a_tenant_has_a_budget_of_stat_jobs_and_of_open_jobs() -> Result<()> {
         stat_per_minute = 1
         open_jobs_max = 2
     };
-    let fleet = Fleet::start(Options {
-        ingest,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_ingest(ingest).await?;
     let client = fleet.client("st-mary").await?;
     fleet.stop_role(Role::Decode).await?;
     let first = client.submit(job(Class::Stat)?).await?;
@@ -135,7 +131,7 @@ async fn a_tenant_has_a_budget_of_stat_jobs_and_of_open_jobs() -> Result<()> {
 
     fleet.start_role(Role::Decode).await?;
     for name in [&first.name, &second.name] {
-        ensure!(client.wait_final(name).await?.state() == JobState::Completed);
+        client.wait_completed(name).await?;
     }
     let result = client.result(&second.name).await?;
     ensure!((result.class(), result.class_asked()) == (Class::Urgent, Class::Stat));
@@ -153,11 +149,7 @@ fn retry_delay(status: &Status) -> Option<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     const FLOOD: usize = 40;
-    let fleet = Fleet::paced(Pace {
-        step_millis: 5,
-        ..Pace::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(Pace::writing(5)).await?;
     let (flood, film) = (
         fleet.client("st-mary").await?,
         fleet.client("st-john").await?,
@@ -176,8 +168,7 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     .await?;
     film.wait_for(&film_job.name, is_encoded).await?;
     fleet.start_role(Role::Decode).await?;
-    let film_job = film.wait_final(&film_job.name).await?;
-    ensure!(film_job.state() == JobState::Completed, "{film_job:?}");
+    let film_job = film.wait_completed(&film_job.name).await?;
     // Before the flood that was accepted ahead of it: only what was with the workers went first.
     let ended = ended_before(&film_job, &flood).await?;
     ensure!(
@@ -189,11 +180,7 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stat_job_is_decoded_though_every_slot_has_a_text() -> Result<()> {
-    let fleet = Fleet::paced(Pace {
-        step_millis: 3_000,
-        ..Pace::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(Pace::writing(3_000)).await?;
     let client = fleet.client("st-mary").await?;
     fleet.stop_role(Role::Decode).await?;
     let _decoder = fleet.another(Role::Decode, 1)?;

@@ -10,7 +10,7 @@ use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{PATIENCE, inline, report};
 use medfleet_tests::config::POOL;
 use medfleet_tests::edge::Edge;
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
+use medfleet_tests::fleet::{Fleet, Model, Pace};
 use medfleet_tests::picture;
 use medfleet_worker::encoded;
 
@@ -131,12 +131,8 @@ async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() -> Result<()> {
-    const JOBS: usize = 8;
-    let hub = Fleet::paced(Pace {
-        step_millis: 10,
-        ..Pace::default()
-    })
-    .await?;
+    const JOBS: u32 = 8;
+    let hub = Fleet::paced(Pace::writing(10)).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     site.link().cut();
@@ -144,12 +140,9 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
     let above = hub.client("st-mary").await?;
     let mut jobs = Vec::new();
     for seed in 0..JOBS {
-        let input = inline(picture::png(64, u32::try_from(seed)?)?);
-        jobs.push(edge.submit(report(vec![input])).await?.name);
+        jobs.push(edge.submit_picture(picture::png(64, seed)?).await?.name);
     }
-    let waiting = "medfleet_ingest_edge_waiting_jobs";
-    site.wait_metric(waiting, |waiting| waiting == JOBS as f64)
-        .await?;
+    site.wait_waiting(JOBS).await?;
     for job in &jobs {
         let job = edge.get(job).await?;
         ensure!(job.state() == JobState::Encoding, "{job:?}");
@@ -177,8 +170,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
     let hub = Fleet::paced(Pace::default()).await?;
     let site = where_images_stay(&hub).await?;
     let edge = site.client("st-mary").await?;
-    let request = report(vec![inline(picture::png(64, 1)?)]);
-    let job = edge.submit(request).await?.name;
+    let job = edge.submit_picture(picture::png(64, 1)?).await?.name;
     let queue = site.queue().await?;
     let mut puller = queue.puller(Stage::Preprocess, PoolName::new(POOL)?);
     let delivery = tokio::time::timeout(PATIENCE, puller.next()).await??;
@@ -198,8 +190,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
     site.start_again().await?;
     site.start_stages().await?;
     let edge = site.client("st-mary").await?;
-    let done = edge.wait_final(&job).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    let done = edge.wait_completed(&job).await?;
     let frames = site.blobs_of("st-mary", "frame")?;
     ensure!(frames.len() == 1, "it was not done here");
     Ok(())
@@ -230,7 +221,7 @@ async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
     let refused = edge.wait_final(&garbage).await?.failure;
     let reason = refused.context("a reason")?.reason();
     ensure!(reason == v1::FailureReason::InputRefused, "{reason:?}");
-    ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
+    edge.wait_completed(&last).await?;
     let above = hub.client("st-mary").await?;
     ensure!(all_at_hub(&above).await?.len() == 1, "an ended job left");
     Ok(())
@@ -276,11 +267,7 @@ async fn where_images_stay_nothing_of_a_header_travels() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_another_model_fail_and_both_are_named() -> Result<()> {
-    let hub = Fleet::start(Options {
-        model: Model::Tiny,
-        ..Options::default()
-    })
-    .await?;
+    let hub = Fleet::with_model(Model::Tiny).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     let edge = site.client("st-mary").await?;

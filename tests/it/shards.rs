@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use medfleet_proto::v1::JobState;
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
 use medfleet_tests::picture;
 use toml::toml;
@@ -35,8 +34,7 @@ async fn jobs_of_every_shard_end_and_a_new_ingest_knows_them() -> Result<()> {
     ensure!(open == JOBS, "{open} open jobs were found");
     fleet.start_role(Role::Preprocess).await?;
     for job in &jobs {
-        let ended = client.wait_final(job).await?;
-        ensure!(ended.state() == JobState::Completed, "{ended:?}");
+        client.wait_completed(job).await?;
     }
     let (listed, _) = client.list(100, "").await?;
     let listed: BTreeSet<_> = listed.into_iter().map(|job| job.name).collect();

@@ -59,11 +59,7 @@ async fn a_request_that_does_not_come_is_not_waited_for() -> Result<()> {
         [limits]
         request_time_max = "1s"
     };
-    let fleet = Fleet::start(Options {
-        ingest: limits,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_ingest(limits).await?;
     let channel = Channel::from_shared(fleet.url())?.connect().await?;
     let token = format!("Bearer {}", fleet.token("st-mary"));
     for method in [

@@ -249,11 +249,7 @@ async fn embed_alone(images: &[Vec<u8>], texts: &[String]) -> Result<Vec<serde_j
 /// Embeddings and scores through all four services are those of the model alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn embeddings_and_zero_shot_scores_are_the_models_own() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Embedder,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_model(Model::Embedder).await?;
     let client = fleet.client("st-mary").await?;
     // As large as the model's pictures: nothing is resized on either way.
     let images = vec![picture::png(448, 1)?, picture::png(448, 2)?];
@@ -310,11 +306,7 @@ async fn labels_boxes_fields_and_comparisons_from_the_simulated_model() -> Resul
 /// With real, if tiny, probabilities.
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_boxes_fields_and_comparisons_from_the_tiny_model() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Tiny,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_model(Model::Tiny).await?;
     let client = fleet.client("st-mary").await?;
     classify(&client).await?;
     localise(&client).await?;

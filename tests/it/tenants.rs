@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::FILE_DESCRIPTOR_SET;
-use medfleet_proto::v1::{JobState, SubmitJobRequest};
+use medfleet_proto::v1::SubmitJobRequest;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
@@ -195,11 +195,7 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
         [quotas.tenants.st-mary]
         stored_bytes_max = "64KiB"
     };
-    let fleet = Fleet::start(Options {
-        ingest,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_ingest(ingest).await?;
     let (mary, john) = (
         fleet.client("st-mary").await?,
         fleet.client("st-john").await?,
@@ -214,8 +210,7 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
     is_at_its_quota(&mary, &second).await?;
     john.submit_picture(second.clone()).await?;
     // What was accepted is done, whatever comes of it, and found again.
-    let done = mary.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    mary.wait_completed(&job.name).await?;
     ensure!(mary.submit(request).await?.name == job.name);
 
     // Another process has taken in nothing of it: it knows what the store holds.
@@ -237,7 +232,7 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
         mary.submit_picture(second.clone()).await.ok()
     })
     .await?;
-    ensure!(mary.wait_final(&job.name).await?.state() == JobState::Completed);
+    mary.wait_completed(&job.name).await?;
     Ok(())
 }
 
@@ -267,11 +262,7 @@ async fn what_was_sent_before_the_quota_was_full_is_done() -> Result<()> {
         film.len(),
         2 * film.len()
     );
-    let fleet = Fleet::start(Options {
-        ingest: toml::from_str(&quotas)?,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_ingest(toml::from_str(&quotas)?).await?;
     let (mary, john) = (
         fleet.client("st-mary").await?,
         fleet.client("st-john").await?,
@@ -282,7 +273,6 @@ async fn what_was_sent_before_the_quota_was_full_is_done() -> Result<()> {
     is_alerted(&fleet, "st-mary", true).await?;
     is_alerted(&fleet, "st-john", false).await?;
     let job = mary.submit(report(vec![uploaded(&upload)])).await?;
-    let done = mary.wait_final(&job.name).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    mary.wait_completed(&job.name).await?;
     is_at_its_quota(&mary, &film).await
 }

@@ -7,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 use medfleet_core::{PoolName, Stage, Verdict};
 use medfleet_proto::v1::{FailureReason, JobState};
 use medfleet_testkit::wait_until;
+use medfleet_tests::alerts::told;
 use medfleet_tests::client::PATIENCE;
 use medfleet_tests::config::POOL;
-use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
+use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
 use toml::toml;
 
@@ -17,12 +18,9 @@ use toml::toml;
 const GARBAGE: &[u8] = &[0x0a, 0xff];
 
 /// What the encode worker has counted of them, by whether they name their job.
-async fn counted(fleet: &Fleet, job_known: &str) -> Result<f64> {
-    let (_, page) = http_get(fleet.admin(Role::Encode), "/metrics").await?;
-    let series = format!("medfleet_encode_unreadable_units_total{{job_known=\"{job_known}\"}} ");
-    let value = page.lines().find_map(|line| line.strip_prefix(&series));
-    let value = value.with_context(|| format!("no {series}"))?;
-    value.trim().parse().context("a number")
+async fn counted(fleet: &Fleet, job_known: &str) -> Result<i64> {
+    let series = format!("medfleet_encode_unreadable_units_total{{job_known=\"{job_known}\"}}");
+    told(fleet.admin(Role::Encode), &series).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +32,7 @@ async fn units_that_cannot_be_read_are_counted() -> Result<()> {
     .await?;
     for job_known in ["yes", "no"] {
         let count = counted(&fleet, job_known).await?;
-        ensure!(count == 0.0, "{job_known}: {count} before the first");
+        ensure!(count == 0, "{job_known}: {count} before the first");
     }
     // The job rests, so that no worker is at work on it.
     fleet.stop_role(Role::Preprocess).await?;
@@ -45,7 +43,7 @@ async fn units_that_cannot_be_read_are_counted() -> Result<()> {
         let subject = format!("work.encode.{POOL}.stat.{named}.0");
         fleet.publish_raw(&subject, GARBAGE).await?;
         wait_until(PATIENCE, "the unit to be counted", async || {
-            (counted(&fleet, job_known).await.ok()? == 1.0).then_some(())
+            (counted(&fleet, job_known).await.ok()? == 1).then_some(())
         })
         .await?;
     }
@@ -55,7 +53,7 @@ async fn units_that_cannot_be_read_are_counted() -> Result<()> {
         failed.state() == JobState::Failed && failure.reason() == FailureReason::Internal,
         "{failed:?}"
     );
-    ensure!(counted(&fleet, "yes").await? == 1.0, "counted twice");
+    ensure!(counted(&fleet, "yes").await? == 1, "counted twice");
     Ok(())
 }
 
@@ -80,8 +78,7 @@ async fn a_job_that_was_set_aside_is_queued_again() -> Result<()> {
     let subject = format!("work.preprocess.{POOL}.{class}.{key}.0");
     fleet.publish_raw(&subject, GARBAGE).await?;
     fleet.start_role(Role::Preprocess).await?;
-    let done = client.wait_final(&job).await?;
-    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.wait_completed(&job).await?;
     wait_until(PATIENCE, "the note to go", async || {
         let aside = queue.list_aside(Duration::ZERO).await.ok()?;
         aside.is_empty().then_some(())

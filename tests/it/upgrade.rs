@@ -153,8 +153,7 @@ impl<'a> Heir<'a> {
     /// Waits for the end of a job, which must be the right answer.
     async fn completes(&self, tenant: &str, name: &str, number: u32) -> Result<()> {
         let client = self.client(tenant)?;
-        let job = client.wait_final(name).await?;
-        ensure!(job.state() == JobState::Completed, "{job:?}");
+        client.wait_completed(name).await?;
         let result = client.result(name).await?;
         let (found, expected) = (text(&result)?, answer(number));
         ensure!(found == expected, "{name}: {found:?} for {expected:?}");

@@ -2,18 +2,15 @@
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::{JobState, result::Output};
+use medfleet_tests::alerts::told;
 use medfleet_tests::client::{report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Options, Role, http_get};
+use medfleet_tests::fleet::{Fleet, Model, Role};
 use medfleet_tests::picture;
 
 /// The real chest radiograph through the real (tiny) model.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Tiny,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_model(Model::Tiny).await?;
     let client = fleet.client("st-mary").await?;
     let upload = client.upload(&picture::radiograph("RG1_UNCR.dcm")?).await?;
     let job = client.submit(report(vec![uploaded(&upload)])).await?;
@@ -83,30 +80,21 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
 /// The same study twice is the same text: a result replays. Its images are encoded once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_study_gives_the_same_draft() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Tiny,
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::with_model(Model::Tiny).await?;
     let client = fleet.client("st-mary").await?;
     let mut texts = Vec::new();
     for seed in [1, 1, 2] {
-        let job = client
-            .submit(report(vec![medfleet_tests::client::inline(picture::png(
-                64, seed,
-            )?)]))
-            .await?;
+        let job = client.submit_picture(picture::png(64, seed)?).await?;
         texts.push(client.watch_to_end(&job.name).await?.text);
     }
     ensure!(texts[0] == texts[1], "the same image gave two texts");
     ensure!(texts[0] != texts[2], "two images gave one text");
-    let (_, metrics) = http_get(fleet.admin(Role::Encode), "/metrics").await?;
-    for wanted in [
-        "medfleet_encode_frames_total 2",
-        "medfleet_encode_chunks_found_total 1",
+    for (series, wanted) in [
+        ("medfleet_encode_frames_total", 2),
+        ("medfleet_encode_chunks_found_total", 1),
     ] {
-        let is_there = metrics.lines().any(|line| line == wanted);
-        ensure!(is_there, "{wanted} is not among: {metrics}");
+        let found = told(fleet.admin(Role::Encode), series).await?;
+        ensure!(found == wanted, "{series} {found}");
     }
     Ok(())
 }

@@ -12,10 +12,7 @@ use medfleet_tests::picture;
 /// A client that reconnects after every few events ends with the same text as one that stayed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_client_resumes_without_gap_or_repeat() -> Result<()> {
-    let pace = Pace {
-        step_millis: 20,
-        ..Pace::default()
-    };
+    let pace = Pace::writing(20);
     let fleet = Fleet::paced(pace).await?;
     let first = fleet.client("st-mary").await?;
     let job = first.submit_picture(picture::png(64, 5)?).await?;

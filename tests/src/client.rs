@@ -460,6 +460,16 @@ impl Client {
         self.wait_for(name, |job| is_final(job.state())).await
     }
 
+    /// Waits until the job is final, which must be by completing.
+    ///
+    /// # Errors
+    /// As [`Client::wait_final`], and with the job where it ended otherwise.
+    pub async fn wait_completed(&self, name: &str) -> Result<Job> {
+        let job = self.wait_final(name).await?;
+        ensure!(job.state() == JobState::Completed, "{job:?}");
+        Ok(job)
+    }
+
     /// Waits until `condition` holds of the job, by asking; a server that is away meanwhile is asked again.
     ///
     /// # Errors

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use medfleet_core::TenantId;
 use medfleet_core::setting::{ByteSize, Secret};
+use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_ingest::tokens::{TokenEntry, TokensFile, create_token};
 use medfleet_queue::{Queue, QueueConfig, Replicas};
 use medfleet_runtime::SystemRandom;
@@ -282,6 +282,17 @@ pub fn store(folder: &Path) -> Result<BlobStore> {
         capacity_bytes: None,
     };
     Ok(config.open()?)
+}
+
+/// What a job's record is stored under, by the name that its tenant's clients know it by.
+///
+/// # Errors
+/// When a name is none.
+pub fn job_key(tenant: &str, job: &str) -> Result<JobKey> {
+    Ok(JobKey {
+        tenant: TenantId::new(tenant)?,
+        job: JobId::new(job.trim_start_matches("jobs/"))?,
+    })
 }
 
 /// A connection to a fleet's queue, for looking at what no client sees.

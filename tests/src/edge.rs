@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_queue::Queue;
 use medfleet_testkit::{FaultyLink, NatsServer, own_address, wait_until};
 use tokio::process::Child;
@@ -197,17 +196,13 @@ impl Edge {
     /// # Errors
     /// When the edge has no such job.
     pub async fn request_id_at_hub(&self, job: &str) -> Result<String> {
-        let id = job.strip_prefix("jobs/").context("a job's name")?;
         let queue = self.queue().await?;
         for tenant in TENANTS {
-            let key = JobKey {
-                tenant: TenantId::new(tenant)?,
-                job: JobId::new(id)?,
-            };
+            let key = config::job_key(tenant, job)?;
             if let Some((record, _)) = queue.record(&key).await? {
                 let body = record.body.to_string();
                 let meaning = body.get(32..).context("a digest")?;
-                return Ok(format!("edge/{id}/{}/{meaning}", record.epoch));
+                return Ok(format!("edge/{}/{}/{meaning}", key.job, record.epoch));
             }
         }
         bail!("the edge has no job {job}")
@@ -283,6 +278,16 @@ impl Edge {
             wanted(value).then_some(())
         });
         waited.await.with_context(|| name.to_owned())
+    }
+
+    /// Waits until so many of its jobs wait for the hub.
+    ///
+    /// # Errors
+    /// As [`Edge::wait_metric`].
+    pub async fn wait_waiting(&self, jobs: u32) -> Result<()> {
+        let name = "medfleet_ingest_edge_waiting_jobs";
+        self.wait_metric(name, |waiting| waiting == f64::from(jobs))
+            .await
     }
 
     /// Its folder.

@@ -79,6 +79,17 @@ pub struct Pace {
     pub step_millis: u64,
 }
 
+impl Pace {
+    /// So many milliseconds a token; all else as by default.
+    #[must_use]
+    pub fn writing(step_millis: u64) -> Self {
+        Self {
+            step_millis,
+            ..Self::default()
+        }
+    }
+}
+
 /// What encodes and decodes.
 #[derive(Debug, Clone, Copy)]
 pub enum Model {
@@ -202,13 +213,33 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Starts everything around a model.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn with_model(model: Model) -> Result<Self> {
+        Self::start(Options {
+            model,
+            ..Options::default()
+        })
+        .await
+    }
+
     /// Starts everything around a simulated model that takes so long.
     ///
     /// # Errors
     /// As [`Fleet::start`].
     pub async fn paced(pace: Pace) -> Result<Self> {
+        Self::with_model(Model::Simulated(pace)).await
+    }
+
+    /// Starts everything with these settings of ingest beside its own.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn with_ingest(ingest: toml::Table) -> Result<Self> {
         Self::start(Options {
-            model: Model::Simulated(pace),
+            ingest,
             ..Options::default()
         })
         .await

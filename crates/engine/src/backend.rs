@@ -1,14 +1,15 @@
 //! What a model must be able to do, for the two halves of the fleet, and the values that cross that border.
 //! Two things implement it: MedGemma ([`crate::real`]) and the model without weights ([`crate::simulated`]).
 
-use std::fmt;
-use std::str::FromStr;
-
 use bytes::Bytes;
 use medfleet_core::{Digest, STOP_BYTES_MAX, STOPS_MAX};
-use medfleet_model::{BlockLayout, BlockTable, Constraint, ConstraintError, StillThinking};
+use medfleet_model as model;
+use model::{
+    BlockLayout, BlockTable, Blocks, Constraint, ConstraintError, Dtype, Progress, StillThinking,
+};
 
 use crate::decode::DecodeRequest;
+use crate::real::as_u32;
 use crate::speculation::{Phrases, Proposing};
 
 /// What a backend is: everything that a result's provenance says about model and device.
@@ -36,57 +37,6 @@ pub struct Description {
     pub token_width: u32,
     /// Tokens of prompt and text together at most.
     pub context_tokens_max: u32,
-}
-
-/// Numeric types that cross the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// 32-bit IEEE float.
-    F32,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Dtype {
-    /// The one text form.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    /// Bytes a value.
-    #[must_use]
-    pub const fn size_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = EngineError;
-
-    fn from_str(text: &str) -> Result<Self, EngineError> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(EngineError::Tokens {
-                what: "dtype",
-                expected: "f32 or bf16".to_owned(),
-                found: "another word".to_owned(),
-            }),
-        }
-    }
 }
 
 /// A model-ready frame: square, row-major, channels interleaved.
@@ -136,6 +86,18 @@ pub struct ImageTokens {
     pub bytes: Bytes,
 }
 
+impl From<model::ImageTokens> for ImageTokens {
+    fn from(tokens: model::ImageTokens) -> Self {
+        let ([count, width], dtype) = (tokens.shape(), tokens.dtype());
+        Self {
+            count: as_u32(count),
+            width: as_u32(width),
+            dtype,
+            bytes: tokens.into_bytes().into(),
+        }
+    }
+}
+
 impl ImageTokens {
     /// Checks shape, dtype and length against what the model takes.
     ///
@@ -154,7 +116,7 @@ impl ImageTokens {
                 found: format!("{} x {} {}", self.count, self.width, self.dtype),
             });
         }
-        let bytes = self.count as usize * self.width as usize * self.dtype.size_bytes();
+        let bytes = self.count as usize * self.width as usize * self.dtype.bytes();
         if self.bytes.len() != bytes {
             return Err(EngineError::Tokens {
                 what: "length",
@@ -219,8 +181,8 @@ impl Decoding {
 
     /// How the model samples.
     #[must_use]
-    pub fn sampling(&self) -> medfleet_model::Sampling {
-        medfleet_model::Sampling {
+    pub fn sampling(&self) -> model::Sampling {
+        model::Sampling {
             temperature: self.temperature,
             top_k: self.top_k as usize,
             top_p: self.top_p,
@@ -242,7 +204,7 @@ impl Decoding {
                 allowed,
             })
         };
-        if let Err(medfleet_model::SamplingError::Parameter {
+        if let Err(model::SamplingError::Parameter {
             field,
             found,
             allowed,
@@ -408,17 +370,36 @@ pub trait DecodeBackend: Send {
     /// Takes over what the memory still holds of the sequence's beginning. Returns how many tokens that is.
     fn begin(&mut self, sequence: Sequence) -> u32;
 
+    /// How far a sequence is, and what it holds; none for one that is not known.
+    fn progress(&self, sequence: Sequence) -> Option<&Progress>;
+
+    /// The blocks of the memory.
+    fn blocks(&self) -> &Blocks;
+
     /// Tokens of the sequence that were not computed yet: 1 when it is read and writes.
-    fn left(&self, sequence: Sequence) -> u32;
+    fn left(&self, sequence: Sequence) -> u32 {
+        let progress = self.progress(sequence);
+        progress.map_or(0, |progress| as_u32(progress.left()))
+    }
 
     /// Blocks the sequence lacks to hold all its tokens and one more.
-    fn blocks_missing(&self, sequence: Sequence) -> usize;
+    fn blocks_missing(&self, sequence: Sequence) -> usize {
+        let progress = self.progress(sequence);
+        progress.map_or(0, |progress| progress.blocks_missing(self.blocks()))
+    }
 
     /// The blocks that the sequence holds.
-    fn table(&self, sequence: Sequence) -> Option<&BlockTable>;
+    fn table(&self, sequence: Sequence) -> Option<&BlockTable> {
+        self.progress(sequence).map(Progress::table)
+    }
 
     /// How many tokens to compute next: at most `tokens_max` unless a single image is longer, cutting no image.
-    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32;
+    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
+        let progress = self.progress(sequence);
+        progress.map_or(0, |progress| {
+            as_u32(progress.next(tokens_max as usize).len())
+        })
+    }
 
     /// Takes the blocks that the next `tokens` of the sequence need; `false`, and nothing taken, where there are too few.
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool;

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 
 use medfleet_core::setting::DurationText;
 use medfleet_model::{
-    ComputeDevice, ComputeDeviceError, FolderSource, GgufSource, LoadError, LoadOptions, Model,
-    Parts,
+    ComputeDevice, ComputeDeviceError, Dtype, FolderSource, GgufSource, LoadError, LoadOptions,
+    Model, Parts,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Description, Dtype, EncodeBackend, EngineError};
+use crate::backend::{Description, EncodeBackend, EngineError};
 use crate::decode::{DecodeEngine, DecodeLimits};
 use crate::embed::LoadedEmbedder;
 use crate::encoding::Encoding;
 use crate::health::Health;
-use crate::real::{Half, Loaded, Origin, failed, to_model};
+use crate::real::{Half, Loaded, Origin, failed};
 use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
 /// The model of a worker. It has no default: the operator decides.
@@ -373,7 +373,7 @@ impl ModelConfig {
             return Err(EngineError::Model("no model is loaded".into()));
         };
         let options = LoadOptions {
-            dtype: to_model((*dtype).into()),
+            dtype: (*dtype).into(),
             parts: Parts::Text,
             device: device.0,
         };

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use medfleet_model as model;
+use model::Dtype;
 use tokio::sync::Semaphore;
 
-use crate::backend::{Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens};
+use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::health::{Call, Monitor, Patience, Reporter};
 use crate::real::{as_u32, failed, name_of};
 
@@ -58,7 +59,7 @@ impl LoadedEmbedder {
                 format!("MedSigLIP runs in f32 in a fleet; model.dtype is {dtype}").into(),
             ));
         }
-        let model = model::Embedder::load(folder, model::Dtype::F32, device).map_err(failed)?;
+        let model = model::Embedder::load(folder, dtype, device).map_err(failed)?;
         let digest = *model.digest();
         let description = Description {
             model: name_of(folder),
@@ -264,7 +265,7 @@ mod tests {
         let found = found.expect("compared");
         assert_eq!(found.misread, Vec::<String>::new());
         let found = found.matches;
-        let model = model::Embedder::load(&folder(), model::Dtype::F32, CPU).expect("it loads");
+        let model = model::Embedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
         for (frame, row) in frames.iter().zip(&found) {
             let frame = model::Frame::new(side as usize, 1, frame.pixels.to_vec()).expect("square");
             let image = model.image(&frame).expect("embedded");
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn labels_that_the_model_is_not_shown_whole_are_named() {
-        let model = model::Embedder::load(&folder(), model::Dtype::F32, CPU).expect("it loads");
+        let model = model::Embedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
         let long = "effusion ".repeat(70);
         let longer = format!("{long} fracture");
         let labels = [

@@ -22,7 +22,7 @@ pub mod speculation;
 pub mod text;
 
 pub use backend::{
-    ALTERNATIVES_MAX, Alternative, DecodeBackend, Decoding, Description, Dtype, EncodeBackend,
+    ALTERNATIVES_MAX, Alternative, DecodeBackend, Decoding, Description, EncodeBackend,
     EngineError, Finish, Frame, ImageTokens, KvMemory, Outcome, PromptSize, STOP_TOKENS_MAX,
     Sequence, Step, Token, Work,
 };
@@ -38,7 +38,7 @@ pub use embed::{Compared, LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
 pub use encoding::{Encoding, Purpose};
 pub use health::{Health, ModelFailure};
-pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
+pub use medfleet_model::{Constraint, ConstraintError, Dtype, StillThinking};
 pub use prompt::{Arrangement, Asked, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
 pub use real::{Half, Origin};
 pub use simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};

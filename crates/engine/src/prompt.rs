@@ -4,13 +4,14 @@
 
 use std::sync::LazyLock;
 
-use medfleet_model::Constraint;
+use medfleet_model::{Constraint, Message, Role};
 
 use crate::backend::EngineError;
 
 mod data;
 
 pub use data::Prompts;
+pub use medfleet_model::Part;
 
 /// The version of the prompts that is used unless another is asked for.
 pub const PROMPT_VERSION: &str = "prompts-3";
@@ -24,15 +25,6 @@ static VERSIONS: LazyLock<Vec<Prompts>> = LazyLock::new(|| {
     let read = |file| Prompts::read(file).expect("a test reads these files, which are compiled in");
     files.into_iter().map(read).collect()
 });
-
-/// A piece of a user turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
-    /// The next image.
-    Image,
-    /// Text; never read as control tokens.
-    Text(String),
-}
 
 /// What the model is given: an optional system text and one user turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,6 +179,23 @@ impl Prompt {
             .iter()
             .filter(|part| matches!(part, Part::Image))
             .count()
+    }
+
+    /// The conversation that a model is shown.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Message> {
+        let mut messages = Vec::with_capacity(2);
+        if !self.system.is_empty() {
+            messages.push(Message {
+                role: Role::System,
+                parts: vec![Part::Text(self.system.clone())],
+            });
+        }
+        messages.push(Message {
+            role: Role::User,
+            parts: self.parts.clone(),
+        });
+        messages
     }
 
     /// A form in which two different prompts are never equal: lengths in front of texts. For digests.

@@ -4,17 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
-    BlockTable, Chunk, ComputeDevice, FolderSource, GgufSource, KvOptions, LoadOptions, Model,
-    Parts, QuantisedCache, Want,
+    BlockTable, Chunk, ComputeDevice, Dtype, FolderSource, GgufSource, KvOptions, LoadOptions,
+    Model, Parts, QuantisedCache, Want,
 };
 
-use crate::backend::{
-    DecodeBackend, Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens,
-};
+use crate::backend::{DecodeBackend, Description, EncodeBackend, EngineError, Frame, ImageTokens};
 
 mod decoder;
 mod drafter;
@@ -82,7 +79,7 @@ impl Loaded {
             Half::Both => Parts::All,
         };
         let options = LoadOptions {
-            dtype: to_model(dtype),
+            dtype,
             parts,
             device,
         };
@@ -114,7 +111,7 @@ impl Loaded {
             settings_digest: *model.settings_digest(),
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
             device: model.device(),
-            dtype: from_model(model.dtype()),
+            dtype: model.dtype(),
             weights: model.held().to_owned(),
             frame_side: as_u32(frame_side),
             tokens_per_image: as_u32(tokens_per_image),
@@ -258,20 +255,6 @@ pub(crate) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> E
     EngineError::Model(Box::new(error))
 }
 
-pub(crate) const fn to_model(dtype: Dtype) -> model::Dtype {
-    match dtype {
-        Dtype::F32 => model::Dtype::F32,
-        Dtype::Bf16 => model::Dtype::Bf16,
-    }
-}
-
-const fn from_model(dtype: model::Dtype) -> Dtype {
-    match dtype {
-        model::Dtype::F32 => Dtype::F32,
-        model::Dtype::Bf16 => Dtype::Bf16,
-    }
-}
-
 struct Encoder {
     loaded: Loaded,
 }
@@ -288,18 +271,7 @@ impl EncodeBackend for Encoder {
         };
         let frames: Vec<model::Frame> = frames.iter().map(convert).collect::<Result<_, _>>()?;
         let tokens = self.loaded.model.encode(&frames).map_err(failed)?;
-        let dtype = self.loaded.description.dtype;
-        let convert = |tokens: model::ImageTokens| {
-            let [count, width] = tokens.shape();
-            let bytes = Bytes::from(tokens.into_bytes());
-            ImageTokens {
-                count: as_u32(count),
-                width: as_u32(width),
-                dtype,
-                bytes,
-            }
-        };
-        Ok(tokens.into_iter().map(convert).collect())
+        Ok(tokens.into_iter().map(ImageTokens::from).collect())
     }
 
     fn computes(&mut self) -> bool {

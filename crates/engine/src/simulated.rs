@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use medfleet_core::Digest;
+use medfleet_model::Dtype;
 
-use crate::backend::{Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens};
+use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::prompt::Prompt;
 
 mod decoder;
@@ -130,7 +131,7 @@ impl EncodeBackend for Simulated {
     fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
         let description = &self.description;
         let values = description.tokens_per_image as usize * description.token_width as usize;
-        let length = values * description.dtype.size_bytes();
+        let length = values * description.dtype.bytes();
         let tokens = frames.iter().map(|frame| {
             pause(self.timing.encode_frame);
             let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated image tokens v1");
@@ -148,10 +149,6 @@ impl EncodeBackend for Simulated {
         });
         Ok(tokens.collect())
     }
-}
-
-fn as_u32(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Endless bytes that depend on everything the model was given.

@@ -29,6 +29,15 @@ pub enum DtypeError {
 }
 
 impl Dtype {
+    /// The one text form.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Bytes per element.
     #[must_use]
     pub const fn bytes(self) -> usize {
@@ -48,10 +57,7 @@ impl Dtype {
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -340,10 +340,7 @@ async fn serve(
     last.join().await?;
     // The body's own error says more than the tasks that it took with it.
     ended?;
-    joined.map_err(|failure| match failure {
-        TaskFailure::DeadlineMissed { .. } => Stop::new(Exit::DeadlineMissed, failure),
-        TaskFailure::Failed { .. } => failure.into(),
-    })
+    joined.map_err(TaskFailure::into_stop)
 }
 
 /// The body did not return before the deadline.

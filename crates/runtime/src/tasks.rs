@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::instrument::WithSubscriber;
 
 use crate::Shutdown;
-use crate::exit::chain;
+use crate::exit::{Exit, Stop, chain};
 
 /// What the failure of a task means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,17 @@ pub enum TaskFailure {
         /// Their kinds with numbers.
         kinds: String,
     },
+}
+
+impl TaskFailure {
+    /// How the process ends then: by [`Exit::DeadlineMissed`] where tasks were still running, else by [`Exit::Failed`].
+    #[must_use]
+    pub fn into_stop(self) -> Stop {
+        match self {
+            Self::DeadlineMissed { .. } => Stop::new(Exit::DeadlineMissed, self),
+            Self::Failed { .. } => Stop::new(Exit::Failed, self),
+        }
+    }
 }
 
 /// A task panicked.
@@ -393,6 +404,7 @@ mod tests {
             failure.to_string(),
             "still running at the drain deadline: work (1)"
         );
+        assert_eq!(failure.into_stop().exit, Exit::DeadlineMissed);
     }
 
     #[tokio::test]
@@ -408,6 +420,7 @@ mod tests {
         assert_eq!(task.ended().await, Ended::Failed);
         let failure = tasks.join().await.expect_err("the panic stops the process");
         assert_eq!(chain(&failure), "task work failed: panicked: boom");
+        assert_eq!(failure.into_stop().exit, Exit::Failed);
     }
 
     #[tokio::test]

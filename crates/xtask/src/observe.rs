@@ -11,12 +11,10 @@ mod queries;
 mod reference;
 mod rules;
 
-use std::path::Path;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::derived::{Mode, settle};
-use crate::{fetch, places, process, violations};
+use crate::{chart, fetch, process, violations};
 
 /// Where the chart has its copy of the rules: a chart can only read what is inside it.
 const CHART_RULES: &str = "helm/medfleet/files/rules.yaml";
@@ -65,12 +63,6 @@ pub(crate) fn ask(server: &str) -> Result<()> {
 
 /// What a program of ours prints.
 fn output(binary: &str, arguments: &[&str]) -> Result<String> {
-    let path = places::built(binary);
-    if !Path::new(&path).is_file() {
-        bail!(
-            "{} is not built: run `cargo build --workspace`",
-            path.display()
-        );
-    }
+    let path = chart::built(binary)?;
     process::capture(process::in_root(&path.to_string_lossy()).args(arguments))
 }

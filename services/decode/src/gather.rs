@@ -14,7 +14,7 @@ use prost::Message;
 use crate::error::DecodeError;
 use crate::fetch::Fetcher;
 use crate::metrics::{DecodeMetrics, ENCODER, STORE, SourceLabel};
-use crate::unit::{Declared, cached, chunks, declared, devices};
+use crate::unit::{cached, chunks, declared, devices};
 
 /// Where tokens come from.
 pub(crate) struct Sources<'a> {
@@ -120,14 +120,14 @@ impl Sources<'_> {
         let manifest = TokensManifest::decode(bytes).map_err(|_| DecodeError::Manifest {
             what: "a tokens manifest",
         })?;
-        let entries = declared(&manifest, first, frames, self.model)?;
-        let fetched = self.fetch(&manifest.encoder_url, &entries).await;
-        let tensors = entries.iter().zip(0..).map(|(entry, index)| {
+        let digests = declared(&manifest, first, frames, self.model)?;
+        let fetched = self.fetch(&manifest.encoder_url, &digests).await;
+        let tensors = digests.into_iter().enumerate().map(|(index, digest)| {
             let fetched = fetched
                 .as_ref()
                 .and_then(|tensors| tensors.get(index))
                 .cloned();
-            self.tensor(entry, fetched, images)
+            self.tensor((first + index, digest), fetched, images)
         });
         Ok(Part {
             images: try_join_all(tensors).await?,
@@ -137,10 +137,9 @@ impl Sources<'_> {
     }
 
     /// What the encoder still has; `None` means the store.
-    async fn fetch(&self, url: &str, entries: &[Declared]) -> Option<Vec<Bytes>> {
-        let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
+    async fn fetch(&self, url: &str, digests: &[Digest]) -> Option<Vec<Bytes>> {
         let length = length(self.model);
-        match self.fetcher.fetch(url, self.tenant, &digests, length).await {
+        match self.fetcher.fetch(url, self.tenant, digests, length).await {
             Ok(tensors) => Some(tensors),
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "image tokens are read from the store");
@@ -149,16 +148,16 @@ impl Sources<'_> {
         }
     }
 
-    /// One image: the encoder's bytes if they are the right ones, else the store's.
+    /// One image, by its position and the digest of its tokens: the encoder's bytes if they are the right ones, else the store's.
     async fn tensor(
         &self,
-        entry: &Declared,
+        (image, digest): (usize, Digest),
         fetched: Option<Bytes>,
         images: u32,
     ) -> Result<(Digest, ImageTokens), DecodeError> {
         let (mut bytes, mut source) = (None, ENCODER);
         if let Some(fetched) = fetched
-            && self.store.digest(self.tenant, &fetched).await == entry.digest
+            && self.store.digest(self.tenant, &fetched).await == digest
         {
             bytes = Some(fetched);
         }
@@ -166,21 +165,14 @@ impl Sources<'_> {
             Some(bytes) => bytes,
             None => {
                 source = STORE;
-                match self
-                    .store
-                    .get(self.tenant, BlobKind::Tokens, &entry.digest)
-                    .await
-                {
+                match self.store.get(self.tenant, BlobKind::Tokens, &digest).await {
                     Ok(bytes) => bytes,
                     Err(StoreError::Missing { .. }) => {
-                        return Err(self.missing(entry.image, images));
+                        return Err(self.missing(image, images));
                     }
                     Err(StoreError::Corrupt { .. }) => {
                         let what = "the stored bytes have another digest";
-                        return Err(DecodeError::Tokens {
-                            image: entry.image,
-                            what,
-                        });
+                        return Err(DecodeError::Tokens { image, what });
                     }
                     Err(error) => return Err(error.into()),
                 }
@@ -188,31 +180,19 @@ impl Sources<'_> {
         };
         if bytes.len() != length(self.model) {
             let what = "their length does not fit their shape";
-            return Err(DecodeError::Tokens {
-                image: entry.image,
-                what,
-            });
+            return Err(DecodeError::Tokens { image, what });
         }
         self.metrics
             .images
             .get_or_create(&SourceLabel { source })
             .inc();
-        let Declared {
-            digest,
-            count,
-            width,
-            dtype,
-            ..
-        } = *entry;
-        Ok((
-            digest,
-            ImageTokens {
-                count,
-                width,
-                dtype,
-                bytes,
-            },
-        ))
+        let tokens = ImageTokens {
+            count: self.model.tokens_per_image,
+            width: self.model.token_width,
+            dtype: self.model.dtype,
+            bytes,
+        };
+        Ok((digest, tokens))
     }
 
     fn missing(&self, image: usize, declared: u32) -> DecodeError {
@@ -226,5 +206,5 @@ impl Sources<'_> {
 
 /// Bytes of one image's tokens.
 fn length(model: &Description) -> usize {
-    model.tokens_per_image as usize * model.token_width as usize * model.dtype.size_bytes()
+    model.tokens_per_image as usize * model.token_width as usize * model.dtype.bytes()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use medfleet_core::{Digest, UnixMillis, WorkUnit};
-use medfleet_engine::{Arrangement, Description, Dtype, Haste, Images};
+use medfleet_engine::{Arrangement, Description, Haste, Images};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, StudyManifest, TokensManifest};
 
@@ -51,21 +51,6 @@ pub(crate) fn haste(unit: &WorkUnit, now: UnixMillis, texts: usize) -> Haste {
         class: unit.class,
         time_left: left / u32::try_from(texts.max(1)).unwrap_or(u32::MAX),
     }
-}
-
-/// The tokens of one image as its list declares them, checked against frame and model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Declared {
-    /// Position of the image, from 0.
-    pub image: usize,
-    /// Keyed digest of its tokens.
-    pub digest: Digest,
-    /// Tokens.
-    pub count: u32,
-    /// Values a token.
-    pub width: u32,
-    /// Numeric type of the values.
-    pub dtype: Dtype,
 }
 
 /// The frames of each chunk in order, each chunk with the position of its first frame. Together they are exactly the declared
@@ -123,7 +108,8 @@ fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
     (known && !nothing).then_some(inputs.len())
 }
 
-/// The tokens of a chunk's images, if its list is of these frames and of this decoder's encoder.
+/// The keyed digest of each image's tokens of a chunk, whose first image has the position `first`, if its list is of these frames
+/// and of this decoder's encoder. They have the shape and the type that the model takes.
 ///
 /// # Errors
 /// [`DecodeError::Tokens`] names the image and what is wrong.
@@ -132,7 +118,7 @@ pub fn declared(
     first: usize,
     frames: &[FrameEntry],
     model: &Description,
-) -> Result<Vec<Declared>, DecodeError> {
+) -> Result<Vec<Digest>, DecodeError> {
     let wrong = |image, what| DecodeError::Tokens { image, what };
     if manifest.encoder_digest != model.encoder_digest.as_bytes().as_slice() {
         return Err(wrong(first, "they were made by another encoder"));
@@ -140,32 +126,24 @@ pub fn declared(
     if manifest.tokens.len() != frames.len() {
         return Err(wrong(first, "the chunk has another number of images"));
     }
+    let taken = (
+        model.tokens_per_image,
+        model.token_width,
+        model.dtype.as_str(),
+    );
     let entries = manifest.tokens.iter().zip(frames).zip(first..);
-    let declared = entries.map(|((entry, frame), image)| {
+    let digests = entries.map(|((entry, frame), image)| {
         if entry.frame_digest != frame.digest {
             return Err(wrong(image, "they were made of another frame"));
         }
-        let digest = Digest::from_slice(&entry.digest)
-            .map_err(|_| wrong(image, "their digest has another length"))?;
-        let dtype: Dtype = entry
-            .dtype
-            .parse()
-            .map_err(|_| wrong(image, "unknown dtype"))?;
-        if (entry.count, entry.width, dtype)
-            != (model.tokens_per_image, model.token_width, model.dtype)
-        {
+        if (entry.count, entry.width, entry.dtype.as_str()) != taken {
             let what = "the model takes another shape or dtype, and encode needs the dtype that decode has";
             return Err(wrong(image, what));
         }
-        Ok(Declared {
-            image,
-            digest,
-            count: entry.count,
-            width: entry.width,
-            dtype,
-        })
+        Digest::from_slice(&entry.digest)
+            .map_err(|_| wrong(image, "their digest has another length"))
     });
-    declared.collect()
+    digests.collect()
 }
 
 /// How many images have tokens that were made for another job than this. Tokens that name no job count as this one's.

@@ -153,7 +153,7 @@ pub(crate) fn patience(class: Class, frames: usize, frame_took: Option<Duration>
 /// Whether every value of a tensor is finite: neither infinite nor NaN.
 pub(crate) fn are_numbers(bytes: &[u8], dtype: Dtype) -> bool {
     // Little-endian, so sign and exponent are in the last two bytes; a value that is not finite has every bit of its exponent set.
-    let mut values = bytes.chunks_exact(dtype.size_bytes());
+    let mut values = bytes.chunks_exact(dtype.bytes());
     let exponent = |value: &[u8]| match dtype {
         Dtype::F32 => [value[2], value[3]],
         Dtype::Bf16 => [value[0], value[1]],

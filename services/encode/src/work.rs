@@ -136,7 +136,7 @@ impl Encode {
         })?;
         let wrong = |what| EncodeError::Tokens { image, what };
         let values = model.tokens_per_image as usize * model.token_width as usize;
-        if bytes.len() != values * model.dtype.size_bytes() {
+        if bytes.len() != values * model.dtype.bytes() {
             return Err(wrong("as long as their shape"));
         }
         // The simulation's tokens are any bytes.

@@ -60,10 +60,9 @@ use std::time::Duration;
 use medfleet_core::PoolName;
 use medfleet_queue::Queue;
 use medfleet_runtime::{
-    Clock, Health, Metrics, OnFailure, OnShutdown, Pages, Part, Random, Shutdown, TaskKind, TaskSet,
+    Clock, Metrics, OnFailure, OnShutdown, Pages, Part, Random, Shutdown, TaskKind, TaskSet,
 };
-use medfleet_store::BlobStore;
-use medfleet_worker::register_connection;
+use medfleet_worker::{Dependencies, register_connection};
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
@@ -104,25 +103,13 @@ use work::{Dispatcher, Scope};
 /// How often the connection to the queue is looked at.
 const CONNECTION_EVERY: Duration = Duration::from_millis(500);
 
-/// What the service is given, ready-made.
+/// What ingest needs besides what every service needs.
 #[derive(Debug)]
-pub struct Dependencies {
+pub struct Deployment {
     /// The bound port of the public API.
     pub listener: TcpListener,
-    /// The queue; streams are made ready here.
-    pub queue: Queue,
-    /// The blob store, whose key also makes job ids.
-    pub store: BlobStore,
-    /// Where metrics are registered.
-    pub metrics: Metrics,
-    /// Where readiness is told, as part `ingest`.
-    pub health: Health,
     /// Where the status page goes.
     pub pages: Pages,
-    /// Where tasks start; its owner joins it.
-    pub tasks: TaskSet,
-    /// The time of day.
-    pub clock: Arc<dyn Clock>,
     /// For ids.
     pub random: Arc<dyn Random>,
 }
@@ -134,16 +121,23 @@ pub fn every_metric(metrics: &Metrics) {
     }
 }
 
-/// Serves until the shutdown begins and the calls under way have ended.
+/// Serves until the shutdown of `dependencies.tasks`, which the caller joins, has begun and the calls under way have ended. The
+/// queue's streams are made ready here, and the store's key also makes job ids.
 ///
 /// # Errors
 /// [`Error`] when the service cannot start, or its server fails.
 pub async fn run(
     config: Config,
+    deployment: Deployment,
     dependencies: Dependencies,
-    shutdown: Shutdown,
 ) -> Result<(), Error> {
     config.check()?;
+    let Deployment {
+        listener,
+        pages,
+        random,
+    } = deployment;
+    let shutdown = dependencies.tasks.shutdown().clone();
     let ready = dependencies.health.part("ingest");
     let (pools, rules) = (config.pools()?, config.rules()?);
     let tokens = Tokens::load(&config.tokens).await?;
@@ -160,7 +154,7 @@ pub async fn run(
         Arc::clone(&dependencies.clock),
     );
     let config = Arc::new(config);
-    let holder = hex::encode(dependencies.random.id());
+    let holder = hex::encode(random.id());
     let parts = Parts {
         config,
         tokens,
@@ -171,6 +165,7 @@ pub async fn run(
         pools,
         rules,
         clock,
+        random,
         shutdown: shutdown.clone(),
         roster: Roster::default(),
         pad: Pad::new(dependencies.queue.clone(), &holder),
@@ -179,7 +174,7 @@ pub async fn run(
     };
     let connected = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || connected.is_connected());
-    parts.status(&dependencies).add_to(&dependencies.pages);
+    parts.status(&dependencies).add_to(&pages);
     let served = parts.served(&dependencies);
     let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;
     match parts.edge(&dependencies).await? {
@@ -197,14 +192,11 @@ pub async fn run(
         shutdown.clone(),
     );
     start(&dependencies.tasks, "queue connection", connection);
-    let address = dependencies
-        .listener
-        .local_addr()
-        .map_err(Error::Listener)?;
+    let address = listener.local_addr().map_err(Error::Listener)?;
     tracing::info!(%address, "serving the public API");
     let limits = parts.connection_limits();
     let stopped = async move { shutdown.begun().await };
-    let served = server::serve(router, (dependencies.listener, limits), stopped).await;
+    let served = server::serve(router, (listener, limits), stopped).await;
     parts.pad.close().await;
     served
 }
@@ -220,6 +212,7 @@ struct Parts {
     pools: Vec<PoolName>,
     rules: unit::Rules,
     clock: QueueClock,
+    random: Arc<dyn Random>,
     shutdown: Shutdown,
     roster: Roster,
     pad: Pad,
@@ -258,7 +251,7 @@ impl Parts {
             blobs: Blobs::new(dependencies.store.clone()),
             keys: Keys::new(dependencies.store.key().clone()),
             clock: self.clock(),
-            random: Arc::clone(&dependencies.random),
+            random: Arc::clone(&self.random),
             tasks: dependencies.tasks.clone(),
             figures: self.figures.clone(),
             quotas: self.quotas.clone(),
@@ -302,7 +295,7 @@ impl Parts {
             queue: dependencies.queue.clone(),
             blobs: acceptor.blobs.clone(),
             clock: self.clock(),
-            random: Arc::clone(&dependencies.random),
+            random: Arc::clone(&self.random),
             figures: self.figures.clone(),
             quotas: self.quotas.clone(),
             shutdown: self.shutdown.clone(),
@@ -338,7 +331,7 @@ impl Parts {
             clock: Arc::clone(&dependencies.clock),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),
-            holder: hex::encode(dependencies.random.id()),
+            holder: hex::encode(self.random.id()),
         }
     }
 
@@ -372,7 +365,7 @@ impl Parts {
             blobs: Blobs::new(dependencies.store.clone()),
             open: self.open.clone(),
             clock: self.clock.clone(),
-            random: Arc::clone(&dependencies.random),
+            random: Arc::clone(&self.random),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),
             holder: self.holder.clone(),

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use medfleet_ingest::MainConfig;
-use medfleet_runtime::{Exit, Process, Program, Stop, TaskFailure, process};
+use medfleet_ingest::{Deployment, MainConfig};
+use medfleet_runtime::{Process, Program, Stop, TaskFailure, process};
 use medfleet_worker::Dependencies;
 
 const PROGRAM: Program = Program {
@@ -21,33 +21,18 @@ fn main() -> ExitCode {
 async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let config = process.config.clone();
     let listener = process::bind(config.ingest.listen).await?;
-    let Dependencies {
-        queue,
-        store,
-        clock,
-        tasks,
-        metrics,
-        health,
-    } = Dependencies::connect(&process, &config.queue, &config.store).await?;
-    let dependencies = medfleet_ingest::Dependencies {
+    let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
+    let queue = dependencies.queue.clone();
+    let deployment = Deployment {
         listener,
-        queue: queue.clone(),
-        store,
-        metrics,
-        health,
-        pages: process.pages.clone(),
-        tasks: tasks.clone(),
-        clock,
+        pages: process.pages,
         random: process.random,
     };
-    let served = medfleet_ingest::run(config.ingest, dependencies, process.shutdown.clone()).await;
+    let served = medfleet_ingest::run(config.ingest, deployment, dependencies).await;
     process.shutdown.begin();
     // The dispatcher still gives its lease back; only then may the connection go.
-    let joined = tasks.join().await;
+    let joined = process.tasks.join().await;
     queue.drain().await;
     served?;
-    joined.map_err(|failure| match failure {
-        TaskFailure::DeadlineMissed { .. } => Stop::new(Exit::DeadlineMissed, failure),
-        TaskFailure::Failed { .. } => failure.into(),
-    })
+    joined.map_err(TaskFailure::into_stop)
 }

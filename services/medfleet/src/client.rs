@@ -119,9 +119,8 @@ impl Client {
         &self,
         request: &SubmitJobRequest,
     ) -> Result<SubmitJobResponse, ClientError> {
-        self.call(|mut stub| {
-            let request = request.clone();
-            async move { stub.submit_job(request).await }
+        self.call(request, |mut stub, request| async move {
+            stub.submit_job(request).await
         })
         .await
     }
@@ -133,9 +132,8 @@ impl Client {
             ..GetJobRequest::default()
         };
         let response = self
-            .call(|mut stub| {
-                let request = request.clone();
-                async move { stub.get_job(request).await }
+            .call(&request, |mut stub, request| async move {
+                stub.get_job(request).await
             })
             .await?;
         response.job.ok_or(ClientError::Protocol {
@@ -149,9 +147,8 @@ impl Client {
             name: name.to_owned(),
         };
         let response = self
-            .call(|mut stub| {
-                let request = request.clone();
-                async move { stub.get_result(request).await }
+            .call(&request, |mut stub, request| async move {
+                stub.get_result(request).await
             })
             .await?;
         response.result.ok_or(ClientError::Protocol {
@@ -165,9 +162,8 @@ impl Client {
             name: name.to_owned(),
         };
         let response = self
-            .call(|mut stub| {
-                let request = request.clone();
-                async move { stub.cancel_job(request).await }
+            .call(&request, |mut stub, request| async move {
+                stub.cancel_job(request).await
             })
             .await?;
         response.job.ok_or(ClientError::Protocol {
@@ -180,9 +176,8 @@ impl Client {
         let request = EraseJobRequest {
             name: name.to_owned(),
         };
-        self.call(|mut stub| {
-            let request = request.clone();
-            async move { stub.erase_job(request).await }
+        self.call(&request, |mut stub, request| async move {
+            stub.erase_job(request).await
         })
         .await
     }
@@ -192,9 +187,8 @@ impl Client {
         &self,
         request: &EraseJobsRequest,
     ) -> Result<EraseJobsResponse, ClientError> {
-        self.call(|mut stub| {
-            let request = request.clone();
-            async move { stub.erase_jobs(request).await }
+        self.call(request, |mut stub, request| async move {
+            stub.erase_jobs(request).await
         })
         .await
     }
@@ -211,9 +205,8 @@ impl Client {
             page_token: page_token.to_owned(),
             states,
         };
-        self.call(|mut stub| {
-            let request = request.clone();
-            async move { stub.list_jobs(request).await }
+        self.call(&request, |mut stub, request| async move {
+            stub.list_jobs(request).await
         })
         .await
     }
@@ -227,9 +220,8 @@ impl Client {
             page_size: 0,
             page_token: page_token.to_owned(),
         };
-        self.on(&self.letters, |mut stub| {
-            let request = request.clone();
-            async move { stub.list_dead_letters(request).await }
+        self.on(&self.letters, &request, |mut stub, request| async move {
+            stub.list_dead_letters(request).await
         })
         .await
     }
@@ -240,9 +232,8 @@ impl Client {
             name: name.to_owned(),
         };
         let response = self
-            .on(&self.letters, |mut stub| {
-                let request = request.clone();
-                async move { stub.get_dead_letter(request).await }
+            .on(&self.letters, &request, |mut stub, request| async move {
+                stub.get_dead_letter(request).await
             })
             .await?;
         response.dead_letter.ok_or(ClientError::Protocol {
@@ -256,9 +247,8 @@ impl Client {
             name: name.to_owned(),
         };
         let response = self
-            .on(&self.letters, |mut stub| {
-                let request = request.clone();
-                async move { stub.replay_dead_letter(request).await }
+            .on(&self.letters, &request, |mut stub, request| async move {
+                stub.replay_dead_letter(request).await
             })
             .await?;
         response.job.ok_or(ClientError::Protocol {
@@ -271,9 +261,8 @@ impl Client {
         let request = DiscardDeadLetterRequest {
             name: name.to_owned(),
         };
-        self.on(&self.letters, |mut stub| {
-            let request = request.clone();
-            async move { stub.discard_dead_letter(request).await }
+        self.on(&self.letters, &request, |mut stub, request| async move {
+            stub.discard_dead_letter(request).await
         })
         .await
         .map(drop)
@@ -290,9 +279,8 @@ impl Client {
             class: class.into(),
         };
         let response = self
-            .on(&self.operator, |mut stub| {
-                let request = request.clone();
-                async move { stub.pause_work(request).await }
+            .on(&self.operator, &request, |mut stub, request| async move {
+                stub.pause_work(request).await
             })
             .await?;
         response.pause.ok_or(ClientError::Protocol {
@@ -306,9 +294,8 @@ impl Client {
             tenant: tenant.to_owned(),
             class: class.into(),
         };
-        self.on(&self.operator, |mut stub| {
-            let request = request.clone();
-            async move { stub.resume_work(request).await }
+        self.on(&self.operator, &request, |mut stub, request| async move {
+            stub.resume_work(request).await
         })
         .await
         .map(drop)
@@ -316,10 +303,13 @@ impl Client {
 
     /// Everything that is held back.
     pub(crate) async fn pauses(&self) -> Result<Vec<Pause>, ClientError> {
-        let response = self.on(&self.operator, |mut stub| async move {
-            stub.list_pauses(ListPausesRequest {}).await
-        });
-        Ok(response.await?.pauses)
+        let request = ListPausesRequest {};
+        let response = self
+            .on(&self.operator, &request, |mut stub, request| async move {
+                stub.list_pauses(request).await
+            })
+            .await?;
+        Ok(response.pauses)
     }
 
     /// Queues what open jobs wait for anew, of one page of records.
@@ -327,25 +317,29 @@ impl Client {
         &self,
         request: &RequeueJobsRequest,
     ) -> Result<RequeueJobsResponse, ClientError> {
-        self.on(&self.operator, |mut stub| {
-            let request = request.clone();
-            async move { stub.requeue_jobs(request).await }
+        self.on(&self.operator, request, |mut stub, request| async move {
+            stub.requeue_jobs(request).await
         })
         .await
     }
 
-    async fn call<T, F>(&self, once: impl FnMut(Stub) -> F) -> Result<T, ClientError>
+    async fn call<R: Clone, T, F>(
+        &self,
+        request: &R,
+        once: impl FnMut(Stub, R) -> F,
+    ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.on(&self.stub, once).await
+        self.on(&self.stub, request, once).await
     }
 
     /// One unary call, repeated while the failure may pass and the retry rule allows.
-    async fn on<S: Clone, T, F>(
+    async fn on<S: Clone, R: Clone, T, F>(
         &self,
         stub: &S,
-        mut once: impl FnMut(S) -> F,
+        request: &R,
+        mut once: impl FnMut(S, R) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -354,7 +348,7 @@ impl Client {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let status = match timeout(self.answer_max, once(stub.clone())).await {
+            let status = match timeout(self.answer_max, once(stub.clone(), request.clone())).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => status,
                 Err(_) => return Err(self.give_up(attempts, begun, self.silence())),
@@ -482,8 +476,8 @@ mod tests {
         let fleet = fleet("http://127.0.0.1:1".to_owned(), TlsFiles::default());
         let mut client = Client::new(&fleet, Retry::PATIENT).expect("a URL");
         client.answer_max = Duration::from_millis(10);
-        let never = |()| std::future::pending::<Result<Response<()>, Status>>();
-        let error = client.on(&(), never).await.expect_err("nothing came");
+        let never = |(), ()| std::future::pending::<Result<Response<()>, Status>>();
+        let error = client.on(&(), &(), never).await.expect_err("nothing came");
         assert_eq!(error.exit(), Exit::Unreachable);
         let said = error.to_string();
         assert!(said.contains("no answer came within 10 ms"), "{said}");

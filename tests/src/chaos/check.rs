@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
-use medfleet_core::{JobId, JobKey, PoolName, Stage, TenantId};
+use medfleet_core::{JobKey, PoolName, Stage};
 use medfleet_proto::v1::{self, Job, JobState, result::Output};
 use medfleet_queue::Queue;
 use medfleet_testkit::wait_until;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::chaos::herd::Herd;
 use crate::chaos::load::{Accepted, Clients, TENANTS};
 use crate::client::{Client, PATIENCE};
-use crate::config::POOL;
+use crate::config::{POOL, job_key};
 
 /// Jobs looked at at a time.
 const LOOKS: usize = 16;
@@ -202,11 +202,7 @@ async fn ended_once(queue: &Queue, accepted: &Accepted) -> Result<u64> {
 }
 
 fn key(accepted: &Accepted) -> Result<JobKey> {
-    let id = accepted.name.trim_start_matches("jobs/");
-    Ok(JobKey {
-        tenant: TenantId::new(accepted.asked.tenant)?,
-        job: JobId::new(id)?,
-    })
+    job_key(accepted.asked.tenant, &accepted.name)
 }
 
 /// Nothing is queued, held, half accepted, or set aside.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use medfleet_core::{JobId, JobKey, TenantId};
+use medfleet_core::JobKey;
 use medfleet_proto::v1::{self, Job, JobState, SubmitJobRequest};
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use toml::toml;
 
 use crate::chaos::oracle::{self, Pixels, Question, SIDE};
 use crate::client::{inline, report};
+use crate::config::job_key;
 use crate::fleet::{Model, Options, Pace, files_below};
 use crate::picture;
 
@@ -96,7 +97,7 @@ impl LeftJob {
     /// # Errors
     /// When its names are none.
     pub fn key(&self) -> Result<JobKey> {
-        key(&self.tenant, &self.job()?.name)
+        job_key(&self.tenant, &self.job()?.name)
     }
 }
 
@@ -235,17 +236,6 @@ pub fn request(number: u32) -> Result<SubmitJobRequest> {
 #[must_use]
 pub fn answer(number: u32) -> String {
     oracle::text(&Question::Report(String::new()), &[pixels(number)], 0)
-}
-
-/// What a job's record is stored under.
-///
-/// # Errors
-/// When a name is none.
-pub fn key(tenant: &str, job: &str) -> Result<JobKey> {
-    Ok(JobKey {
-        tenant: TenantId::new(tenant)?,
-        job: JobId::new(job.trim_start_matches("jobs/"))?,
-    })
 }
 
 /// Bytes as hexadecimal digits.

@@ -9,9 +9,9 @@ use medfleet_queue::Applied;
 use medfleet_testkit::{NATS_DEFAULT, clock, wait_until};
 use prost::Message;
 
-use super::left::{Left, LeftJob, LeftUpload, digits_of, file, key, options, release, request};
+use super::left::{Left, LeftJob, LeftUpload, digits_of, file, options, release, request};
 use crate::client::{Client, PATIENCE};
-use crate::config::POOL;
+use crate::config::{POOL, job_key};
 use crate::fleet::{Fleet, OPERATOR, Pace, Role};
 
 /// Whose work goes on.
@@ -43,10 +43,7 @@ struct Writer {
 /// # Errors
 /// When a job does not come to stand where it should, or this release's is kept already.
 pub async fn write() -> Result<PathBuf> {
-    let pace = Pace {
-        step_millis: STEP_MILLIS,
-        ..Pace::default()
-    };
+    let pace = Pace::writing(STEP_MILLIS);
     let fleet = Fleet::start(options(pace)).await?;
     let operator = fleet.client(OPERATOR).await?;
     operator.pause(PAUSED, Class::Unspecified).await?;
@@ -177,7 +174,7 @@ impl Writer {
             retries_max: 3,
         };
         let applied = queue
-            .apply(&key(BUSY, name)?, Some(0), &step, clock()())
+            .apply(&job_key(BUSY, name)?, Some(0), &step, clock()())
             .await?;
         ensure!(matches!(applied, Applied::Applied { .. }), "{applied:?}");
         Ok(())

@@ -282,8 +282,8 @@ impl Started<'_> {
                 ));
             };
             let list = read::<work::TokensManifest>(&list)?;
-            for entry in decode::declared(&list, first, frames, &model)? {
-                let bytes = self.blobs().get(tenant, BlobKind::Tokens, &entry.digest);
+            for digest in decode::declared(&list, first, frames, &model)? {
+                let bytes = self.blobs().get(tenant, BlobKind::Tokens, &digest);
                 tokens.push(bytes.await?);
             }
         }

@@ -162,7 +162,6 @@ impl Model {
                 world.past.mishap();
             }
         }
-        let retry = |this: &Self, world| this.end(world, at, delivery, End::Retry);
         match after_start(&unit, tried) {
             Start::Work(record) => {
                 let attempt = (stage == Stage::Decode).then_some(record.attempt as u8);
@@ -190,7 +189,7 @@ impl Model {
                 None,
             )),
             Start::Drop => self.end(world, at, delivery, End::Done),
-            Start::Later => retry(self, world),
+            Start::Later => self.end(world, at, delivery, End::Retry),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc as blocking;
 
-use medfleet_model::{BlockTable, StillThinking};
+use medfleet_model::{Blocks, Progress, StillThinking};
 
 use super::*;
 use crate::backend::{EncodeBackend, Frame, KvMemory, Outcome, Sequence, Step, Work};
@@ -220,17 +220,11 @@ impl DecodeBackend for Wrapped {
     fn begin(&mut self, sequence: Sequence) -> u32 {
         self.inner.begin(sequence)
     }
-    fn left(&self, sequence: Sequence) -> u32 {
-        self.inner.left(sequence)
+    fn progress(&self, sequence: Sequence) -> Option<&Progress> {
+        self.inner.progress(sequence)
     }
-    fn blocks_missing(&self, sequence: Sequence) -> usize {
-        self.inner.blocks_missing(sequence)
-    }
-    fn table(&self, sequence: Sequence) -> Option<&BlockTable> {
-        self.inner.table(sequence)
-    }
-    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
-        self.inner.stretch(sequence, tokens_max)
+    fn blocks(&self) -> &Blocks {
+        self.inner.blocks()
     }
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {
         self.inner.reserve(sequence, tokens)

@@ -11,17 +11,17 @@ use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
     Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
-    Message, PlacedImage, Progress, Role, Situation, StillThinking, Want, choose, likeliest,
+    PlacedImage, Progress, Situation, StillThinking, Want, choose, likeliest,
 };
 
 use super::drafter::Drafter;
-use super::{Loaded, as_u32, failed, to_model};
+use super::{Loaded, as_u32, failed};
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, KvMemory,
     Outcome, PromptSize, Sequence, Step, Token, Work,
 };
 use crate::decode::DecodeRequest;
-use crate::prompt::{Part, Prompt};
+use crate::prompt::Prompt;
 use crate::speculation::proposals::Proposals;
 use crate::speculation::{Phrases, Proposing};
 
@@ -91,25 +91,9 @@ impl Decoder {
     }
 
     pub(super) fn build(&self, prompt: &Prompt) -> Result<model::Prompt, EngineError> {
-        let part = |part: &Part| match part {
-            Part::Image => model::Part::Image,
-            Part::Text(text) => model::Part::Text(text.clone()),
-        };
-        let mut messages = Vec::with_capacity(2);
-        if !prompt.system.is_empty() {
-            let parts = vec![model::Part::Text(prompt.system.clone())];
-            messages.push(Message {
-                role: Role::System,
-                parts,
-            });
-        }
-        messages.push(Message {
-            role: Role::User,
-            parts: prompt.parts.iter().map(part).collect(),
-        });
         self.loaded
             .model
-            .prompt(&messages, prompt.images())
+            .prompt(&prompt.messages(), prompt.images())
             .map_err(failed)
     }
 
@@ -263,28 +247,13 @@ impl DecodeBackend for Decoder {
         as_u32(tokens)
     }
 
-    fn left(&self, sequence: Sequence) -> u32 {
+    fn progress(&self, sequence: Sequence) -> Option<&Progress> {
         let running = self.running.get(&sequence);
-        running.map_or(0, |running| as_u32(running.progress.left()))
+        running.map(|running| &running.progress)
     }
 
-    fn blocks_missing(&self, sequence: Sequence) -> usize {
-        let running = self.running.get(&sequence);
-        running.map_or(0, |running| {
-            running.progress.blocks_missing(self.pool.blocks())
-        })
-    }
-
-    fn table(&self, sequence: Sequence) -> Option<&model::BlockTable> {
-        let running = self.running.get(&sequence);
-        running.map(|running| running.progress.table())
-    }
-
-    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
-        let running = self.running.get(&sequence);
-        running.map_or(0, |running| {
-            as_u32(running.progress.next(tokens_max as usize).len())
-        })
+    fn blocks(&self) -> &model::Blocks {
+        self.pool.blocks()
     }
 
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {
@@ -367,8 +336,8 @@ impl Running {
             .map(|(index, first)| {
                 let image = self.images.get(index).ok_or_else(unknown)?;
                 let shape = [image.count as usize, image.width as usize];
-                let (dtype, bytes) = (to_model(image.dtype), image.bytes.to_vec());
-                let tokens = model::ImageTokens::from_bytes(shape, dtype, bytes);
+                let tokens =
+                    model::ImageTokens::from_bytes(shape, image.dtype, image.bytes.to_vec());
                 Ok((first, tokens.map_err(failed)?))
             })
             .collect()

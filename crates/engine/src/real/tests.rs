@@ -134,7 +134,7 @@ fn alone(loaded: &Loaded, request: &DecodeRequest) -> (String, Vec<f32>) {
     let prompt = decoder.build(&request.prompt).expect("the prompt is good");
     let images = request.images.iter().map(|image| {
         let shape = [image.count as usize, image.width as usize];
-        model::ImageTokens::from_bytes(shape, to_model(image.dtype), image.bytes.to_vec())
+        model::ImageTokens::from_bytes(shape, image.dtype, image.bytes.to_vec())
     });
     let images: Vec<_> = images
         .collect::<Result<_, _>>()

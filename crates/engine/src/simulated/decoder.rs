@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use medfleet_core::Digest;
 use medfleet_model::{
-    BlockLayout, BlockTable, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage,
-    Progress, TokenSet,
+    BlockLayout, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage, Progress, TokenSet,
 };
 
-use super::{Simulated, as_u32, digest, pause, words};
+use super::{Simulated, digest, pause, words};
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, KvMemory, Outcome,
     PromptSize, Sequence, Step, Token, Work,
 };
 use crate::decode::DecodeRequest;
 use crate::prompt::{Part, Prompt};
+use crate::real::as_u32;
 
 /// Bytes of KV memory it pretends to need for a token: that of a 4B model in bf16 (34 layers of 4 KiB).
 const KV_BYTES_PER_TOKEN: u64 = 34 * 4096;
@@ -197,26 +197,13 @@ impl DecodeBackend for SimulatedDecoder {
         })
     }
 
-    fn left(&self, sequence: Sequence) -> u32 {
+    fn progress(&self, sequence: Sequence) -> Option<&Progress> {
         let running = self.sequences.get(&sequence);
-        running.map_or(0, |running| as_u32(running.progress.left()))
+        running.map(|running| &running.progress)
     }
 
-    fn blocks_missing(&self, sequence: Sequence) -> usize {
-        let running = self.sequences.get(&sequence);
-        running.map_or(0, |running| running.progress.blocks_missing(&self.blocks))
-    }
-
-    fn table(&self, sequence: Sequence) -> Option<&BlockTable> {
-        let running = self.sequences.get(&sequence);
-        running.map(|running| running.progress.table())
-    }
-
-    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
-        let running = self.sequences.get(&sequence);
-        running.map_or(0, |running| {
-            as_u32(running.progress.next(tokens_max as usize).len())
-        })
+    fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {

@@ -6,7 +6,7 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{DeidentificationKey, Deidentifier, Limits, Profile, Reason};
 
-use crate::synthetic::{file_as, put, put_sequence};
+use crate::synthetic::{file_as, put, put_sequence, text};
 
 const SYNTAXES: [&str; 3] = [
     uids::EXPLICIT_VR_LITTLE_ENDIAN,
@@ -26,11 +26,6 @@ fn deidentified(change: fn(&mut InMemDicomObject)) -> Vec<InMemDicomObject> {
             .into_inner()
     });
     each.collect()
-}
-
-fn text(object: &InMemDicomObject, tag: Tag) -> String {
-    let text = object.element(tag).unwrap().to_str().unwrap();
-    text.trim_matches(['\0', ' ']).to_owned()
 }
 
 #[track_caller]

@@ -11,7 +11,7 @@ use medfleet_imaging::{
     BurnedIn, DeidentificationKey, Deidentified, Deidentifier, Limits, Profile, Reason,
 };
 
-use crate::synthetic::{file_as, put, put_sequence};
+use crate::synthetic::{file_as, put, put_sequence, text};
 
 type Object = FileDicomObject<InMemDicomObject>;
 
@@ -268,17 +268,6 @@ fn profiles() -> impl Iterator<Item = Profile> {
 
 fn all_options() -> Profile {
     profiles().last().unwrap()
-}
-
-fn text(object: &InMemDicomObject, tag: Tag) -> String {
-    let element = object
-        .element(tag)
-        .unwrap_or_else(|error| panic!("{tag}: {error}"));
-    element
-        .to_str()
-        .unwrap()
-        .trim_matches(['\0', ' '])
-        .to_owned()
 }
 
 /// Of a date, the day counted from one that lies before all of them.

@@ -71,3 +71,12 @@ pub(crate) fn put_sequence(object: &mut InMemDicomObject, tag: Tag, item: InMemD
         DataSetSequence::from(vec![item]),
     ));
 }
+
+/// What an element says, which must be there.
+pub(crate) fn text(object: &InMemDicomObject, tag: Tag) -> String {
+    let element = object
+        .element(tag)
+        .unwrap_or_else(|error| panic!("{tag}: {error}"));
+    let text = element.to_str().unwrap();
+    text.trim_matches(['\0', ' ']).to_owned()
+}

@@ -2,11 +2,11 @@
 //! Python's `tokenizers` and transformers' chat template (`tests/reference/make_corpus.py`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
 use super::cache::fetched;
+use super::fixtures::facts;
 use crate::gguf::file::GgufFile;
 use crate::gguf::vocabulary;
 use crate::{Message, Part, Prompt, Role, Tokenizer};
@@ -59,8 +59,7 @@ fn expand(runs: &[Run]) -> Vec<u32> {
 }
 
 fn corpus() -> Corpus {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gemma3_tokenizer.json");
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    facts("gemma3_tokenizer.json")
 }
 
 fn messages(system: &str, turns: &[Turn]) -> (Vec<Message>, usize) {

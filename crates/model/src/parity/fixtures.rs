@@ -26,13 +26,13 @@ pub(super) fn tiny() -> Model {
     Model::load(&tiny_dir(), all(Dtype::F32)).unwrap()
 }
 
-fn fixtures_dir() -> PathBuf {
+pub(super) fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
 /// What a fixtures' JSON file says.
 pub(super) fn facts<T: serde::de::DeserializeOwned>(file: &str) -> T {
-    serde_json::from_str(&std::fs::read_to_string(fixtures_dir().join(file)).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(dir().join(file)).unwrap()).unwrap()
 }
 
 #[derive(Deserialize)]
@@ -130,7 +130,7 @@ impl Fixtures {
 
 impl Tensors {
     pub(super) fn read(file: &str) -> Self {
-        Self(std::fs::read(fixtures_dir().join(file)).unwrap())
+        Self(std::fs::read(dir().join(file)).unwrap())
     }
 
     fn get<T>(&self, name: &str, take: impl Fn(safetensors::tensor::TensorView) -> T) -> T {

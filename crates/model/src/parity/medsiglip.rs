@@ -1,11 +1,11 @@
 //! MedSigLIP against transformers' SiglipModel and SiglipTokenizer on a tiny checkpoint of its form
 //! (`tests/reference/make_siglip.py`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use super::fixtures::{self, Tensors};
 use super::{device, println_figure};
 use crate::{Dtype, Embedder, Frame};
 
@@ -25,33 +25,16 @@ struct Described {
     ids: Vec<u32>,
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+fn facts() -> Facts {
+    fixtures::facts("medsiglip.json")
 }
 
-fn facts() -> Facts {
-    let text = std::fs::read_to_string(fixtures().join("medsiglip.json")).unwrap();
-    serde_json::from_str(&text).unwrap()
+fn tensors() -> Tensors {
+    Tensors::read("medsiglip.safetensors")
 }
 
 fn embedder(dtype: Dtype) -> Embedder {
-    Embedder::load(&fixtures().join("tiny_medsiglip"), dtype, device()).unwrap()
-}
-
-fn bytes(name: &str) -> (Vec<usize>, Vec<u8>) {
-    let file = std::fs::read(fixtures().join("medsiglip.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&file).unwrap();
-    let tensor = file.tensor(name).unwrap();
-    (tensor.shape().to_vec(), tensor.data().to_vec())
-}
-
-fn rows(name: &str) -> Vec<Vec<f32>> {
-    let (shape, bytes) = bytes(name);
-    let values: Vec<f32> = bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-        .collect();
-    values.chunks_exact(shape[1]).map(<[f32]>::to_vec).collect()
+    Embedder::load(&fixtures::dir().join("tiny_medsiglip"), dtype, device()).unwrap()
 }
 
 /// The picture that the script makes by the same formula.
@@ -108,12 +91,12 @@ fn what_the_model_is_not_shown_of_a_text_is_known() {
 
 #[test]
 fn sampling_is_tensorflows_within_one() {
-    let facts = facts();
+    let (facts, tensors) = (facts(), tensors());
     for (index, &(side, channels)) in facts.pictures.iter().enumerate() {
         if side == 448 {
             continue;
         }
-        let (_, expected) = bytes(&format!("sampled_{index}"));
+        let expected = tensors.bytes(&format!("sampled_{index}"));
         let found = picture(side, channels).sampled(448).unwrap();
         let row = 448 * channels;
         let kept = found
@@ -139,7 +122,7 @@ fn sampling_is_tensorflows_within_one() {
 #[test]
 fn embeddings_are_the_references() {
     let (facts, embedder) = (facts(), embedder(Dtype::F32));
-    let (texts, images, logits) = (rows("texts"), rows("images"), rows("logits"));
+    let [texts, images, logits] = ["texts", "images", "logits"].map(|name| tensors().rows(name));
     let found: Vec<Vec<f32>> = facts
         .texts
         .iter()
@@ -176,21 +159,21 @@ fn embeddings_are_the_references() {
 #[test]
 fn bf16_stays_near() {
     let (facts, embedder) = (facts(), embedder(Dtype::Bf16));
-    for (described, expected) in facts.texts.iter().zip(rows("texts")) {
+    for (described, expected) in facts.texts.iter().zip(tensors().rows("texts")) {
         let found = distance(&embedder.text(&described.text).unwrap(), &expected);
         assert!(found < 2e-3, "{found}");
     }
     let (side, channels) = facts.pictures[0];
     let found = distance(
         &embedder.image(&picture(side, channels)).unwrap(),
-        &rows("images")[0],
+        &tensors().rows("images")[0],
     );
     assert!(found < 2e-3, "{found}");
 }
 
 #[test]
 fn a_damaged_folder_is_named() {
-    let whole = fixtures().join("tiny_medsiglip");
+    let whole = fixtures::dir().join("tiny_medsiglip");
     let check = |change: &dyn Fn(&Path), expected: &str| {
         let dir = tempfile::tempdir().unwrap();
         for name in ["config.json", "model.safetensors", "spiece.model"] {

@@ -4,12 +4,10 @@
 //! All twenty prompts go through together, one of them longer than the window, each along the reference's own greedy
 //! tokens, so that one near-tie does not hide what comes after it.
 
-use std::path::Path;
-
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::cache::fetched;
+use super::fixtures::{Tensors, facts};
 use super::{all, println_figure};
 use crate::{BlockTable, Chunk, Dtype, GgufSource, KvOptions, KvPool, Model, Want};
 
@@ -47,26 +45,13 @@ struct Reference {
 
 impl Reference {
     fn read() -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        let facts = std::fs::read_to_string(dir.join("gemma3_270m.json")).unwrap();
-        let bytes = std::fs::read(dir.join("gemma3_270m.safetensors")).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let words = |name: &str| -> Vec<[u8; 4]> {
-            let data = file.tensor(name).unwrap().data().to_vec();
-            data.chunks_exact(4)
-                .map(|b| [b[0], b[1], b[2], b[3]])
-                .collect()
-        };
-        let floats = |name| words(name).into_iter().map(f32::from_le_bytes).collect();
+        let tensors = Tensors::read("gemma3_270m.safetensors");
         Self {
-            facts: serde_json::from_str(&facts).unwrap(),
-            top_values: floats("top_values"),
-            top_ids: words("top_ids")
-                .into_iter()
-                .map(u32::from_le_bytes)
-                .collect(),
-            log_sums: floats("log_sums"),
-            strided: floats("strided"),
+            facts: facts("gemma3_270m.json"),
+            top_values: tensors.values("top_values"),
+            top_ids: tensors.ids("top_ids"),
+            log_sums: tensors.values("log_sums"),
+            strided: tensors.values("strided"),
         }
     }
 
@@ -121,9 +106,7 @@ struct LlamaStep {
 
 impl LlamaCpp {
     fn read() -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        let text = std::fs::read_to_string(dir.join("llama_cpp_270m.json")).unwrap();
-        serde_json::from_str(&text).unwrap()
+        facts("llama_cpp_270m.json")
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every way in which lists can fail to name the declared images.
 
 use medfleet_core::{Class, Cost, JobId, JobKey, PoolName, Stage};
+use medfleet_engine::Dtype;
 use medfleet_proto::v1::{FileRefused, FrameUsed};
 use medfleet_proto::work::v1::{EncodedImages, MaskedText, TextScreening, TokensEntry};
 

@@ -424,22 +424,23 @@ mod tests {
             tls: TlsFiles::default(),
         };
         let client = Client::new(&fleet, Retry::PATIENT)?;
-        let shutdown = Shutdown::new(Duration::ZERO);
-        let dependencies = medfleet_ingest::Dependencies {
+        let deployment = medfleet_ingest::Deployment {
             listener,
+            pages: Pages::default(),
+            random: Arc::new(SystemRandom),
+        };
+        let dependencies = medfleet_worker::Dependencies {
             queue: queue.clone(),
             store: BlobStore::in_memory(FleetKey::new([1; 32])),
             metrics: Metrics::new(),
             health: Health::new(),
-            pages: Pages::default(),
-            tasks: TaskSet::new(shutdown.clone()),
+            tasks: TaskSet::new(Shutdown::new(Duration::ZERO)),
             clock: Arc::new(SystemClock),
-            random: Arc::new(SystemRandom),
         };
         let file = folder.path().join("film");
         std::fs::write(&file, b"pixels")?;
         tokio::select! {
-            ended = medfleet_ingest::run(config, dependencies, shutdown) => bail!("{ended:?}"),
+            ended = medfleet_ingest::run(config, deployment, dependencies) => bail!("{ended:?}"),
             kept = first_is_kept(&client, &queue, &file) => kept,
         }
     }

@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use medfleet_encode::Deployment;
 use medfleet_engine::{
     EncodeEngine, Encoding, FolderWeights, Half, LoadedModel, ModelConfig, ModelDtype,
 };
 use medfleet_runtime::process::{self, Process};
 use medfleet_runtime::{
-    Health, Metrics, OnFailure, OnShutdown, Pages, Stop, TaskKind, TaskSet, admin,
+    Health, Metrics, OnFailure, OnShutdown, Pages, Stop, TaskFailure, TaskKind, TaskSet, admin,
 };
 use medfleet_worker::Dependencies;
 use tokio::net::TcpListener;
@@ -127,7 +126,7 @@ impl Roles {
         let joined = self.tasks.join().await;
         self.dependencies.queue.drain().await;
         self.until.cancel();
-        Ok(joined?)
+        joined.map_err(TaskFailure::into_stop)
     }
 
     async fn ingest(
@@ -137,29 +136,15 @@ impl Roles {
         listener: TcpListener,
     ) -> Result<(), Stop> {
         let pages = Pages::default();
-        let Dependencies {
-            queue,
-            store,
-            clock,
-            tasks,
-            metrics,
-            health,
-        } = self.member("ingest", process, &pages).await?;
-        let random = Arc::clone(&process.random);
-        let dependencies = medfleet_ingest::Dependencies {
+        let dependencies = self.member("ingest", process, &pages).await?;
+        let deployment = medfleet_ingest::Deployment {
             listener,
-            queue,
-            store,
-            metrics,
-            health,
             pages,
-            tasks,
-            clock,
-            random,
+            random: Arc::clone(&process.random),
         };
         self.tasks.start(
             role("ingest"),
-            medfleet_ingest::run(config, dependencies, process.shutdown.clone()),
+            medfleet_ingest::run(config, deployment, dependencies),
         );
         Ok(())
     }
@@ -192,7 +177,7 @@ impl Roles {
         let config = config.encode.clone();
         let engine = EncodeEngine::start(model.encoder(), config.worker.slots.get())?;
         let encoding = engine.encoding();
-        let deployment = Deployment { engine, listener };
+        let deployment = medfleet_encode::Deployment { engine, listener };
         self.tasks.start(
             role(name),
             medfleet_encode::run(config, deployment, dependencies),

@@ -2,14 +2,10 @@
 
 use medfleet_proto::v1::{Class, EraseJobResponse, Job};
 
-use super::words::{class_word, failure_text, state_word, task_word};
+use super::words::{class_word, failure_text, state_word, task_word, time_text};
 
 /// One fact a line.
 pub(crate) fn job_lines(job: &Job) -> String {
-    let time = |time: &Option<prost_types::Timestamp>| {
-        time.as_ref()
-            .map_or_else(|| "-".to_owned(), ToString::to_string)
-    };
     let mut lines = vec![
         format!("job          {}", job.name),
         format!("state        {}", state_word(job.state)),
@@ -20,8 +16,8 @@ pub(crate) fn job_lines(job: &Job) -> String {
         ),
         format!("class        {}", class_words(job)),
         format!("model        {}", job.model),
-        format!("accepted     {}", time(&job.create_time)),
-        format!("changed      {}", time(&job.update_time)),
+        format!("accepted     {}", time_text(job.create_time.as_ref())),
+        format!("changed      {}", time_text(job.update_time.as_ref())),
         format!("trace        {}", job.trace_id),
     ];
     if job.chunks_total > 0 {
@@ -39,8 +35,8 @@ pub(crate) fn job_lines(job: &Job) -> String {
     if job.cancel_wanted {
         lines.push("cancel       wanted; the hub has not said yet that it ended".to_owned());
     }
-    if job.erase_time.is_some() {
-        lines.push(format!("erased       {}", time(&job.erase_time)));
+    if let Some(time) = &job.erase_time {
+        lines.push(format!("erased       {time}"));
     }
     lines.push(String::new());
     lines.join("\n")
@@ -74,10 +70,7 @@ pub(crate) fn job_table_head() -> String {
 }
 
 pub(crate) fn job_table_row(job: &Job) -> String {
-    let accepted = job
-        .create_time
-        .as_ref()
-        .map_or_else(|| "-".to_owned(), ToString::to_string);
+    let accepted = time_text(job.create_time.as_ref());
     format!(
         "{:<38} {:<13} {:<10} {:<8} {accepted}",
         job.name,

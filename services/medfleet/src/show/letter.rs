@@ -2,12 +2,11 @@
 
 use medfleet_proto::v1::DeadLetter;
 
-use super::words::{failure_text, failure_word};
+use super::words::{failure_text, failure_word, time_text};
 
 /// One fact a line.
 pub(crate) fn dead_letter_lines(letter: &DeadLetter) -> String {
-    let time = letter.create_time.as_ref();
-    let time = time.map_or_else(|| "-".to_owned(), ToString::to_string);
+    let time = time_text(letter.create_time.as_ref());
     let failure = letter.failure.as_ref();
     let lines = [
         format!("letter       {}", letter.name),
@@ -33,8 +32,7 @@ pub(crate) fn dead_letter_table_head() -> String {
 }
 
 pub(crate) fn dead_letter_table_row(letter: &DeadLetter) -> String {
-    let time = letter.create_time.as_ref();
-    let time = time.map_or_else(|| "-".to_owned(), ToString::to_string);
+    let time = time_text(letter.create_time.as_ref());
     let reason = letter.failure.as_ref().map_or(0, |failure| failure.reason);
     let id = letter.name.rsplit('/').next().unwrap_or_default();
     format!(

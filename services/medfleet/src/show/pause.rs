@@ -3,7 +3,7 @@
 use medfleet_proto::v1::{Class, Pause};
 use serde_json::{Value, json};
 
-use super::words::class_word;
+use super::words::{class_word, time_text};
 
 pub(crate) fn pause_table_head() -> String {
     format!("{:<33} {:<8} {:<24} {}", "TENANT", "CLASS", "SINCE", "BY")
@@ -11,8 +11,7 @@ pub(crate) fn pause_table_head() -> String {
 
 pub(crate) fn pause_table_row(pause: &Pause) -> String {
     let (tenant, class) = (tenant(pause), class(pause));
-    let time = pause.create_time.as_ref();
-    let time = time.map_or_else(|| "-".to_owned(), ToString::to_string);
+    let time = time_text(pause.create_time.as_ref());
     format!(
         "{:<33} {:<8} {time:<24} {}",
         tenant.unwrap_or("every tenant"),

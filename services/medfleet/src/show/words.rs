@@ -52,6 +52,11 @@ pub(crate) fn failure_text(failure: &Failure) -> String {
     }
 }
 
+/// A time of the server; `-` where it gave none.
+pub(super) fn time_text(time: Option<&prost_types::Timestamp>) -> String {
+    time.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
 /// The word without its prefix; a value of a newer server is `UNKNOWN`.
 fn word<E>(name: Result<&'static str, E>, prefix: &str) -> &'static str {
     name.map_or("UNKNOWN", |name| name.strip_prefix(prefix).unwrap_or(name))

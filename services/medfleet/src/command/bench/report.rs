@@ -12,9 +12,9 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use medfleet_engine::{Images, Part as QuestionPart, Question};
+use medfleet_engine::{Images, Question};
 use medfleet_model::{
-    ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Part, Parts, Request, Role,
+    ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Parts, Request,
 };
 use medfleet_proto::v1::{Class, Result as Draft, result::Output};
 use serde_json::json;
@@ -319,24 +319,8 @@ impl Alone {
 
 /// The fleet's prompt for one image, as the model's messages.
 fn messages(question: &Question) -> Result<Vec<Message>> {
-    let prompt = question.prompt(&Images::of(SHOWN, 1));
-    let prompt = prompt.context("no prompt")?.prompt;
-    let mut messages = Vec::new();
-    if !prompt.system.is_empty() {
-        messages.push(Message {
-            role: Role::System,
-            parts: vec![Part::Text(prompt.system)],
-        });
-    }
-    let parts = prompt.parts.into_iter().map(|part| match part {
-        QuestionPart::Image => Part::Image,
-        QuestionPart::Text(text) => Part::Text(text),
-    });
-    messages.push(Message {
-        role: Role::User,
-        parts: parts.collect(),
-    });
-    Ok(messages)
+    let asked = question.prompt(&Images::of(SHOWN, 1));
+    Ok(asked.context("no prompt")?.prompt.messages())
 }
 
 fn show_figures(args: &Args, through: &ThroughFleet, alone: &InProcess) -> Result<()> {

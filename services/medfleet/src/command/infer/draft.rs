@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use medfleet_core::Digest;
 use medfleet_engine::{
-    DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Dtype, Haste,
-    ImageTokens, LoadedModel, Part, Prompt as Question, Speculation, Verified, real::Loaded,
+    DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Haste, ImageTokens,
+    LoadedModel, Prompt as Question, Speculation, Verified, real::Loaded,
 };
-use medfleet_model::{Choice, Finish, Frame, Generation, Model, Prompt};
+use medfleet_model::{Choice, Finish, Frame, Generation, Message, Model, Prompt};
 
 use super::{Args, Spans};
 use crate::command::on_one_thread;
@@ -36,8 +36,11 @@ pub(super) fn generate(
     let tokens = prompt.tokens().len() + args.max_tokens;
     let engine = start(model, draft, tokens)?;
     let request = DecodeRequest {
-        prompt: question(images.len(), &args.prompt),
-        images: images.into_iter().map(crossed).collect(),
+        prompt: Question {
+            system: String::new(),
+            parts: Message::user(images.len(), args.prompt.as_str()).parts,
+        },
+        images: images.into_iter().map(ImageTokens::from).collect(),
         decoding: Decoding {
             // Which token each was.
             alternatives: 1,
@@ -100,31 +103,6 @@ fn start(model: Model, draft: Model, tokens: usize) -> Result<DecodeEngine> {
     started.engine().context("the model writes no text")
 }
 
-/// As [`medfleet_model::Message::user`] says it.
-fn question(images: usize, text: &str) -> Question {
-    let mut parts = vec![Part::Image; images];
-    parts.push(Part::Text(text.to_owned()));
-    Question {
-        system: String::new(),
-        parts,
-    }
-}
-
-fn crossed(tokens: medfleet_model::ImageTokens) -> ImageTokens {
-    let ([count, width], dtype) = (tokens.shape(), tokens.dtype());
-    // A frame's tokens are hundreds of thousands of values.
-    let short = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
-    ImageTokens {
-        count: short(count),
-        width: short(width),
-        dtype: match dtype {
-            medfleet_model::Dtype::F32 => Dtype::F32,
-            medfleet_model::Dtype::Bf16 => Dtype::Bf16,
-        },
-        bytes: tokens.into_bytes().into(),
-    }
-}
-
 fn generation(done: &Done, text: String) -> Generation {
     let tokens = done.tokens.iter().zip(&done.alternatives);
     let choices = tokens.filter_map(|(span, likeliest)| {
@@ -148,7 +126,7 @@ fn generation(done: &Done, text: String) -> Generation {
 mod tests {
     use std::path::Path;
 
-    use medfleet_model::{ComputeDevice, Continue, LoadOptions, Message, Parts, Request};
+    use medfleet_model::{ComputeDevice, Continue, LoadOptions, Parts, Request};
 
     use super::*;
     use crate::command::parsed;
