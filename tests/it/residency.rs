@@ -190,7 +190,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
     site.start_again().await?;
     site.start_stages().await?;
     let edge = site.client("st-mary").await?;
-    let done = edge.wait_completed(&job).await?;
+    edge.wait_completed(&job).await?;
     let frames = site.blobs_of("st-mary", "frame")?;
     ensure!(frames.len() == 1, "it was not done here");
     Ok(())
