@@ -2,7 +2,7 @@
 //! as fast as memory gives them.
 
 use super::layout::{self, Layout, MIN_SCALES, PART_HIGH, PART_NIBBLES, PARTS, Unit};
-use super::many::more;
+use super::many::{half_of, less};
 use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
 use crate::level::Work;
 
@@ -246,7 +246,7 @@ unsafe fn q6_k<S: Lanes, const R: usize>(
             let mut exact = [S::no_sums(); R];
             for (exact, values) in exact.iter_mut().zip(values) {
                 // Weights are 32 more than they mean: twice 16 × the sums of values.
-                let more = S::splat_pairs(more(values));
+                let more = S::splat_pairs(half_of(less(values)));
                 *exact = S::add_pairs(*exact, scales, more);
                 *exact = S::add_pairs(*exact, scales, more);
             }

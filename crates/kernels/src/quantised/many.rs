@@ -27,17 +27,20 @@ pub(super) struct Tiles {
     scales: Vec<f32>,
     /// Scale × sum.
     sums: Vec<f32>,
-    /// −16 × the sums of both halves, two i16: what makes up for weights that are 32 more than they mean.
-    more: Vec<i32>,
-    /// The same where sums have 32 bits: −32 × the sums of both halves; for weights of 8 bits, which are 128 more there, −128 × the
-    /// whole sum.
+    /// What makes up for weights that are 32 more than they mean: −32 × the sums of both halves; for weights of 8 bits, which are 128
+    /// more, −128 × the whole sum.
     less: Vec<[i32; 2]>,
 }
 
-/// −16 × the sums of both halves. 16 × 127 × 16 is within an i16.
-pub(super) fn more(values: &Values) -> i32 {
-    let [first, second] = values.halves.map(|sum| i32::from(-16 * sum));
+/// −16 × the sums of both halves, two i16, of −32 × them. 16 × 127 × 16 is within an i16.
+pub(super) fn half_of(less: [i32; 2]) -> i32 {
+    let [first, second] = less.map(|less| less / 2);
     first & 0xffff | second << 16
+}
+
+/// −32 × the sums of both halves.
+pub(super) fn less(values: &Values) -> [i32; 2] {
+    values.halves.map(|sum| -32 * i32::from(sum))
 }
 
 impl Tiles {
@@ -51,7 +54,6 @@ impl Tiles {
             steps: vec![0; count * QUADS],
             scales: vec![0.0; count],
             sums: vec![0.0; count],
-            more: vec![0; count],
             less: vec![[0; 2]; count],
         };
         for (row, values) in values.chunks_exact(blocks).enumerate() {
@@ -59,11 +61,9 @@ impl Tiles {
                 let at = tiles.first(row / TILE_ROWS, block) + row % TILE_ROWS;
                 tiles.scales[at] = values.scale;
                 tiles.sums[at] = values.sum;
-                tiles.more[at] = more(values);
-                let halves = values.halves.map(i32::from);
                 tiles.less[at] = match form {
-                    Form::Q8_0 => [-128 * (halves[0] + halves[1]), 0],
-                    Form::Q4K | Form::Q6K => halves.map(|sum| -32 * sum),
+                    Form::Q8_0 => [4 * less(values).iter().sum::<i32>(), 0],
+                    Form::Q4K | Form::Q6K => less(values),
                 };
             }
         }
@@ -106,7 +106,6 @@ impl Tiles {
             steps: self.steps[first * QUADS..].as_ptr(),
             scales: self.scales[first..].as_ptr(),
             sums: self.sums[first..].as_ptr(),
-            more: self.more[first..].as_ptr(),
             less: self.less[first..].as_ptr(),
             to: sums.as_mut_ptr(),
             stride,
@@ -259,7 +258,6 @@ pub(super) struct Tile {
     pub(super) steps: *const i32,
     pub(super) scales: *const f32,
     pub(super) sums: *const f32,
-    more: *const i32,
     pub(super) less: *const [i32; 2],
     pub(super) to: *mut f32,
     pub(super) stride: usize,
@@ -301,7 +299,6 @@ impl Tile {
                 steps: self.steps.add(rows),
                 scales: self.scales.add(rows),
                 sums: self.sums.add(rows),
-                more: self.more.add(rows),
                 less: self.less.add(rows),
                 to: self.to.add(rows * self.stride),
                 ..self
@@ -354,7 +351,7 @@ impl Tile {
                 let scales = S::load_pairs(apart.steps.as_ptr().add(part * 2 * LANES));
                 let mut exact = [S::no_sums(); R];
                 for (r, exact) in exact.iter_mut().enumerate() {
-                    let more = S::splat_pairs(*self.more.add(part * TILE_ROWS + r));
+                    let more = S::splat_pairs(half_of(*self.less.add(part * TILE_ROWS + r)));
                     *exact = S::add_pairs(*exact, scales, more);
                     *exact = S::add_pairs(*exact, scales, more);
                 }
