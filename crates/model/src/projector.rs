@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use crate::config::{TextConfig, VisionConfig};
 use crate::dtype::Dtype;
 use crate::error::{BackendError, ImageTokensError, LoadError};
-use crate::layers::RmsNorm;
+use crate::layers::{Matrix, RmsNorm};
 use crate::tokens::ImageTokens;
 use crate::weights::Scope;
 
@@ -15,8 +15,8 @@ pub(crate) struct Projector {
     dtype: Dtype,
     device: Device,
     norm: RmsNorm,
-    /// [vision hidden, text hidden]: stored the other way round than linear layers are.
-    weight: Tensor,
+    /// [text hidden, vision hidden]
+    weight: Matrix,
 }
 
 /// Why an image could not be projected.
@@ -39,7 +39,9 @@ impl Projector {
                 vision.hidden,
                 vision.norm_eps,
             )?,
-            weight: scope.get("mm_input_projection_weight", &[vision.hidden, text.hidden])?,
+            // Stored the other way round than linear layers are.
+            weight: scope
+                .matrix_across("mm_input_projection_weight", [vision.hidden, text.hidden])?,
             vision: vision.clone(),
             dtype,
             device: device.clone(),
@@ -60,6 +62,6 @@ impl Projector {
 
     fn project(&self, tokens: &ImageTokens) -> Result<Tensor, BackendError> {
         let normal = self.norm.forward(&tokens.to_tensor(&self.device)?)?;
-        Ok(normal.matmul(&self.weight)?)
+        self.weight.product(&normal)
     }
 }
