@@ -4,6 +4,8 @@
 use crate::error::SamplingError;
 use crate::guide::TokenSet;
 
+mod softmax;
+
 /// How tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
@@ -119,21 +121,26 @@ pub fn choose(
     sampling.check()?;
     let penalised = penalise(logits, sampling.repetition_penalty, situation.seen);
     let scores = penalised.as_deref().unwrap_or(logits);
-    let candidates = situation.candidates(scores);
-    let best = candidates
-        .iter()
-        .copied()
-        .reduce(|best, id| if scores[id] > scores[best] { id } else { best })
-        .ok_or(SamplingError::NotFinite)?;
-    let id = if sampling.temperature == 0.0 {
-        best
-    } else {
-        let u = uniform(sampling.seed, situation.step);
-        draw(scores, candidates, sampling, u)
+    let greedy = sampling.temperature == 0.0;
+    let id = match softmax::likeliest(scores) {
+        Some(top) if greedy && situation.allows(top) => top,
+        Some(_) => {
+            let candidates = situation.candidates(scores);
+            let best = candidates.iter().copied();
+            let best = best.reduce(|best, id| if scores[id] > scores[best] { id } else { best });
+            let best = best.ok_or(SamplingError::NotFinite)?;
+            if greedy {
+                best
+            } else {
+                let u = uniform(sampling.seed, situation.step);
+                draw(scores, candidates, sampling, u)
+            }
+        }
+        None => return Err(SamplingError::NotFinite),
     };
     Ok(Choice {
         token: id as u32,
-        logprob: logprob(logits[id], normaliser(logits)),
+        logprob: logprob(logits[id], softmax::normaliser(logits)),
     })
 }
 
@@ -142,7 +149,7 @@ pub fn choose(
 pub fn likeliest(logits: &[f32], situation: &Situation, count: usize) -> Vec<Choice> {
     let mut ids = situation.candidates(logits);
     keep_top(logits, &mut ids, count);
-    let normaliser = normaliser(logits);
+    let normaliser = softmax::normaliser(logits);
     let choice = |id: usize| Choice {
         token: id as u32,
         logprob: logprob(logits[id], normaliser),
@@ -222,18 +229,6 @@ fn nucleus(weights: &[f64], top_p: f64) -> usize {
         sum >= target
     });
     reached.map_or(weights.len(), |index| index + 1)
-}
-
-/// ln Σ exp(logits), summed in f64.
-fn normaliser(logits: &[f32]) -> f64 {
-    let finite = || {
-        logits
-            .iter()
-            .filter(|x| x.is_finite())
-            .map(|x| f64::from(*x))
-    };
-    let top = finite().fold(f64::NEG_INFINITY, f64::max);
-    top + finite().map(|x| (x - top).exp()).sum::<f64>().ln()
 }
 
 fn logprob(logit: f32, normaliser: f64) -> f32 {

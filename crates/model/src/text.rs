@@ -249,7 +249,7 @@ impl TextTower {
         Ok(chunks.iter().map(of_chunk).collect())
     }
 
-    /// For each row of logits [wanted, vocab] the likeliest token, where its chunk wants no more and the device finds it.
+    /// For each row of logits [wanted, vocab] the likeliest token, where its chunk wants no more and where it is found beside them.
     fn likeliest(
         &self,
         logits: &Tensor,
@@ -262,7 +262,12 @@ impl TextTower {
         if !wants.contains(&Want::Likeliest) {
             return Ok(vec![None; wants.len()]);
         }
-        let Some(found) = fused::likeliest(logits, self.soft_token.unwrap_or(u32::MAX))? else {
+        let never = self.soft_token.unwrap_or(u32::MAX);
+        if logits.device().is_cpu() {
+            let wanted: Vec<bool> = wants.iter().map(|want| *want == Want::Likeliest).collect();
+            return fused::cpu::likeliest(logits, &wanted, never);
+        }
+        let Some(found) = fused::likeliest(logits, never)? else {
             return Ok(vec![None; wants.len()]);
         };
         let choice = |(want, found): (Want, Vec<u32>)| match found[..] {

@@ -6,9 +6,11 @@ use half::bf16;
 use medfleet_kernels::{
     Attention, Cached, Kernels, KeyRange, Number, Packed, Quantised, Rotation, Scale, Then,
 };
+use rayon::prelude::*;
 
 use crate::error::BackendError;
 use crate::fused::Stored;
+use crate::sampling::{Choice, Sampling, Situation, choose};
 
 /// What a tensor holds and a kernel computes with.
 trait Value: Number + WithDType {
@@ -148,6 +150,38 @@ fn product<T: Value>(matrix: &Matrix, x: &Tensor, after: After) -> candle_core::
         with_some(after.residual, |residual| run(x, residual))
     })??;
     Tensor::from_vec(out, (x.dim(0)?, outputs), x.device())
+}
+
+/// Of each row of logits [rows, vocab] that is asked for the token that a greedy choice takes, which is never `never`; nothing of
+/// one without a finite number.
+pub(crate) fn likeliest(
+    logits: &Tensor,
+    wanted: &[bool],
+    never: u32,
+) -> Result<Vec<Option<Choice>>, BackendError> {
+    Ok(by_dtype!(logits, likeliest_of(logits, wanted, never))?)
+}
+
+fn likeliest_of<T: Value>(
+    logits: &Tensor,
+    wanted: &[bool],
+    never: u32,
+) -> candle_core::Result<Vec<Option<Choice>>> {
+    let (_, width) = logits.dims2()?;
+    let situation = Situation {
+        forbidden: &[never],
+        ..Situation::default()
+    };
+    let choice = |(row, wanted): (&[T], &bool)| {
+        if !*wanted {
+            return None;
+        }
+        let row: Vec<f32> = row.iter().map(|logit| logit.wide()).collect();
+        choose(&row, &Sampling::greedy(), &situation).ok()
+    };
+    with::<T, _>(logits, |logits| {
+        logits.par_chunks(width).zip(wanted).map(choice).collect()
+    })
 }
 
 /// Packs a matrix [out, in] that is in memory.

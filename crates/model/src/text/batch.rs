@@ -39,7 +39,7 @@ pub enum Want {
     /// The last position.
     Last,
     /// What [`choose`](crate::choose) makes of the last position where it is greedy and all tokens but the forbidden ones are
-    /// allowed. A device that finds it by itself carries no logits; any other gives those of the last position.
+    /// allowed. Where it is found beside the logits they are not carried; elsewhere, and where there is none, they are.
     Likeliest,
     /// Every position.
     All,
@@ -50,7 +50,7 @@ pub enum Want {
 pub struct LogitRows {
     /// One row of `vocab` values per position wanted, in order; none where `likeliest` is there.
     pub rows: Vec<Vec<f32>>,
-    /// Where [`Want::Likeliest`] was asked for and the device has found it.
+    /// Where [`Want::Likeliest`] was asked for and it was found.
     pub likeliest: Option<Choice>,
 }
 
