@@ -66,13 +66,6 @@ impl Slices {
             image.frames.into(),
             pixels(modality, (image.rows, image.columns), image.frames),
         )?;
-        if !image.photometric.is_grey() {
-            return Err(Refusal::at(
-                Reason::UnsupportedPhotometric,
-                tags::PHOTOMETRIC_INTERPRETATION,
-            )
-            .found(image.photometric));
-        }
         let top = &file.header.elements;
         let text = |tag| -> Result<String, Refusal> {
             Ok(kept(top.text(tag, VR::UI)?.unwrap_or_default()))
@@ -161,6 +154,7 @@ fn check_usable(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
         if !is_mr {
             file.refuse_not_hounsfield(frame)?;
         }
+        file.refuse_non_square(frame)?;
         Place::refuse_turned(&file.groups, frame)
     })
 }
@@ -192,7 +186,6 @@ fn slices(file: &File<'_>, modality: Modality, limits: &Limits) -> Result<Vec<Sl
     let slice = |index: usize| -> Result<Slice, Refusal> {
         // As many as Limits::frames_max at most, which has 32 bits.
         let index = index as u32;
-        file.refuse_non_square(index)?;
         let transform = file.transform(index)?;
         let range = if is_mr {
             let cells = frames.decode(index)?;

@@ -6,7 +6,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{
     Convention, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, SlicePlan, Slices,
-    Unused, decode_slices, plan_volume, prepare,
+    Unused, decode_file, decode_slices, plan_volume, prepare,
 };
 
 use crate::synthetic::{COLUMNS, ROWS, file, put, put_sequence};
@@ -377,6 +377,43 @@ fn a_map_beside_the_images_does_not_refuse_them_though_it_has_more_slices() {
     let plan = plan_of(&files).unwrap();
     assert_eq!(plan.frames, [(3, 0), (4, 0)]);
     assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
+}
+
+/// One image that cannot be shown would otherwise refuse a whole study.
+#[test]
+fn what_is_stretched_or_coloured_beside_the_slices_is_left_out() {
+    let coronal = slice(0.0, |object| {
+        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.41");
+        put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.42");
+        let down = "1\\0\\0\\0\\0\\-1";
+        put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, down);
+        put(object, tags::PIXEL_SPACING, VR::DS, "1\\0.5");
+    });
+    let alone = plan_of(std::slice::from_ref(&coronal));
+    assert_eq!(alone.unwrap_err(), Reason::NonSquarePixels);
+    let mut files = vec![coronal];
+    files.extend([0.0, 1.0, 2.0].map(|z| slice(z, |_| {})));
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(1, 0), (2, 0), (3, 0)]);
+    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
+    // In the series of the slices, and with a position.
+    let coloured = slice(9.0, |object| {
+        put(object, tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB");
+        put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+        put(object, tags::BITS_ALLOCATED, VR::US, 8_u16);
+        put(object, tags::BITS_STORED, VR::US, 8_u16);
+        put(object, tags::HIGH_BIT, VR::US, 7_u16);
+        let samples = PrimitiveValue::U8((0..90).collect());
+        put(object, tags::PIXEL_DATA, VR::OB, samples);
+    });
+    let expected = Reason::UnsupportedPhotometric;
+    let prepared = prepare(&coloured, &options()).unwrap();
+    assert!(
+        matches!(&prepared, Prepared::Withheld(refusal) if refusal.reason == expected),
+        "{prepared:?}"
+    );
+    let alone = decode_file(&coloured, &options());
+    assert_eq!(alone.unwrap_err().reason, expected);
 }
 
 #[test]
