@@ -223,9 +223,9 @@ impl<'a> Choice<'a> {
             let place = file.frames.first().and_then(|slice| slice.place);
             // What lies elsewhere, or is of another series or acquisition, is another slice: some that take names away give a whole
             // study one.
-            let along = place.map(|place| place.along.to_bits());
+            let position = place.map(|place| place.position_bits());
             let of = (&file.series, file.acquisition, file.frames.len());
-            if !file.instance.is_empty() && !seen.insert((&file.instance, along, of)) {
+            if !file.instance.is_empty() && !seen.insert((&file.instance, position, of)) {
                 self.drop(index, Unused::Duplicate);
             }
         }
@@ -273,15 +273,19 @@ impl<'a> Choice<'a> {
         let (of_last, of_others): (Vec<_>, Vec<_>) = left
             .into_iter()
             .partition(|(_, file)| file.acquisition == last);
-        let mut heights: Vec<f64> = places(&of_last)
-            .filter_map(|place| Some(place?.along))
-            .collect();
+        let Some(first) = places(&of_last).flatten().next() else {
+            return;
+        };
+        let parallel = places(&of_last).flatten();
+        let parallel = parallel.filter(|place| first.same_orientation(place));
+        let mut heights: Vec<f64> = parallel.map(|place| first.along(&place)).collect();
         heights.sort_by(f64::total_cmp);
         let is_repeated = |place: Place| {
-            let next = heights.partition_point(|height| *height <= place.along - SAME_POSITION_MM);
-            heights
-                .get(next)
-                .is_some_and(|height| *height < place.along + SAME_POSITION_MM)
+            let along = first.along(&place);
+            let next = heights.partition_point(|height| *height <= along - SAME_POSITION_MM);
+            let height = heights.get(next);
+            first.same_orientation(&place)
+                && height.is_some_and(|height| *height < along + SAME_POSITION_MM)
         };
         let repeated = places(&of_others).all(|place| place.is_some_and(is_repeated));
         // Where it has only some of their positions, which of two slices is shown at one is refused to be guessed.
@@ -335,10 +339,9 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
             .place
             .ok_or_else(|| Refusal::at(Reason::MissingAttribute, tags::IMAGE_POSITION_PATIENT))?;
         let mixed = |reason, tag| Err(Refusal::at(reason, tag));
-        if first
-            .place
-            .is_none_or(|first| !first.same_orientation(&place))
-        {
+        // The first slice has one, or was refused before.
+        let normal = first.place.unwrap_or(place);
+        if !normal.same_orientation(&place) {
             return mixed(Reason::MixedOrientation, tags::IMAGE_ORIENTATION_PATIENT);
         }
         if (file.rows, file.columns) != (first_file.rows, first_file.columns) {
@@ -357,7 +360,7 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
         if !place.is_axial() {
             return mixed(Reason::NotAxial, tags::IMAGE_ORIENTATION_PATIENT);
         }
-        places.push((place.along, *index, *frame));
+        places.push((normal.along(&place), *index, *frame));
     }
     places.sort_by(|a, b| a.0.total_cmp(&b.0));
     check_steps(&places)?;

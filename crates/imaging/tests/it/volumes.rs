@@ -84,6 +84,23 @@ fn slices_go_along_the_normal_whatever_the_order_of_files() {
     check_order(&[3.0], &[0]);
 }
 
+/// By its own normal the second would lie above the third: half a degree is 2 mm where a corner lies 250 mm to the side.
+#[test]
+fn slices_lie_along_one_normal_though_their_directions_differ_a_little() {
+    let of = |z: f64, orientation: &str| {
+        slice(z, |object| {
+            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
+            let position = format!("-250\\-250\\{z}");
+            put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, position);
+        })
+    };
+    // Rows half a degree up, which takes the normal to the right.
+    let tilted = "0.99996\\0\\0.00873\\0\\1\\0";
+    let files = [of(0.0, AXIAL), of(1.0, tilted), of(2.0, AXIAL)];
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(0, 0), (1, 0), (2, 0)]);
+}
+
 #[test]
 fn ct_windows_become_red_green_and_blue() {
     let (frame, info) = &frames_of(&[slice(0.0, |_| {})])[0];
