@@ -318,6 +318,7 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
         series: digest.to_owned(),
         series_number: 0,
         instance: digest.to_owned(),
+        number: None,
         acquisition: 0,
         localiser: false,
         derived: false,

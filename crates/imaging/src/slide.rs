@@ -108,6 +108,7 @@ fn whole(slide: Slide) -> Slices {
         series: String::new(),
         series_number: 0,
         instance: String::new(),
+        number: None,
         acquisition: 0,
         localiser: false,
         derived: false,

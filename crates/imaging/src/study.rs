@@ -221,10 +221,11 @@ impl<'a> Choice<'a> {
         let mut seen = BTreeSet::new();
         for (index, file) in self.left() {
             let place = file.frames.first().and_then(|slice| slice.place);
-            // What lies elsewhere, or is of another series or acquisition, is another slice: some that take names away give a whole
-            // study one.
+            // What lies elsewhere, is of another series or acquisition, or has another number, as echoes of one position have, is
+            // another slice: some that take names away give a whole study one.
             let position = place.map(|place| place.position_bits());
-            let of = (&file.series, file.acquisition, file.frames.len());
+            let frames = file.frames.len();
+            let of = (&file.series, file.acquisition, file.number, frames);
             if !file.instance.is_empty() && !seen.insert((&file.instance, position, of)) {
                 self.drop(index, Unused::Duplicate);
             }

@@ -30,6 +30,8 @@ pub struct Slices {
     pub(crate) series: String,
     pub(crate) series_number: i64,
     pub(crate) instance: String,
+    /// Instance Number, where it is one.
+    pub(crate) number: Option<i64>,
     pub(crate) acquisition: i64,
     pub(crate) localiser: bool,
     pub(crate) derived: bool,
@@ -79,6 +81,7 @@ impl Slices {
             series: text(tags::SERIES_INSTANCE_UID)?,
             series_number: number(tags::SERIES_NUMBER)?,
             instance: text(tags::SOP_INSTANCE_UID)?,
+            number: top.integer(tags::INSTANCE_NUMBER).ok().flatten(),
             acquisition: number(tags::ACQUISITION_NUMBER)?,
             localiser: is("LOCALIZER"),
             derived: is("DERIVED"),

@@ -77,3 +77,19 @@ fn slices_of_other_series_and_acquisitions_are_no_duplicates() {
     let plan = plan_of(&files).unwrap();
     assert_eq!(plan.frames, [(1, 0), (2, 0)]);
 }
+
+/// Of two echoes the one that came first at each position would be shown, and both mixed.
+#[test]
+fn echoes_with_one_name_are_no_duplicates() {
+    let of = |number: &str, z: f64| {
+        slice(z, |object| {
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12");
+            put(object, tags::INSTANCE_NUMBER, VR::IS, number);
+        })
+    };
+    let (first, second) = (of("1", 0.0), of("2", 0.0));
+    let files = [first.clone(), of("4", 1.0), second, of("3", 1.0)];
+    assert_eq!(plan_of(&files).unwrap_err(), Reason::SamePosition);
+    let plan = plan_of(&[first.clone(), of("3", 1.0), first]).unwrap();
+    assert_eq!(plan.fates[2].1, Fate::Unused(Unused::Duplicate));
+}
