@@ -322,6 +322,8 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
         acquisition: 0,
         localiser: false,
         derived: false,
+        kind: String::new(),
+        lossy: false,
         part_of: None,
         unusable: None,
         rows: rows as u32,

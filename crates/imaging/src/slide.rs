@@ -112,6 +112,8 @@ fn whole(slide: Slide) -> Slices {
         acquisition: 0,
         localiser: false,
         derived: false,
+        kind: String::new(),
+        lossy: false,
         part_of: None,
         unusable: None,
         rows: 0,

@@ -231,7 +231,15 @@ impl<'a> Choice<'a> {
             }
         }
         self.drop_where(Unused::Localiser, |file| file.localiser);
-        self.drop_where(Unused::Derived, |file| file.derived);
+        let left = self.left();
+        let originals: Vec<&Slices> = left
+            .iter()
+            .map(|(_, file)| *file)
+            .filter(|file| !file.derived)
+            .collect();
+        self.drop_where(Unused::Derived, |file| {
+            file.derived && !is_lossy_slice(file, &originals)
+        });
     }
 
     /// Axial ones that can be shown before others, then the most slices, then the lowest series number, then what was given first.
@@ -294,6 +302,30 @@ impl<'a> Choice<'a> {
             self.drop_where(Unused::OtherAcquisition, |file| file.acquisition != last);
         }
     }
+}
+
+/// Whether it is derived only in that it was compressed with loss (PS3.3 C.7.6.1.1.2): without it the volume would have a hole,
+/// or end early. It has originals of its own series, acquisition and kind beside it, and none of them lies where it does; an
+/// average of them is of another kind, or was not compressed.
+fn is_lossy_slice(file: &Slices, originals: &[&Slices]) -> bool {
+    let of = |file: &Slices| (file.acquisition, file.frames.len());
+    let mut beside = originals
+        .iter()
+        .filter(|other| of(other) == of(file))
+        .filter(|other| other.kind == file.kind && other.series == file.series)
+        .peekable();
+    file.lossy && beside.peek().is_some() && beside.all(|other| lie_apart(file, other))
+}
+
+/// Whether no slice of one file is known to lie, or may lie, where one of the other does.
+fn lie_apart(one: &Slices, other: &Slices) -> bool {
+    one.frames.iter().all(|slice| {
+        other.frames.iter().all(|other| {
+            slice.place.zip(other.place).is_some_and(|(place, other)| {
+                (place.along(&other) - place.along(&place)).abs() >= SAME_POSITION_MM
+            })
+        })
+    })
 }
 
 /// Of every slice, also of files with several.

@@ -35,6 +35,10 @@ pub struct Slices {
     pub(crate) acquisition: i64,
     pub(crate) localiser: bool,
     pub(crate) derived: bool,
+    /// All of Image Type but its first value, which says whether it is derived.
+    pub(crate) kind: String,
+    /// Whether it was compressed with loss.
+    pub(crate) lossy: bool,
     /// Of a file that is one part of a larger one: which one that is, and how many parts it has (PS3.3 C.7.6.16.2.2.4).
     pub(crate) part_of: Option<(String, u16)>,
     /// Why it cannot be shown, though it may be left out of a volume.
@@ -73,7 +77,8 @@ impl Slices {
             Ok(kept(top.text(tag, VR::UI)?.unwrap_or_default()))
         };
         let kind = top.text(tags::IMAGE_TYPE, VR::CS)?.unwrap_or_default();
-        let is = |word: &str| kind.split('\\').any(|part| part.trim() == word);
+        let kinds: Vec<&str> = kind.split('\\').map(str::trim).collect();
+        let is = |word: &str| kinds.contains(&word);
         let number = |tag| Ok::<_, Refusal>(top.integer(tag)?.unwrap_or(0));
         Ok(Self {
             modality,
@@ -85,6 +90,8 @@ impl Slices {
             acquisition: number(tags::ACQUISITION_NUMBER)?,
             localiser: is("LOCALIZER"),
             derived: is("DERIVED"),
+            kind: kept(&kinds[1..].join("\\")),
+            lossy: top.text(tags::LOSSY_IMAGE_COMPRESSION, VR::CS)? == Some("01"),
             part_of: top
                 .u16(tags::IN_CONCATENATION_TOTAL_NUMBER)?
                 .map(|parts| Ok::<_, Refusal>((text(tags::CONCATENATION_UID)?, parts)))

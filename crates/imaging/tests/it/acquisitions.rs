@@ -93,3 +93,29 @@ fn echoes_with_one_name_are_no_duplicates() {
     let plan = plan_of(&[first.clone(), of("3", 1.0), first]).unwrap();
     assert_eq!(plan.fates[2].1, Fate::Unused(Unused::Duplicate));
 }
+
+/// The last slices of a volume would be left out, and nothing would show it.
+#[test]
+fn slices_that_were_compressed_with_loss_stay_in_their_volume() {
+    let with = |z: f64, series: &str, kind: &str, lossy: &str| {
+        let derived = slice(z, |object| {
+            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
+            put(object, tags::IMAGE_TYPE, VR::CS, kind);
+            put(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, lossy);
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.14");
+        });
+        let mut files = [0.0, 1.0, 2.0].map(|z| slice(z, |_| {})).to_vec();
+        files.push(derived);
+        plan_of(&files).unwrap().fates[3].1
+    };
+    let (series, copy) = ("2.25.11", "DERIVED\\PRIMARY\\AXIAL");
+    let unused = Fate::Unused(Unused::Derived);
+    assert_eq!(with(3.0, series, copy, "01"), Fate::Used);
+    // An original is there.
+    assert_eq!(with(1.0, series, copy, "01"), unused);
+    // Made of several, and of another kind.
+    assert_eq!(with(3.0, series, copy, "00"), unused);
+    let average = "DERIVED\\PRIMARY\\AXIAL\\AVERAGE";
+    assert_eq!(with(3.0, series, average, "01"), unused);
+    assert_eq!(with(3.0, "2.25.20", copy, "01"), unused);
+}
