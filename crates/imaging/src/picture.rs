@@ -32,7 +32,16 @@ pub(crate) fn size(bytes: &[u8], format: Format) -> Option<(u32, u32)> {
 }
 
 pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {
-    let mut decoder = PngDecoder::new(Cursor::new(bytes)).map_err(png_refusal)?;
+    // A profile may unpack to a thousand times its bytes, and is unpacked before anything can be asked. Chunks that are not packed
+    // are held twice at most.
+    let mut memory = image::Limits::no_limits();
+    memory.max_alloc = Some(
+        limits
+            .header_bytes_max
+            .saturating_add(2 * bytes.len() as u64),
+    );
+    let decoder = PngDecoder::with_limits(Cursor::new(bytes), memory);
+    let mut decoder = decoder.map_err(png_refusal)?;
     let (width, height) = decoder.dimensions();
     limits.check_pixels(width, height)?;
     limits.check_ratio(bytes.len() as u64, decoder.total_bytes())?;
@@ -46,8 +55,11 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
     let mut raw = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut raw).map_err(png_refusal)?;
     let mut notes = Vec::new();
-    if let Some(profile) = profile {
-        notes.extend(icc::judge(&profile)?);
+    match profile {
+        Some(profile) => notes.extend(icc::judge(&profile)?),
+        // One that is broken, or larger than any is.
+        None if png_chunk(bytes, b"iCCP").is_some() => notes.push(Note::ProfileNotApplied),
+        None => {}
     }
     let (color_channels, alpha, sixteen) = match color {
         ColorType::L8 => (1, false, false),
@@ -127,23 +139,25 @@ pub(crate) fn refuse_non_square(density: Option<(f64, f64)>) -> Result<(), Refus
 
 /// Of a PNG, which says so in a chunk before its pixels (ISO 15948, 11.3.5.3).
 fn png_density(bytes: &[u8]) -> Option<(f64, f64)> {
+    let (across, rest) = png_chunk(bytes, b"pHYs")?.split_first_chunk()?;
+    let (down, _) = rest.split_first_chunk()?;
+    let [across, down] = [across, down].map(|four| f64::from(u32::from_be_bytes(*four)));
+    Some((across, down))
+}
+
+/// The content of the first chunk of this name before the pixels.
+fn png_chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
     const SIGNATURE_BYTES: usize = 8;
     const CHECKSUM_BYTES: usize = 4;
-    let u32_at = |at: usize| {
-        let four = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        Some(u32::from_be_bytes(four))
-    };
     let mut at = SIGNATURE_BYTES;
     loop {
-        let length = u32_at(at)? as usize;
+        let (length, _) = bytes.get(at..)?.split_first_chunk()?;
         let content = at + 8;
+        let end = content.checked_add(u32::from_be_bytes(*length) as usize)?;
         match bytes.get(at + 4..content)? {
-            b"pHYs" => {
-                let (across, down) = (u32_at(content)?, u32_at(content + 4)?);
-                return Some((across.into(), down.into()));
-            }
+            found if found == name => return bytes.get(content..end),
             b"IDAT" => return None,
-            _ => at = content.checked_add(length)?.checked_add(CHECKSUM_BYTES)?,
+            _ => at = end.checked_add(CHECKSUM_BYTES)?,
         }
     }
 }

@@ -179,6 +179,31 @@ fn a_profile_that_is_not_applied_is_said() {
     }
 }
 
+/// A few bytes of a file would take memory without end, before its size is known.
+#[test]
+fn a_profile_is_unpacked_up_to_a_limit() {
+    let mut large = profile(b"CMYK");
+    large.resize(1 << 20, 0);
+    let mut bytes = Vec::new();
+    let mut encoder = PngEncoder::new(&mut bytes);
+    encoder.set_icc_profile(large).unwrap();
+    let colours: Vec<u8> = (0..12).collect();
+    encoder
+        .write_image(&colours, 2, 2, ExtendedColorType::Rgb8)
+        .unwrap();
+    let notes = |header_bytes_max: u64| {
+        let limits = Limits {
+            header_bytes_max,
+            ..Limits::default()
+        };
+        let decoded = decode_file(&bytes, &Options::new(2, limits).unwrap());
+        decoded.map(|decoded| decoded.frames[0].1.notes.clone())
+    };
+    let refused = notes(2 << 20).unwrap_err();
+    assert_eq!(refused.reason, Reason::UnsupportedColour);
+    assert_eq!(notes(1 << 16), Ok(vec![Note::ProfileNotApplied]));
+}
+
 #[test]
 fn exif_orientation_is_applied() {
     // TIFF header, one entry: Orientation (0x0112) SHORT = 6, "turn by 90° clockwise to view".
