@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::geometry::Place;
 use crate::slide::{self, PatchPlan};
+use crate::voi::Curve;
 use crate::{Convention, Modality, Note, Reason, Refusal, Slices};
 
 /// A step between slices may be this much larger than the usual one.
@@ -435,5 +436,5 @@ fn range(chosen: &[(usize, &Slices)]) -> Option<(f64, f64)> {
         .flat_map(|(_, file)| file.frames.iter().filter_map(|slice| slice.range));
     ranges
         .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
-        .filter(|(low, high)| low < high)
+        .filter(|(low, high)| Curve::is_between(*low, *high))
 }

@@ -135,6 +135,18 @@ fn mr_goes_from_the_volume_s_smallest_to_its_largest_value() {
     assert_eq!(frames[0].1.window.unwrap().width, 5800.0);
 }
 
+/// Values of a range without end would all be black.
+#[test]
+fn an_mr_by_a_slope_beyond_all_numbers_is_refused() {
+    let file = slice(0.0, |object| {
+        put(object, tags::MODALITY, VR::CS, "MR");
+        put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+        put(object, tags::RESCALE_SLOPE, VR::DS, "1e306");
+    });
+    let refused = decode_file(&file, &options()).unwrap_err();
+    assert_eq!(refused.reason, Reason::FlatImage);
+}
+
 /// All of them are decoded before anything is shown, which may take hours of what a small file unpacks to.
 #[test]
 fn pixels_of_mr_slices_have_a_limit_together_and_those_of_ct_none() {
