@@ -11,7 +11,7 @@ use medfleet_imaging::{
 
 use crate::synthetic::{COLUMNS, ROWS, file, put, put_sequence};
 
-const AXIAL: &str = "1\\0\\0\\0\\1\\0";
+pub(crate) const AXIAL: &str = "1\\0\\0\\0\\1\\0";
 
 /// An axial slice at `z` mm whose pixels have Hounsfield units from -1000 on in steps of 100.
 pub(crate) fn slice(z: f64, change: impl FnOnce(&mut InMemDicomObject)) -> Vec<u8> {
@@ -82,23 +82,6 @@ fn slices_go_along_the_normal_whatever_the_order_of_files() {
     check_order(&[5.0, 0.0, 2.5], &[1, 2, 0]);
     check_order(&[-10.0, -12.0, -14.0], &[2, 1, 0]);
     check_order(&[3.0], &[0]);
-}
-
-/// By its own normal the second would lie above the third: half a degree is 2 mm where a corner lies 250 mm to the side.
-#[test]
-fn slices_lie_along_one_normal_though_their_directions_differ_a_little() {
-    let of = |z: f64, orientation: &str| {
-        slice(z, |object| {
-            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
-            let position = format!("-250\\-250\\{z}");
-            put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, position);
-        })
-    };
-    // Rows half a degree up, which takes the normal to the right.
-    let tilted = "0.99996\\0\\0.00873\\0\\1\\0";
-    let files = [of(0.0, AXIAL), of(1.0, tilted), of(2.0, AXIAL)];
-    let plan = plan_of(&files).unwrap();
-    assert_eq!(plan.frames, [(0, 0), (1, 0), (2, 0)]);
 }
 
 #[test]
@@ -406,43 +389,6 @@ fn a_map_beside_the_images_does_not_refuse_them_though_it_has_more_slices() {
     let plan = plan_of(&files).unwrap();
     assert_eq!(plan.frames, [(3, 0), (4, 0)]);
     assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
-}
-
-/// One image that cannot be shown would otherwise refuse a whole study.
-#[test]
-fn what_is_stretched_or_coloured_beside_the_slices_is_left_out() {
-    let coronal = slice(0.0, |object| {
-        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.41");
-        put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.42");
-        let down = "1\\0\\0\\0\\0\\-1";
-        put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, down);
-        put(object, tags::PIXEL_SPACING, VR::DS, "1\\0.5");
-    });
-    let alone = plan_of(std::slice::from_ref(&coronal));
-    assert_eq!(alone.unwrap_err(), Reason::NonSquarePixels);
-    let mut files = vec![coronal];
-    files.extend([0.0, 1.0, 2.0].map(|z| slice(z, |_| {})));
-    let plan = plan_of(&files).unwrap();
-    assert_eq!(plan.frames, [(1, 0), (2, 0), (3, 0)]);
-    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
-    // In the series of the slices, and with a position.
-    let coloured = slice(9.0, |object| {
-        put(object, tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB");
-        put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
-        put(object, tags::BITS_ALLOCATED, VR::US, 8_u16);
-        put(object, tags::BITS_STORED, VR::US, 8_u16);
-        put(object, tags::HIGH_BIT, VR::US, 7_u16);
-        let samples = PrimitiveValue::U8((0..90).collect());
-        put(object, tags::PIXEL_DATA, VR::OB, samples);
-    });
-    let expected = Reason::UnsupportedPhotometric;
-    let prepared = prepare(&coloured, &options()).unwrap();
-    assert!(
-        matches!(&prepared, Prepared::Withheld(refusal) if refusal.reason == expected),
-        "{prepared:?}"
-    );
-    let alone = decode_file(&coloured, &options());
-    assert_eq!(alone.unwrap_err().reason, expected);
 }
 
 #[test]
