@@ -49,7 +49,10 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
         return Err(Refusal::new(Reason::MultiFrameNotSupportedYet));
     }
     refuse_non_square(png_density(bytes))?;
-    let orientation = decoder.orientation().map_err(png_refusal)?;
+    // The decoder knows only what comes before the pixels, and many writers append it.
+    let orientation = png_chunk(bytes, b"eXIf")
+        .and_then(Orientation::from_exif_chunk)
+        .unwrap_or(Orientation::NoTransforms);
     let color = decoder.color_type();
     let profile = decoder.icc_profile().map_err(png_refusal)?;
     let mut raw = vec![0; decoder.total_bytes() as usize];
@@ -145,7 +148,7 @@ fn png_density(bytes: &[u8]) -> Option<(f64, f64)> {
     Some((across, down))
 }
 
-/// The content of the first chunk of this name before the pixels.
+/// The content of the first chunk of this name.
 fn png_chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
     const SIGNATURE_BYTES: usize = 8;
     const CHECKSUM_BYTES: usize = 4;
@@ -156,7 +159,6 @@ fn png_chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
         let end = content.checked_add(u32::from_be_bytes(*length) as usize)?;
         match bytes.get(at + 4..content)? {
             found if found == name => return bytes.get(content..end),
-            b"IDAT" => return None,
             _ => at = end.checked_add(CHECKSUM_BYTES)?,
         }
     }
