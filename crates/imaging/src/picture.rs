@@ -32,16 +32,7 @@ pub(crate) fn size(bytes: &[u8], format: Format) -> Option<(u32, u32)> {
 }
 
 pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {
-    // A profile may unpack to a thousand times its bytes, and is unpacked before anything can be asked. Chunks that are not packed
-    // are held twice at most.
-    let mut memory = image::Limits::no_limits();
-    memory.max_alloc = Some(
-        limits
-            .header_bytes_max
-            .saturating_add(2 * bytes.len() as u64),
-    );
-    let decoder = PngDecoder::with_limits(Cursor::new(bytes), memory);
-    let mut decoder = decoder.map_err(png_refusal)?;
+    let mut decoder = png_decoder(bytes, limits)?;
     let (width, height) = decoder.dimensions();
     limits.check_pixels(width, height)?;
     limits.check_ratio(bytes.len() as u64, decoder.total_bytes())?;
@@ -54,16 +45,9 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
         .and_then(Orientation::from_exif_chunk)
         .unwrap_or(Orientation::NoTransforms);
     let color = decoder.color_type();
-    let profile = decoder.icc_profile().map_err(png_refusal)?;
+    let mut notes: Vec<Note> = png_profile(&mut decoder, bytes)?.into_iter().collect();
     let mut raw = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut raw).map_err(png_refusal)?;
-    let mut notes = Vec::new();
-    match profile {
-        Some(profile) => notes.extend(icc::judge(&profile)?),
-        // One that is broken, or larger than any is.
-        None if png_chunk(bytes, b"iCCP").is_some() => notes.push(Note::ProfileNotApplied),
-        None => {}
-    }
     let (color_channels, alpha, sixteen) = match color {
         ColorType::L8 => (1, false, false),
         ColorType::La8 => (1, true, false),
@@ -116,6 +100,30 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
     Ok((upright(picture, orientation, &mut notes)?, notes))
 }
 
+/// A profile may unpack to a thousand times its bytes, and is unpacked before anything can be asked. Chunks that are not packed are
+/// held twice at most.
+fn png_decoder<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+) -> Result<PngDecoder<Cursor<&'a [u8]>>, Refusal> {
+    let mut memory = image::Limits::no_limits();
+    let chunks = 2 * bytes.len() as u64;
+    memory.max_alloc = Some(limits.header_bytes_max.saturating_add(chunks));
+    PngDecoder::with_limits(Cursor::new(bytes), memory).map_err(png_refusal)
+}
+
+/// What is to be said of its colours.
+fn png_profile(
+    decoder: &mut PngDecoder<Cursor<&[u8]>>,
+    bytes: &[u8],
+) -> Result<Option<Note>, Refusal> {
+    match decoder.icc_profile().map_err(png_refusal)? {
+        Some(profile) => icc::judge(&profile),
+        // One that is broken, or larger than any is.
+        None => Ok(png_chunk(bytes, b"iCCP").map(|_| Note::ProfileNotApplied)),
+    }
+}
+
 /// Whether samples of 16 bits leave the two highest unused: values of 12 or 14 bits as a detector has them, which nobody scaled.
 pub(crate) fn is_dark<'a>(mut samples: impl Iterator<Item = &'a u16>) -> bool {
     samples.all(|sample| *sample <= u16::MAX >> 2)
@@ -142,8 +150,8 @@ pub(crate) fn refuse_non_square(density: Option<(f64, f64)>) -> Result<(), Refus
 
 /// Of a PNG, which says so in a chunk before its pixels (ISO 15948, 11.3.5.3).
 fn png_density(bytes: &[u8]) -> Option<(f64, f64)> {
-    let (across, rest) = png_chunk(bytes, b"pHYs")?.split_first_chunk()?;
-    let (down, _) = rest.split_first_chunk()?;
+    let (across, rest) = png_chunk(bytes, b"pHYs")?.split_first_chunk::<4>()?;
+    let (down, _) = rest.split_first_chunk::<4>()?;
     let [across, down] = [across, down].map(|four| f64::from(u32::from_be_bytes(*four)));
     Some((across, down))
 }
@@ -154,7 +162,7 @@ fn png_chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
     const CHECKSUM_BYTES: usize = 4;
     let mut at = SIGNATURE_BYTES;
     loop {
-        let (length, _) = bytes.get(at..)?.split_first_chunk()?;
+        let (length, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
         let content = at + 8;
         let end = content.checked_add(u32::from_be_bytes(*length) as usize)?;
         match bytes.get(at + 4..content)? {
