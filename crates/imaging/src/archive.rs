@@ -249,8 +249,9 @@ fn tar(
         };
         let name = text(&header[..100]);
         let padding = size.wrapping_neg() % TAR_BLOCK_BYTES as u64;
-        // '0' and NUL are files; links, folders and extended headers hold no image.
-        if matches!(header[156], b'0' | 0) && !is_hidden(&name) {
+        // '0' and NUL are files, and '7' is one for who knows no other kind (POSIX.1, ustar); links, folders and extended headers
+        // hold no image.
+        if matches!(header[156], b'0' | b'7' | 0) && !is_hidden(&name) {
             each(Step::Comes(size));
             let bytes = budget.unpack(Read::take(&mut *stream, size))?;
             if bytes.len() as u64 != size {

@@ -127,6 +127,18 @@ impl CharacterSet {
         (!unmappable).then(|| bytes.into_owned())
     }
 
+    /// What a text may say: by the set, and where that is plainly the wrong one as it would be without. Writers name Latin and
+    /// send UTF-8, and the other way round.
+    pub(crate) fn readings(&self, bytes: &[u8]) -> Vec<String> {
+        let mut readings = vec![self.decode(bytes)];
+        let utf8 = std::str::from_utf8(bytes).is_ok();
+        let named_utf8 = self.whole == Some(encoding_rs::UTF_8);
+        if !bytes.is_ascii() && utf8 != named_utf8 {
+            readings.push(Self::unnamed().decode(bytes));
+        }
+        readings
+    }
+
     /// The text; bytes that stand for nothing become U+FFFD.
     pub(crate) fn decode(&self, bytes: &[u8]) -> String {
         if let Some(encoding) = self.whole {
@@ -268,6 +280,22 @@ mod tests {
             b"\xc4\xe9\xef\xed\xf5\xf3\xe9\xef\xf2",
             "Διονυσιος",
         );
+    }
+
+    #[track_caller]
+    fn check_readings(sets: &str, bytes: &[u8], expected: &[&str]) {
+        assert_eq!(CharacterSet::named(sets).readings(bytes), expected);
+    }
+
+    #[test]
+    fn a_set_that_is_plainly_another_one_gives_two_readings() {
+        let utf8 = "Müller".as_bytes();
+        check_readings("ISO_IR 100", utf8, &["MÃ¼ller", "Müller"]);
+        check_readings("ISO_IR 192", b"M\xfcller", &["M\u{fffd}ller", "Müller"]);
+        check_readings("ISO_IR 192", utf8, &["Müller"]);
+        check_readings("ISO_IR 100", b"M\xfcller", &["Müller"]);
+        check_readings("ISO_IR 100", b"Miller", &["Miller"]);
+        check_readings("GB18030", b"\xcd\xf5", &["王"]);
     }
 
     #[test]

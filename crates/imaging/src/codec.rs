@@ -77,6 +77,10 @@ fn packed(frame: &[&[u8]], image: &Image) -> Result<Cells, Refusal> {
         [one] => Cow::Borrowed(one),
         several => Cow::Owned(several.concat()),
     };
+    // One of them would be shown, and the others lost.
+    if fragments::is_several(&bytes) {
+        return Err(mismatch(format_args!("several images in one frame")));
+    }
     guarded(|| match image.codec {
         Codec::Jpeg2000 => jpeg2000::decode(&bytes, image),
         Codec::JpegLs => {

@@ -18,8 +18,8 @@ pub(crate) struct Place {
     /// Directions of a row and of a column, unit vectors.
     row: [f64; 3],
     column: [f64; 3],
-    /// Distance along the normal, in mm.
-    pub(crate) along: f64,
+    /// Of the first pixel, in mm.
+    position: [f64; 3],
 }
 
 impl Place {
@@ -56,7 +56,7 @@ impl Place {
         Ok(Some(Self {
             row,
             column,
-            along: dot(cross(row, column), [x, y, z]),
+            position: [x, y, z],
         }))
     }
 
@@ -74,7 +74,7 @@ impl Place {
         let place = Self {
             row: [a, b, c],
             column: [d, e, f],
-            along: 0.0,
+            position: [0.0; 3],
         };
         if place.is_upright() {
             Ok(())
@@ -84,12 +84,23 @@ impl Place {
     }
 
     /// A slice with columns to the left and rows to the back, at this height.
-    pub(crate) fn axial(along: f64) -> Self {
+    pub(crate) fn axial(height: f64) -> Self {
         Self {
             row: [1.0, 0.0, 0.0],
             column: [0.0, 1.0, 0.0],
-            along,
+            position: [0.0, 0.0, height],
         }
+    }
+
+    /// How far along this slice's normal another one lies, in mm. Places are compared along one normal: directions that differ a
+    /// little, each with its own, move slices by millimetres where they lie far from the axes' origin.
+    pub(crate) fn along(&self, other: &Self) -> f64 {
+        dot(cross(self.row, self.column), other.position)
+    }
+
+    /// The position, to tell places apart and not to measure.
+    pub(crate) fn position_bits(&self) -> [u64; 3] {
+        self.position.map(f64::to_bits)
     }
 
     pub(crate) fn same_orientation(&self, other: &Self) -> bool {
@@ -145,8 +156,12 @@ mod tests {
 
     #[track_caller]
     fn check(row: [f64; 3], column: [f64; 3], expected: bool) {
-        let along = 0.0;
-        let place = Place { row, column, along };
+        let position = [0.0; 3];
+        let place = Place {
+            row,
+            column,
+            position,
+        };
         assert_eq!(place.is_upright(), expected, "{place:?}");
     }
 

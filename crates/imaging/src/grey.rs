@@ -161,7 +161,7 @@ fn min_max(
         notes.push(Note::PaddingExcluded);
     }
     match range {
-        Some((low, high)) if low < high => Ok(Curve::between(low, high)),
+        Some((low, high)) if Curve::is_between(low, high) => Ok(Curve::between(low, high)),
         _ => Err(Refusal::new(Reason::FlatImage)),
     }
 }

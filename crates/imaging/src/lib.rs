@@ -103,7 +103,8 @@ pub enum Prepared {
     Frames(Decoded),
     /// Slices of a volume, or levels of a whole slide: which of them are shown, and in which order, [`plan_volume`] says.
     Slices(Box<Slices>),
-    /// A dose sheet, a screen shot or another file of a scanner whose pixels may carry text: not shown, and no slice.
+    /// A dose sheet, a screen shot or another file of a scanner whose pixels may carry text, or an image in colours beside slices:
+    /// not shown, and no slice.
     Withheld(Refusal),
 }
 
@@ -175,6 +176,13 @@ fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prep
             Modality::Ct | Modality::Mr => Ok(Prepared::Withheld(refusal)),
             _ => Err(refusal),
         };
+    }
+    let photometric = file.image.photometric;
+    if matches!(modality, Modality::Ct | Modality::Mr) && !photometric.is_grey() {
+        // A map or a screen in colours, which some write among the slices and in their series.
+        let tag = dicom_dictionary_std::tags::PHOTOMETRIC_INTERPRETATION;
+        let refusal = Refusal::at(Reason::UnsupportedPhotometric, tag).found(photometric);
+        return Ok(Prepared::Withheld(refusal));
     }
     match modality {
         modality @ (Modality::Cr | Modality::Dx | Modality::Mg) => {

@@ -131,7 +131,11 @@ fn grey(
             notes.push(Note::DeepPhotograph);
         }
         let (a, b) = (transform.apply(low), transform.apply(high));
-        voi = Voi::Window(Curve::between(a.min(b), a.max(b)));
+        let (low, high) = (a.min(b), a.max(b));
+        if !Curve::is_between(low, high) {
+            return Err(Refusal::at(Reason::FlatImage, tags::RESCALE_SLOPE));
+        }
+        voi = Voi::Window(Curve::between(low, high));
     }
     let look = Look {
         transform,

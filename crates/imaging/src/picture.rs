@@ -32,7 +32,7 @@ pub(crate) fn size(bytes: &[u8], format: Format) -> Option<(u32, u32)> {
 }
 
 pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {
-    let mut decoder = PngDecoder::new(Cursor::new(bytes)).map_err(png_refusal)?;
+    let mut decoder = png_decoder(bytes, limits)?;
     let (width, height) = decoder.dimensions();
     limits.check_pixels(width, height)?;
     limits.check_ratio(bytes.len() as u64, decoder.total_bytes())?;
@@ -40,15 +40,14 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
         return Err(Refusal::new(Reason::MultiFrameNotSupportedYet));
     }
     refuse_non_square(png_density(bytes))?;
-    let orientation = decoder.orientation().map_err(png_refusal)?;
+    // The decoder knows only what comes before the pixels, and many writers append it.
+    let orientation = png_chunk(bytes, b"eXIf")
+        .and_then(Orientation::from_exif_chunk)
+        .unwrap_or(Orientation::NoTransforms);
     let color = decoder.color_type();
-    let profile = decoder.icc_profile().map_err(png_refusal)?;
+    let mut notes: Vec<Note> = png_profile(&mut decoder, bytes)?.into_iter().collect();
     let mut raw = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut raw).map_err(png_refusal)?;
-    let mut notes = Vec::new();
-    if let Some(profile) = profile {
-        notes.extend(icc::judge(&profile)?);
-    }
     let (color_channels, alpha, sixteen) = match color {
         ColorType::L8 => (1, false, false),
         ColorType::La8 => (1, true, false),
@@ -101,6 +100,30 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
     Ok((upright(picture, orientation, &mut notes)?, notes))
 }
 
+/// A profile may unpack to a thousand times its bytes, and is unpacked before anything can be asked. Chunks that are not packed are
+/// held twice at most.
+fn png_decoder<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+) -> Result<PngDecoder<Cursor<&'a [u8]>>, Refusal> {
+    let mut memory = image::Limits::no_limits();
+    let chunks = 2 * bytes.len() as u64;
+    memory.max_alloc = Some(limits.header_bytes_max.saturating_add(chunks));
+    PngDecoder::with_limits(Cursor::new(bytes), memory).map_err(png_refusal)
+}
+
+/// What is to be said of its colours.
+fn png_profile(
+    decoder: &mut PngDecoder<Cursor<&[u8]>>,
+    bytes: &[u8],
+) -> Result<Option<Note>, Refusal> {
+    match decoder.icc_profile().map_err(png_refusal)? {
+        Some(profile) => icc::judge(&profile),
+        // One that is broken, or larger than any is.
+        None => Ok(png_chunk(bytes, b"iCCP").map(|_| Note::ProfileNotApplied)),
+    }
+}
+
 /// Whether samples of 16 bits leave the two highest unused: values of 12 or 14 bits as a detector has them, which nobody scaled.
 pub(crate) fn is_dark<'a>(mut samples: impl Iterator<Item = &'a u16>) -> bool {
     samples.all(|sample| *sample <= u16::MAX >> 2)
@@ -127,23 +150,24 @@ pub(crate) fn refuse_non_square(density: Option<(f64, f64)>) -> Result<(), Refus
 
 /// Of a PNG, which says so in a chunk before its pixels (ISO 15948, 11.3.5.3).
 fn png_density(bytes: &[u8]) -> Option<(f64, f64)> {
+    let (across, rest) = png_chunk(bytes, b"pHYs")?.split_first_chunk::<4>()?;
+    let (down, _) = rest.split_first_chunk::<4>()?;
+    let [across, down] = [across, down].map(|four| f64::from(u32::from_be_bytes(*four)));
+    Some((across, down))
+}
+
+/// The content of the first chunk of this name.
+fn png_chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
     const SIGNATURE_BYTES: usize = 8;
     const CHECKSUM_BYTES: usize = 4;
-    let u32_at = |at: usize| {
-        let four = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        Some(u32::from_be_bytes(four))
-    };
     let mut at = SIGNATURE_BYTES;
     loop {
-        let length = u32_at(at)? as usize;
+        let (length, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
         let content = at + 8;
+        let end = content.checked_add(u32::from_be_bytes(*length) as usize)?;
         match bytes.get(at + 4..content)? {
-            b"pHYs" => {
-                let (across, down) = (u32_at(content)?, u32_at(content + 4)?);
-                return Some((across.into(), down.into()));
-            }
-            b"IDAT" => return None,
-            _ => at = content.checked_add(length)?.checked_add(CHECKSUM_BYTES)?,
+            found if found == name => return bytes.get(content..end),
+            _ => at = end.checked_add(CHECKSUM_BYTES)?,
         }
     }
 }

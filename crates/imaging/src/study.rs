@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::geometry::Place;
 use crate::slide::{self, PatchPlan};
+use crate::voi::Curve;
 use crate::{Convention, Modality, Note, Reason, Refusal, Slices};
 
 /// A step between slices may be this much larger than the usual one.
@@ -221,16 +222,25 @@ impl<'a> Choice<'a> {
         let mut seen = BTreeSet::new();
         for (index, file) in self.left() {
             let place = file.frames.first().and_then(|slice| slice.place);
-            // What lies elsewhere, or is of another series or acquisition, is another slice: some that take names away give a whole
-            // study one.
-            let along = place.map(|place| place.along.to_bits());
-            let of = (&file.series, file.acquisition, file.frames.len());
-            if !file.instance.is_empty() && !seen.insert((&file.instance, along, of)) {
+            // What lies elsewhere, is of another series or acquisition, or has another number, as echoes of one position have, is
+            // another slice: some that take names away give a whole study one.
+            let position = place.map(|place| place.position_bits());
+            let frames = file.frames.len();
+            let of = (&file.series, file.acquisition, file.number, frames);
+            if !file.instance.is_empty() && !seen.insert((&file.instance, position, of)) {
                 self.drop(index, Unused::Duplicate);
             }
         }
         self.drop_where(Unused::Localiser, |file| file.localiser);
-        self.drop_where(Unused::Derived, |file| file.derived);
+        let left = self.left();
+        let originals: Vec<&Slices> = left
+            .iter()
+            .map(|(_, file)| *file)
+            .filter(|file| !file.derived)
+            .collect();
+        self.drop_where(Unused::Derived, |file| {
+            file.derived && !is_lossy_slice(file, &originals)
+        });
     }
 
     /// Axial ones that can be shown before others, then the most slices, then the lowest series number, then what was given first.
@@ -273,15 +283,19 @@ impl<'a> Choice<'a> {
         let (of_last, of_others): (Vec<_>, Vec<_>) = left
             .into_iter()
             .partition(|(_, file)| file.acquisition == last);
-        let mut heights: Vec<f64> = places(&of_last)
-            .filter_map(|place| Some(place?.along))
-            .collect();
+        let Some(first) = places(&of_last).flatten().next() else {
+            return;
+        };
+        let parallel = places(&of_last).flatten();
+        let parallel = parallel.filter(|place| first.same_orientation(place));
+        let mut heights: Vec<f64> = parallel.map(|place| first.along(&place)).collect();
         heights.sort_by(f64::total_cmp);
         let is_repeated = |place: Place| {
-            let next = heights.partition_point(|height| *height <= place.along - SAME_POSITION_MM);
-            heights
-                .get(next)
-                .is_some_and(|height| *height < place.along + SAME_POSITION_MM)
+            let along = first.along(&place);
+            let next = heights.partition_point(|height| *height <= along - SAME_POSITION_MM);
+            let height = heights.get(next);
+            first.same_orientation(&place)
+                && height.is_some_and(|height| *height < along + SAME_POSITION_MM)
         };
         let repeated = places(&of_others).all(|place| place.is_some_and(is_repeated));
         // Where it has only some of their positions, which of two slices is shown at one is refused to be guessed.
@@ -289,6 +303,30 @@ impl<'a> Choice<'a> {
             self.drop_where(Unused::OtherAcquisition, |file| file.acquisition != last);
         }
     }
+}
+
+/// Whether it is derived only in that it was compressed with loss (PS3.3 C.7.6.1.1.2): without it the volume would have a hole,
+/// or end early. It has originals of its own series, acquisition and kind beside it, and none of them lies where it does; an
+/// average of them is of another kind, or was not compressed.
+fn is_lossy_slice(file: &Slices, originals: &[&Slices]) -> bool {
+    let of = |file: &Slices| (file.acquisition, file.frames.len());
+    let mut beside = originals
+        .iter()
+        .filter(|other| of(other) == of(file))
+        .filter(|other| other.kind == file.kind && other.series == file.series)
+        .peekable();
+    file.lossy && beside.peek().is_some() && beside.all(|other| lie_apart(file, other))
+}
+
+/// Whether no slice of one file is known to lie, or may lie, where one of the other does.
+fn lie_apart(one: &Slices, other: &Slices) -> bool {
+    one.frames.iter().all(|slice| {
+        other.frames.iter().all(|other| {
+            slice.place.zip(other.place).is_some_and(|(place, other)| {
+                (place.along(&other) - place.along(&place)).abs() >= SAME_POSITION_MM
+            })
+        })
+    })
 }
 
 /// Of every slice, also of files with several.
@@ -335,10 +373,9 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
             .place
             .ok_or_else(|| Refusal::at(Reason::MissingAttribute, tags::IMAGE_POSITION_PATIENT))?;
         let mixed = |reason, tag| Err(Refusal::at(reason, tag));
-        if first
-            .place
-            .is_none_or(|first| !first.same_orientation(&place))
-        {
+        // The first slice has one, or was refused before.
+        let normal = first.place.unwrap_or(place);
+        if !normal.same_orientation(&place) {
             return mixed(Reason::MixedOrientation, tags::IMAGE_ORIENTATION_PATIENT);
         }
         if (file.rows, file.columns) != (first_file.rows, first_file.columns) {
@@ -357,7 +394,7 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
         if !place.is_axial() {
             return mixed(Reason::NotAxial, tags::IMAGE_ORIENTATION_PATIENT);
         }
-        places.push((place.along, *index, *frame));
+        places.push((normal.along(&place), *index, *frame));
     }
     places.sort_by(|a, b| a.0.total_cmp(&b.0));
     check_steps(&places)?;
@@ -399,5 +436,5 @@ fn range(chosen: &[(usize, &Slices)]) -> Option<(f64, f64)> {
         .flat_map(|(_, file)| file.frames.iter().filter_map(|slice| slice.range));
     ranges
         .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
-        .filter(|(low, high)| low < high)
+        .filter(|(low, high)| Curve::is_between(*low, *high))
 }

@@ -35,6 +35,11 @@ impl Curve {
         }
     }
 
+    /// Whether [`Curve::between`] makes a line of them: of numbers near the largest that there are, centre or width is none.
+    pub(crate) fn is_between(low: f64, high: f64) -> bool {
+        low < high && (high - low).is_finite() && (low + high).is_finite()
+    }
+
     /// Grey level 0 to 255 of a modality value.
     pub(crate) fn level(&self, x: f64) -> u8 {
         let (c, w) = (self.center, self.width);
@@ -210,6 +215,19 @@ mod tests {
             400.0,
             &[(-160.0, 0), (239.0, 255), (39.0, 127), (40.0, 128)],
         );
+    }
+
+    #[test]
+    fn a_range_that_has_no_middle_or_no_width_is_none() {
+        assert!(Curve::is_between(-1.0, 1e300));
+        for (low, high) in [
+            (1.0, 1.0),
+            (-1e308, 1e308),
+            (1e308, 1.5e308),
+            (0.0, f64::INFINITY),
+        ] {
+            assert!(!Curve::is_between(low, high), "{low} {high}");
+        }
     }
 
     #[test]

@@ -30,9 +30,15 @@ pub struct Slices {
     pub(crate) series: String,
     pub(crate) series_number: i64,
     pub(crate) instance: String,
+    /// Instance Number, where it is one.
+    pub(crate) number: Option<i64>,
     pub(crate) acquisition: i64,
     pub(crate) localiser: bool,
     pub(crate) derived: bool,
+    /// All of Image Type but its first value, which says whether it is derived.
+    pub(crate) kind: String,
+    /// Whether it was compressed with loss.
+    pub(crate) lossy: bool,
     /// Of a file that is one part of a larger one: which one that is, and how many parts it has (PS3.3 C.7.6.16.2.2.4).
     pub(crate) part_of: Option<(String, u16)>,
     /// Why it cannot be shown, though it may be left out of a volume.
@@ -66,19 +72,13 @@ impl Slices {
             image.frames.into(),
             pixels(modality, (image.rows, image.columns), image.frames),
         )?;
-        if !image.photometric.is_grey() {
-            return Err(Refusal::at(
-                Reason::UnsupportedPhotometric,
-                tags::PHOTOMETRIC_INTERPRETATION,
-            )
-            .found(image.photometric));
-        }
         let top = &file.header.elements;
         let text = |tag| -> Result<String, Refusal> {
             Ok(kept(top.text(tag, VR::UI)?.unwrap_or_default()))
         };
         let kind = top.text(tags::IMAGE_TYPE, VR::CS)?.unwrap_or_default();
-        let is = |word: &str| kind.split('\\').any(|part| part.trim() == word);
+        let kinds: Vec<&str> = kind.split('\\').map(str::trim).collect();
+        let is = |word: &str| kinds.contains(&word);
         let number = |tag| Ok::<_, Refusal>(top.integer(tag)?.unwrap_or(0));
         Ok(Self {
             modality,
@@ -86,9 +86,12 @@ impl Slices {
             series: text(tags::SERIES_INSTANCE_UID)?,
             series_number: number(tags::SERIES_NUMBER)?,
             instance: text(tags::SOP_INSTANCE_UID)?,
+            number: top.integer(tags::INSTANCE_NUMBER).ok().flatten(),
             acquisition: number(tags::ACQUISITION_NUMBER)?,
             localiser: is("LOCALIZER"),
             derived: is("DERIVED"),
+            kind: kept(&kinds[1..].join("\\")),
+            lossy: top.text(tags::LOSSY_IMAGE_COMPRESSION, VR::CS)? == Some("01"),
             part_of: top
                 .u16(tags::IN_CONCATENATION_TOTAL_NUMBER)?
                 .map(|parts| Ok::<_, Refusal>((text(tags::CONCATENATION_UID)?, parts)))
@@ -161,6 +164,7 @@ fn check_usable(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
         if !is_mr {
             file.refuse_not_hounsfield(frame)?;
         }
+        file.refuse_non_square(frame)?;
         Place::refuse_turned(&file.groups, frame)
     })
 }
@@ -192,7 +196,6 @@ fn slices(file: &File<'_>, modality: Modality, limits: &Limits) -> Result<Vec<Sl
     let slice = |index: usize| -> Result<Slice, Refusal> {
         // As many as Limits::frames_max at most, which has 32 bits.
         let index = index as u32;
-        file.refuse_non_square(index)?;
         let transform = file.transform(index)?;
         let range = if is_mr {
             let cells = frames.decode(index)?;

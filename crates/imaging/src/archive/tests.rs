@@ -137,6 +137,13 @@ fn a_packed_tar_is_a_stream() {
     );
 }
 
+/// Its slice would be lost, and nobody would know.
+#[test]
+fn a_contiguous_file_is_a_file() {
+    let tar = tar_of(&[tar_member("a.dcm", b'7', b"one")]);
+    check(&tar, Limits::default(), Ok(&[("a.dcm", b"one")]));
+}
+
 #[test]
 fn sparse_files_are_not_stepped_over() {
     let tar = tar_of(&[

@@ -60,6 +60,16 @@ fn is_image(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0xff, 0xd8, 0xff]) || bytes.starts_with(&[0xff, 0x4f, 0xff, 0x51])
 }
 
+/// Whether another image begins behind the end of one, at once or behind the byte that makes its length even.
+pub(super) fn is_several(bytes: &[u8]) -> bool {
+    let end = |pair: &[u8]| pair == [0xff, 0xd9];
+    let mut ends = bytes.windows(2).enumerate().filter(|(_, pair)| end(pair));
+    ends.any(|(at, _)| {
+        let rest = &bytes[at + 2..];
+        is_image(rest) || rest.strip_prefix(&[0]).is_some_and(is_image)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,6 +102,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cells, Refusal> {
         at = next;
         match marker {
             0xd9 => break,
+            // A second one would have a size that nobody has compared with anything.
+            0xf7 if frame.is_some() => return Err(failed()),
             0xf7 => {
                 let header = read_frame_header(content)?;
                 planes = vec![None; header.components.len()];
@@ -175,14 +177,17 @@ impl Scan<'_> {
         if tail[2] != 0 || interleave > 2 || (interleave == 0) != (count == 1) {
             return Err(failed());
         }
-        let indices = rest[..count * 2]
-            .chunks_exact(2)
-            .map(|pair| {
-                // The second byte names a mapping table.
-                let index = frame.components.iter().position(|id| *id == pair[0]);
-                index.filter(|_| pair[1] == 0).ok_or_else(failed)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        // As many as the frame has at most, each once: there is memory for them, and for no more.
+        let mut indices = Vec::new();
+        for pair in rest[..count * 2].chunks_exact(2) {
+            // The second byte names a mapping table.
+            let index = frame.components.iter().position(|id| *id == pair[0]);
+            let index = index.filter(|_| pair[1] == 0).ok_or_else(failed)?;
+            if indices.contains(&index) {
+                return Err(failed());
+            }
+            indices.push(index);
+        }
         let parameters = Parameters::new(frame.precision, near, self.preset).ok_or_else(failed)?;
         let mut decoder = Decoder {
             contexts: Contexts::new(&parameters),

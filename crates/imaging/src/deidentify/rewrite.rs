@@ -249,9 +249,17 @@ fn is_published_code(bytes: &[u8], encoding: VrEncoding) -> bool {
     })
 }
 
-/// Of standard attributes only, whatever a writer said.
+/// Of standard attributes only. What is text by the standard is looked at as text, also where a writer called it bytes or numbers,
+/// which would be kept.
 fn known_vr(extent: &Extent) -> Option<VR> {
-    standard_vr(extent.tag).and_then(|_| vr_of(extent))
+    let standard = standard_vr(extent.tag)?;
+    let is_named = |vr| is_text(vr) || matches!(vr, VR::UI | VR::DA | VR::DT);
+    let written = vr_of(extent)?;
+    Some(if is_named(standard) && !is_named(written) {
+        standard
+    } else {
+        written
+    })
 }
 
 fn age(value: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use dicom_dictionary_std::tags;
 use super::{IDENTIFIERS_MAX, Identifiers};
 use crate::charset::CharacterSet;
 use crate::elements::{Elements, Extent, NESTING_MAX, VrEncoding, items};
-use crate::vocabulary::{is_sequence, vr_of};
+use crate::vocabulary::{is_sequence, standard_vr, vr_of};
 use crate::{Archive, Format, Limits, Reason, Refusal, header, members, sniff};
 
 /// Letters and digits of a number of the patient or the study.
@@ -112,21 +112,19 @@ impl Identifiers {
                 }
                 _ if is_sequence(&element) => self.read_items(value, &element, set, depth),
                 tag => {
-                    let is = |vr: VR| vr_of(&element) == Some(vr);
-                    // What a patient wants to be called is a name, though its value representation is that of text.
-                    if is(VR::PN) || tag == tags::NAME_TO_USE {
-                        let text = set.decode(value);
-                        text.split('\\')
-                            .for_each(|name| self.add_name(trimmed(name)));
-                    } else if let Some((_, least)) = NUMBERS.iter().find(|(known, _)| *known == tag)
-                    {
-                        let text = set.decode(value);
-                        text.split('\\')
-                            .for_each(|number| self.add_number(trimmed(number), *least));
+                    // Also where a writer gave a name the value representation of other text; and what a patient wants to be
+                    // called is a name that the standard has as text.
+                    let name = [vr_of(&element), standard_vr(tag)].contains(&Some(VR::PN));
+                    let number = NUMBERS.iter().find(|(known, _)| *known == tag);
+                    let texts = || set.readings(value).into_iter();
+                    if name || tag == tags::NAME_TO_USE {
+                        texts().for_each(|text| each(&text, |name| self.add_name(name)));
+                    } else if let Some((_, least)) = number {
+                        texts().for_each(|text| each(&text, |n| self.add_number(n, *least)));
                     } else if PLACES.contains(&tag) {
-                        self.add_place(trimmed(&set.decode(value)));
+                        texts().for_each(|text| self.add_place(trimmed(&text)));
                     } else if tag == tags::PATIENT_BIRTH_DATE {
-                        self.add_birth_date(trimmed(&set.decode(value)));
+                        texts().for_each(|text| self.add_birth_date(trimmed(&text)));
                     }
                 }
             }
@@ -150,6 +148,11 @@ impl Identifiers {
     }
 }
 
+/// Each of several values in a text.
+fn each(text: &str, take: impl FnMut(&str)) {
+    text.split('\\').map(trimmed).for_each(take);
+}
+
 fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
 }
@@ -158,13 +161,35 @@ fn trimmed(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_name_to_use_is_a_name() {
-        let bytes = b"\x10\0\x12\0LT\x0a\0Jane Roe  ";
+    #[track_caller]
+    fn check(bytes: &[u8], text: &str, expected: &str) {
         let mut found = Identifiers::default();
         let set = CharacterSet::unnamed();
         found.read(bytes, VrEncoding::Explicit, set, 0).unwrap();
-        let screened = found.screen("Is Jane's lung clear, Roe?");
-        assert_eq!(screened.text, "Is [name]'s lung clear, [name]?");
+        assert_eq!(found.screen(text).text, expected);
+    }
+
+    #[test]
+    fn the_name_to_use_is_a_name() {
+        check(
+            b"\x10\0\x12\0LT\x0a\0Jane Roe  ",
+            "Is Jane's lung clear, Roe?",
+            "Is [name]'s lung clear, [name]?",
+        );
+    }
+
+    #[test]
+    fn a_name_is_one_whatever_its_writer_called_it() {
+        let bytes = b"\x10\0\x10\0LO\x08\0Roe^Jane";
+        check(bytes, "Roe, Jane", "[name], [name]");
+    }
+
+    /// Its header says Latin, and its bytes are UTF-8; then the other way round.
+    #[test]
+    fn a_name_is_found_though_its_set_is_not_the_one_that_is_named() {
+        let latin = b"\x08\0\x05\0CS\x0a\0ISO_IR 100\x10\0\x10\0PN\x08\0M\xc3\xbcller ";
+        check(latin, "Herr Müller", "Herr [name]");
+        let utf8 = b"\x08\0\x05\0CS\x0a\0ISO_IR 192\x10\0\x10\0PN\x06\0M\xfcller";
+        check(utf8, "Herr Müller", "Herr [name]");
     }
 }

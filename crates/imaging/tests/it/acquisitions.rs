@@ -1,13 +1,15 @@
-//! Which slices of a study are one volume where some were acquired more than once, or have one name.
+//! Which slices of a study are one volume where some were acquired more than once, have one name, were compressed, or lie a little
+//! askew, and what beside them is none.
 
 use dicom_core::value::{DataSetSequence, PrimitiveValue};
 use dicom_core::{DataElement, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
-use medfleet_imaging::{Fate, Reason, Unused};
+use medfleet_imaging::{Fate, Prepared, Reason, Unused, decode_file, prepare};
 
+use crate::options;
 use crate::synthetic::{COLUMNS, put, put_sequence};
-use crate::volumes::{plan_of, slice};
+use crate::volumes::{AXIAL, plan_of, slice};
 
 /// One file with slices of two rows at these heights.
 fn several(acquisition: &str, heights: &[f64]) -> Vec<u8> {
@@ -76,4 +78,100 @@ fn slices_of_other_series_and_acquisitions_are_no_duplicates() {
     ];
     let plan = plan_of(&files).unwrap();
     assert_eq!(plan.frames, [(1, 0), (2, 0)]);
+}
+
+/// Of two echoes the one that came first at each position would be shown, and both mixed.
+#[test]
+fn echoes_with_one_name_are_no_duplicates() {
+    let of = |number: &str, z: f64| {
+        slice(z, |object| {
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12");
+            put(object, tags::INSTANCE_NUMBER, VR::IS, number);
+        })
+    };
+    let (first, second) = (of("1", 0.0), of("2", 0.0));
+    let files = [first.clone(), of("4", 1.0), second, of("3", 1.0)];
+    assert_eq!(plan_of(&files).unwrap_err(), Reason::SamePosition);
+    let plan = plan_of(&[first.clone(), of("3", 1.0), first]).unwrap();
+    assert_eq!(plan.fates[2].1, Fate::Unused(Unused::Duplicate));
+}
+
+/// The last slices of a volume would be left out, and nothing would show it.
+#[test]
+fn slices_that_were_compressed_with_loss_stay_in_their_volume() {
+    let with = |z: f64, series: &str, kind: &str, lossy: &str| {
+        let derived = slice(z, |object| {
+            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
+            put(object, tags::IMAGE_TYPE, VR::CS, kind);
+            put(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, lossy);
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.14");
+        });
+        let mut files = [0.0, 1.0, 2.0].map(|z| slice(z, |_| {})).to_vec();
+        files.push(derived);
+        plan_of(&files).unwrap().fates[3].1
+    };
+    let (series, copy) = ("2.25.11", "DERIVED\\PRIMARY\\AXIAL");
+    let unused = Fate::Unused(Unused::Derived);
+    assert_eq!(with(3.0, series, copy, "01"), Fate::Used);
+    // An original is there.
+    assert_eq!(with(1.0, series, copy, "01"), unused);
+    // Made of several, and of another kind.
+    assert_eq!(with(3.0, series, copy, "00"), unused);
+    let average = "DERIVED\\PRIMARY\\AXIAL\\AVERAGE";
+    assert_eq!(with(3.0, series, average, "01"), unused);
+    assert_eq!(with(3.0, "2.25.20", copy, "01"), unused);
+}
+
+/// By its own normal the second would lie above the third: half a degree is 2 mm where a corner lies 250 mm to the side.
+#[test]
+fn slices_lie_along_one_normal_though_their_directions_differ_a_little() {
+    let of = |z: f64, orientation: &str| {
+        slice(z, |object| {
+            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
+            let position = format!("-250\\-250\\{z}");
+            put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, position);
+        })
+    };
+    // Rows half a degree up, which takes the normal to the right.
+    let tilted = "0.99996\\0\\0.00873\\0\\1\\0";
+    let files = [of(0.0, AXIAL), of(1.0, tilted), of(2.0, AXIAL)];
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(0, 0), (1, 0), (2, 0)]);
+}
+
+/// One image that cannot be shown would otherwise refuse a whole study.
+#[test]
+fn what_is_stretched_or_coloured_beside_the_slices_is_left_out() {
+    let coronal = slice(0.0, |object| {
+        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.41");
+        put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.42");
+        let down = "1\\0\\0\\0\\0\\-1";
+        put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, down);
+        put(object, tags::PIXEL_SPACING, VR::DS, "1\\0.5");
+    });
+    let alone = plan_of(std::slice::from_ref(&coronal));
+    assert_eq!(alone.unwrap_err(), Reason::NonSquarePixels);
+    let mut files = vec![coronal];
+    files.extend([0.0, 1.0, 2.0].map(|z| slice(z, |_| {})));
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(1, 0), (2, 0), (3, 0)]);
+    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
+    // In the series of the slices, and with a position.
+    let coloured = slice(9.0, |object| {
+        put(object, tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB");
+        put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+        put(object, tags::BITS_ALLOCATED, VR::US, 8_u16);
+        put(object, tags::BITS_STORED, VR::US, 8_u16);
+        put(object, tags::HIGH_BIT, VR::US, 7_u16);
+        let samples = PrimitiveValue::U8((0..90).collect());
+        put(object, tags::PIXEL_DATA, VR::OB, samples);
+    });
+    let expected = Reason::UnsupportedPhotometric;
+    let prepared = prepare(&coloured, &options(8)).unwrap();
+    assert!(
+        matches!(&prepared, Prepared::Withheld(refusal) if refusal.reason == expected),
+        "{prepared:?}"
+    );
+    let alone = decode_file(&coloured, &options(8));
+    assert_eq!(alone.unwrap_err().reason, expected);
 }

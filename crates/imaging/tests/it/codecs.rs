@@ -8,12 +8,12 @@ use dicom_core::VR;
 use dicom_core::value::PrimitiveValue;
 use dicom_dictionary_std::tags;
 use medfleet_imaging::{
-    CodestreamError, Codestreams, Decoder, Here, Limits, Plane, Reason, decode_values,
+    CodestreamError, Codestreams, Decoder, Here, Limits, Plane, Reason, decode_file, decode_values,
 };
 use sha2::{Digest, Sha256};
 
-use crate::decode;
 use crate::synthetic::{COLUMNS, ROWS, file, put};
+use crate::{decode, options};
 
 /// Files that must be there; a codec that is left out is not tested.
 const NAMES: [&str; 16] = [
@@ -94,4 +94,26 @@ fn frames_that_nobody_waits_for_are_not_decoded() {
     };
     assert_eq!(decode(false), (Ok(3), 3));
     assert_eq!(decode(true), (Err(Reason::DecoderUnavailable), 1));
+}
+
+/// Without an offset table and within one fragment nothing else tells that there are two.
+#[test]
+fn a_second_image_in_a_fragment_is_not_lost() {
+    const ITEM: &[u8] = b"\xfe\xff\0\xe0";
+    let good = [
+        &include_bytes!("../golden/mono2-jpeg-baseline.dcm")[..],
+        include_bytes!("../golden/mono2-jpeg-lossless.dcm"),
+        include_bytes!("../golden/mono2-j2k.dcm"),
+    ];
+    for good in good {
+        let item = good.windows(4).rposition(|four| four == ITEM).unwrap() + 4;
+        let length = u32::from_le_bytes(good[item..item + 4].try_into().unwrap());
+        let image = item + 4..item + 4 + length as usize;
+        let mut twice = good[..item].to_vec();
+        twice.extend((length * 2).to_le_bytes());
+        twice.extend(&good[image.clone()]);
+        twice.extend(&good[image.start..]);
+        let refused = decode_file(&twice, &options(8)).unwrap_err();
+        assert_eq!(refused.reason, Reason::PixelDataMismatch);
+    }
 }

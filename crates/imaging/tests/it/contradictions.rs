@@ -328,6 +328,19 @@ fn a_window_table_that_stays_dark_is_refused() {
 }
 
 #[test]
+fn a_photograph_by_a_slope_beyond_all_numbers_is_refused() {
+    let by = |slope: &str| {
+        refused(|object| {
+            put(object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+            put(object, tags::RESCALE_SLOPE, VR::DS, slope);
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+        })
+    };
+    assert_eq!(by("1"), None);
+    assert_eq!(by("1e306"), Some(Reason::FlatImage));
+}
+
+#[test]
 fn a_digitised_film_has_square_pixels_too() {
     let spacing = |text: &str| {
         refused(|object| put(object, tags::NOMINAL_SCANNED_PIXEL_SPACING, VR::DS, text))

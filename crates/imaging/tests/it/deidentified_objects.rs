@@ -1,6 +1,7 @@
 //! Objects that leave stay objects of their kind: sequences have the items that they need, and words of the standard are there
 //! whatever the patient is called.
 
+use dicom_core::value::PrimitiveValue;
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
@@ -108,6 +109,19 @@ fn sequences_that_need_an_item_have_one_or_are_gone() {
         ] {
             assert_eq!(text(person, tag), "ANONYMIZED", "{tag}");
         }
+    }
+}
+
+#[test]
+fn text_that_its_writer_called_bytes_is_text() {
+    let objects = deidentified(|object| {
+        let text = PrimitiveValue::U8(b"Planted fl3d".as_slice().into());
+        put(object, tags::PULSE_SEQUENCE_NAME, VR::OB, text);
+    });
+    for object in objects {
+        let left = object.element(tags::PULSE_SEQUENCE_NAME).unwrap();
+        let left = left.to_bytes().unwrap();
+        assert_eq!(left.trim_ascii_end(), b"[name] fl3d");
     }
 }
 

@@ -179,6 +179,55 @@ fn a_profile_that_is_not_applied_is_said() {
     }
 }
 
+/// A few bytes of a file would take memory without end, before its size is known.
+#[test]
+fn a_profile_is_unpacked_up_to_a_limit() {
+    let mut large = profile(b"CMYK");
+    large.resize(1 << 20, 0);
+    let mut bytes = Vec::new();
+    let mut encoder = PngEncoder::new(&mut bytes);
+    encoder.set_icc_profile(large).unwrap();
+    let colours: Vec<u8> = (0..12).collect();
+    encoder
+        .write_image(&colours, 2, 2, ExtendedColorType::Rgb8)
+        .unwrap();
+    let notes = |header_bytes_max: u64| {
+        let limits = Limits {
+            header_bytes_max,
+            ..Limits::default()
+        };
+        let decoded = decode_file(&bytes, &Options::new(2, limits).unwrap());
+        decoded.map(|decoded| decoded.frames[0].1.notes.clone())
+    };
+    let refused = notes(2 << 20).unwrap_err();
+    assert_eq!(refused.reason, Reason::UnsupportedColour);
+    assert_eq!(notes(1 << 16), Ok(vec![Note::ProfileNotApplied]));
+}
+
+/// A chunk of a PNG.
+fn png_chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    let named = [&name[..], content].concat();
+    let mut checksum = Crc::new();
+    checksum.update(&named);
+    let length = (content.len() as u32).to_be_bytes();
+    [&length[..], &named, &checksum.sum().to_be_bytes()].concat()
+}
+
+/// It may stand behind the pixels, where some programs append it.
+#[test]
+fn a_png_is_turned_by_its_orientation_wherever_that_stands() {
+    const IEND_BYTES: usize = 12;
+    let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let plain = png(4, 8, ExtendedColorType::L8, &(0..32).collect::<Vec<u8>>());
+    for at in [33, plain.len() - IEND_BYTES] {
+        let mut bytes = plain.clone();
+        drop(bytes.splice(at..at, png_chunk(b"eXIf", exif)));
+        let info = &decode(&bytes, 8).frames[0].1;
+        assert_eq!((info.original_width, info.original_height), (8, 4), "{at}");
+        assert_eq!(info.notes, [Note::ExifOrientation]);
+    }
+}
+
 #[test]
 fn exif_orientation_is_applied() {
     // TIFF header, one entry: Orientation (0x0112) SHORT = 6, "turn by 90° clockwise to view".
@@ -283,13 +332,8 @@ fn pixels_that_are_not_square_are_refused() {
         found(&bytes)
     };
     let of_png = |across: u32, down: u32| {
-        let mut chunk = b"pHYs".to_vec();
-        chunk.extend(across.to_be_bytes());
-        chunk.extend(down.to_be_bytes());
-        chunk.push(0);
-        let mut checksum = Crc::new();
-        checksum.update(&chunk);
-        let chunk = [&[0_u8, 0, 0, 9][..], &chunk, &checksum.sum().to_be_bytes()].concat();
+        let content = [across.to_be_bytes(), down.to_be_bytes()].concat();
+        let chunk = png_chunk(b"pHYs", &[&content[..], &[0]].concat());
         let mut bytes = png(64, 64, ExtendedColorType::L8, &noise);
         // Behind the signature and the header.
         drop(bytes.splice(33..33, chunk));

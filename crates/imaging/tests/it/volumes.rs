@@ -6,12 +6,12 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{
     Convention, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, SlicePlan, Slices,
-    Unused, decode_slices, plan_volume, prepare,
+    Unused, decode_file, decode_slices, plan_volume, prepare,
 };
 
 use crate::synthetic::{COLUMNS, ROWS, file, put, put_sequence};
 
-const AXIAL: &str = "1\\0\\0\\0\\1\\0";
+pub(crate) const AXIAL: &str = "1\\0\\0\\0\\1\\0";
 
 /// An axial slice at `z` mm whose pixels have Hounsfield units from -1000 on in steps of 100.
 pub(crate) fn slice(z: f64, change: impl FnOnce(&mut InMemDicomObject)) -> Vec<u8> {
@@ -116,6 +116,18 @@ fn mr_goes_from_the_volume_s_smallest_to_its_largest_value() {
     let largest = |frame: &Frame| *frame.pixels.iter().max().unwrap();
     assert_eq!((largest(&frames[0].0), largest(&frames[1].0)), (128, 255));
     assert_eq!(frames[0].1.window.unwrap().width, 5800.0);
+}
+
+/// Values of a range without end would all be black.
+#[test]
+fn an_mr_by_a_slope_beyond_all_numbers_is_refused() {
+    let file = slice(0.0, |object| {
+        put(object, tags::MODALITY, VR::CS, "MR");
+        put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+        put(object, tags::RESCALE_SLOPE, VR::DS, "1e306");
+    });
+    let refused = decode_file(&file, &options()).unwrap_err();
+    assert_eq!(refused.reason, Reason::FlatImage);
 }
 
 /// All of them are decoded before anything is shown, which may take hours of what a small file unpacks to.

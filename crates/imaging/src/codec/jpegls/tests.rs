@@ -61,3 +61,25 @@ fn a_transform_of_colours_is_refused() {
         assert_eq!(with(transform).unwrap_err().reason, Reason::DecodeFailed);
     }
 }
+
+/// Its size would be believed, whatever was compared before.
+#[test]
+fn a_second_frame_header_is_refused() {
+    const SEGMENT_BYTES: usize = 13;
+    let whole = file("restarts-eight-bits.jls");
+    let marker = whole.windows(2).position(|pair| pair == [0xff, 0xf7]);
+    let at = marker.unwrap();
+    let mut twice = whole.clone();
+    let again = whole[at..at + SEGMENT_BYTES].to_vec();
+    drop(twice.splice(at..at, again));
+    assert_eq!(decode(&twice).unwrap_err().reason, Reason::DecodeFailed);
+}
+
+/// Before it ended, each of 255 would have a plane of its own.
+#[test]
+fn a_component_that_a_scan_names_twice_is_refused() {
+    let start = b"\xff\xd8\xff\xf7\0\x0b\x08\0\x01\0\x01\x01\x01\x11\0";
+    let scan = b"\xff\xda\0\x0a\x02\x01\0\x01\0\0\x01\0";
+    let bytes = [&start[..], scan].concat();
+    assert_eq!(decode(&bytes).unwrap_err().reason, Reason::DecodeFailed);
+}
