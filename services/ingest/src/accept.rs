@@ -347,7 +347,7 @@ impl Acceptor {
 
     /// Sends what makes an accepted job go on. The event is sent before the intake message, so that no later event of the job can
     /// be stored ahead of it.
-    async fn go_on(&self, key: &JobKey, record: &JobRecord) -> Result<(), QueueError> {
+    pub(crate) async fn go_on(&self, key: &JobKey, record: &JobRecord) -> Result<(), QueueError> {
         let event = self.queue.publish_event(key, record);
         try_join(event, self.publish_intake(key, record)).await?;
         Ok(())
