@@ -2,7 +2,7 @@
 //! the answer must be called wrong.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{BlobKind, Digest, TenantId};
+use medfleet_core::{BlobKind, Digest, JobKey};
 use medfleet_proto::work::v1::TokensManifest;
 use medfleet_store::BlobStore;
 use medfleet_testkit::wait_until;
@@ -14,7 +14,7 @@ use medfleet_tests::chaos::oracle;
 use medfleet_tests::client::PATIENCE;
 use medfleet_tests::config;
 use medfleet_tests::fleet::{Pace, Role};
-use medfleet_worker::chunk_key;
+use medfleet_worker::handed_key;
 use prost::Message;
 
 /// What is put in the place of the tokens of a job's first image.
@@ -30,18 +30,19 @@ enum Plant {
 /// The tokens manifests of a job's chunks.
 struct Manifests<'a> {
     store: &'a BlobStore,
-    tenant: TenantId,
+    job: JobKey,
     frames: Digest,
 }
 
 impl Manifests<'_> {
     fn key(&self, chunk: u32) -> Vec<u8> {
-        chunk_key(&self.frames, chunk, &oracle::encoder_digest())
+        // It was started once.
+        handed_key((&self.job.job, 0), &self.frames, chunk)
     }
 
     async fn read(&self, chunk: u32) -> Result<TokensManifest> {
         let (kind, key) = (BlobKind::TokensOfChunk, self.key(chunk));
-        let stored = self.store.get_mutable(&self.tenant, kind, &key);
+        let stored = self.store.get_mutable(&self.job.tenant, kind, &key);
         let bytes = stored.await?.context("a manifest of the chunk")?;
         Ok(TokensManifest::decode(bytes)?)
     }
@@ -49,7 +50,7 @@ impl Manifests<'_> {
     async fn write(&self, chunk: u32, manifest: &TokensManifest) -> Result<()> {
         let (kind, key) = (BlobKind::TokensOfChunk, self.key(chunk));
         let bytes = manifest.encode_to_vec().into();
-        let stored = self.store.put_mutable(&self.tenant, kind, &key, bytes);
+        let stored = self.store.put_mutable(&self.job.tenant, kind, &key, bytes);
         stored.await?;
         Ok(())
     }
@@ -86,7 +87,7 @@ async fn verdict(plant: Plant) -> Result<Result<()>> {
         .await?;
         manifests.push(Manifests {
             store: &store,
-            tenant: key.tenant,
+            job: key,
             frames,
         });
         accepted.push(Accepted { name, asked });
@@ -102,8 +103,12 @@ async fn verdict(plant: Plant) -> Result<Result<()>> {
         }
         Plant::Foreign => {
             let digest = Digest::from_slice(&other.read(0).await?.tokens[0].digest)?;
-            let tokens = store.get(&other.tenant, BlobKind::Tokens, &digest).await?;
-            let digest = store.put(&mine.tenant, BlobKind::Tokens, tokens).await?;
+            let tokens = store
+                .get(&other.job.tenant, BlobKind::Tokens, &digest)
+                .await?;
+            let digest = store
+                .put(&mine.job.tenant, BlobKind::Tokens, tokens)
+                .await?;
             first.tokens[0].digest = digest.as_bytes().to_vec().into();
             mine.write(0, &first).await?;
         }

@@ -1,5 +1,5 @@
-//! Whoever submits, watches, reads, cancels or erases a job, or holds work back, has a line in the audit. Who would read or erase the
-//! job of another tenant has none: nothing of it was read or erased.
+//! Whoever submits, watches, reads, cancels or erases a job, or holds work back, has a line in the audit. Who would read, cancel
+//! or erase the job of another tenant has none: nothing was done to it.
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, JobState};
@@ -56,7 +56,8 @@ async fn who_did_what_is_told() -> Result<()> {
     let other = fleet.client("st-john").await?;
     ensure!(other.result(&done).await.is_err(), "not theirs");
     ensure!(other.erase(&done).await.is_err(), "not theirs");
-    for action in ["read_result", "erase"] {
+    ensure!(other.cancel(&done).await.is_err(), "not theirs");
+    for action in ["read_result", "erase", "cancel"] {
         let lines = lines(&fleet, action, &done, "").await?;
         ensure!(lines == 0, "{action} by nobody");
     }

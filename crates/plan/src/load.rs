@@ -53,6 +53,12 @@ pub enum LoadError {
         /// Which.
         what: &'static str,
     },
+    /// A number that must be finite, and zero or more.
+    #[error("{what} must be zero or a positive number")]
+    Negative {
+        /// Which.
+        what: &'static str,
+    },
     /// The shares.
     #[error("the shares of the kinds of jobs add up to {sum}; they must add up to 1")]
     Shares {
@@ -82,10 +88,13 @@ impl Load {
         positive("the rate of jobs", self.jobs_per_second)?;
         positive("the encode time", self.encode.mean_seconds)?;
         positive("the decode time", self.decode.mean_seconds)?;
-        // Zero is fine for these.
-        positive("the encode variation", self.encode.variation + 1.0)?;
-        positive("the decode variation", self.decode.variation + 1.0)?;
-        positive("the time beside both stages", self.other_seconds + 1.0)?;
+        let not_negative = |what, value: f64| {
+            let good = value.is_finite() && value >= 0.0;
+            good.then_some(()).ok_or(LoadError::Negative { what })
+        };
+        not_negative("the encode variation", self.encode.variation)?;
+        not_negative("the decode variation", self.decode.variation)?;
+        not_negative("the time beside both stages", self.other_seconds)?;
         let sum: f64 = self.kinds.iter().map(|kind| kind.share).sum();
         if (sum - 1.0).abs() > 1e-6 || self.kinds.iter().any(|kind| kind.share < 0.0) {
             return Err(LoadError::Shares { sum });
@@ -120,5 +129,38 @@ impl Load {
             encode / f64::from(fleet.encoders.max(1)),
             decode / f64::from(fleet.decode_slots.max(1)),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_varies_by_less_than_nothing_is_no_load() {
+        let check = |variation, other_seconds, expected: bool| {
+            let service = Service {
+                mean_seconds: 1.0,
+                variation,
+            };
+            let load = Load {
+                jobs_per_second: 1.0,
+                kinds: vec![JobKind {
+                    class: 0,
+                    share: 1.0,
+                    chunks: 1,
+                }],
+                encode: service,
+                decode: service,
+                other_seconds,
+            };
+            let checked = load.check();
+            assert_eq!(checked.is_ok(), expected, "{checked:?}");
+        };
+        check(0.0, 0.0, true);
+        check(0.5, 0.1, true);
+        check(-0.5, 0.1, false);
+        check(0.5, -0.5, false);
+        check(f64::NAN, 0.1, false);
     }
 }

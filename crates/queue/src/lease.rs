@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{Queue, Result, Revision};
+use crate::{Queue, QueueError, Result, Revision};
+
+/// Times that a renewal is tried from where our own lease is found.
+const TRIES: u32 = 2;
 
 /// A lease that this process holds, or held.
 #[derive(Debug)]
@@ -12,6 +15,8 @@ pub struct Lease {
     name: String,
     holder: String,
     revision: Revision,
+    /// When its last renewal was asked for: it lasts from then on at least.
+    asked: Instant,
     /// Losses of the connection before it was last known to be ours. A server that forgot it since may have another's in its place.
     losses: u64,
 }
@@ -24,12 +29,14 @@ impl Queue {
     /// Transient ones. Where the answer was lost the lease may be held by nobody for one `lease_ttl`.
     pub async fn try_lease(&self, name: &str, holder: &str) -> Result<Option<Lease>> {
         let (value, losses) = (Bytes::copy_from_slice(holder.as_bytes()), self.losses());
+        let asked = Instant::now();
         let created = self.leases.create(name, value).await?;
         Ok(created.map(|revision| Lease {
             queue: self.clone(),
             name: name.to_owned(),
             holder: holder.to_owned(),
             revision,
+            asked,
             losses,
         }))
     }
@@ -49,36 +56,47 @@ impl Lease {
     pub async fn renew(&mut self) -> Result<bool> {
         let value = Bytes::copy_from_slice(self.holder.as_bytes());
         let (bucket, losses) = (&self.queue.leases, self.queue.losses());
-        if let Some(revision) = bucket.update(&self.name, value, self.revision).await? {
-            (self.revision, self.losses) = (revision, losses);
-            return Ok(true);
+        for _ in 0..TRIES {
+            let asked = Instant::now();
+            let updated = bucket.update(&self.name, value.clone(), self.revision);
+            if let Some(revision) = updated.await? {
+                (self.revision, self.asked, self.losses) = (revision, asked, losses);
+                return Ok(true);
+            }
+            // A renewal whose answer was lost has moved our own lease on, nobody knows when: it is renewed from there.
+            let found = bucket.get(&self.name).await?;
+            match found.filter(|entry| entry.value == self.holder.as_bytes()) {
+                Some(entry) => self.revision = entry.revision,
+                None => return Ok(false),
+            }
         }
-        // A renewal whose answer was lost has moved our own lease on.
-        let found = bucket.get(&self.name).await?;
-        let ours = found.filter(|entry| entry.value == self.holder.as_bytes());
-        if let Some(entry) = &ours {
-            (self.revision, self.losses) = (entry.revision, losses);
-        }
-        Ok(ours.is_some())
+        // What was found was outdated.
+        Err(QueueError::Unavailable {
+            operation: "renew a lease",
+        })
     }
 
-    /// Renews it three times in each `lease_ttl`. Returns when it is lost, or when no renewal has succeeded for as long as it
-    /// lasts: stop what it allowed, at once.
+    /// Renews it three times in each `lease_ttl`, and no try takes longer than a third of that. Returns when it is lost, or when no
+    /// renewal has succeeded for as long as it lasts: stop what it allowed, at once.
     pub async fn hold(&mut self) {
         let lasts = self.queue.lease_ttl();
-        let mut ends = Instant::now() + lasts;
+        let mut tried = self.asked;
         loop {
-            tokio::time::sleep(lasts / 3).await;
-            let asked = Instant::now();
-            match tokio::time::timeout_at(ends, self.renew()).await {
-                Ok(Ok(true)) => ends = asked + lasts,
-                Ok(Ok(false)) | Err(_) => return,
+            let ends = self.asked + lasts;
+            tokio::time::sleep_until(ends.min(tried + lasts / 3)).await;
+            tried = Instant::now();
+            let until = ends.min(tried + lasts / 3);
+            match tokio::time::timeout_at(until, self.renew()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
                         "a lease could not be renewed"
                     );
                 }
+                Err(_) if until == ends => return,
+                Err(_) => tracing::debug!("a lease was not renewed in time, and is tried again"),
             }
         }
     }

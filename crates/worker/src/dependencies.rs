@@ -167,8 +167,9 @@ impl Dependencies {
     }
 }
 
-/// The key under which an encode worker stores the tokens manifest of a chunk and a decode worker looks for it:
-/// frames manifest, chunk and encoder, so that tokens of another encoder are never found.
+/// The key under which an encode worker stores the tokens manifest of a chunk for decode workers of earlier releases, and where a
+/// decode worker looks where an encode worker of an earlier release has left nothing else: frames manifest, chunk and encoder, so
+/// that tokens of another encoder are never found.
 #[must_use]
 pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     let mut key = Vec::with_capacity(68);
@@ -178,9 +179,9 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     key
 }
 
-/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge. The edge does
-/// not know the encoder, so the key names the job and its epoch instead: another job with the same frames, encoded by another
-/// encoder, has another key. Its length differs from that of every [`chunk_key`].
+/// The key under which an encode worker leaves the tokens manifest of a chunk for the job's decode worker, or for its hospital's
+/// edge, which does not know the encoder. It names the job and its epoch: another job with the same frames, encoded on another
+/// device or by another encoder, has another key. Its length differs from that of every [`chunk_key`].
 #[must_use]
 pub fn handed_key((job, epoch): (&JobId, u32), frames: &Digest, chunk: u32) -> Vec<u8> {
     let mut key = handed_key_of_any_job(frames, chunk);

@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use medfleet_core::{BlobKind, CHUNKS_MAX, Digest, JobRecord, TenantId};
+use medfleet_core::{BlobKind, CHUNKS_MAX, Digest, JobKey, JobRecord, TenantId};
 use medfleet_engine::{Description, ImageTokens};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
 use medfleet_runtime::exit::chain;
 use medfleet_store::{BlobStore, StoreError};
-use medfleet_worker::chunk_key;
+use medfleet_worker::{chunk_key, handed_key};
 use prost::Message;
 
 use crate::error::DecodeError;
@@ -86,28 +86,43 @@ pub(crate) async fn gather(
     })
 }
 
-impl Sources<'_> {
-    /// Reads every list that the record names in one go, as all their names follow from the record.
-    pub(crate) async fn lists(&self, record: &JobRecord) -> Result<Lists, DecodeError> {
-        let wrong = DecodeError::Manifest {
-            what: "the frames manifest",
-        };
-        let frames = record.frames.ok_or(wrong)?;
-        let tokens = (0..record.chunks.total.min(CHUNKS_MAX)).map(|chunk| {
-            let key = chunk_key(&frames, chunk, &self.model.encoder_digest);
-            (BlobKind::TokensOfChunk, key)
-        });
-        let tokens: Vec<_> = tokens.collect();
-        let contents = [(BlobKind::Study, record.study), (BlobKind::Frames, frames)];
-        let read = self.store.get_together(self.tenant, contents, &tokens);
-        let ([study, frames], tokens) = read.await?;
-        Ok(Lists {
-            study,
-            frames,
-            tokens,
-        })
-    }
+/// Reads every list that the record of a job names in one go, as all their names follow from the record.
+pub(crate) async fn lists(
+    store: &BlobStore,
+    model: &Description,
+    job: &JobKey,
+    record: &JobRecord,
+) -> Result<Lists, DecodeError> {
+    let wrong = DecodeError::Manifest {
+        what: "the frames manifest",
+    };
+    let named = record.frames.ok_or(wrong)?;
+    let (tenant, kind) = (&job.tenant, BlobKind::TokensOfChunk);
+    let chunks = 0..record.chunks.total.min(CHUNKS_MAX);
+    let own = chunks.clone().map(|chunk| {
+        let key = handed_key((&job.job, record.epoch), &named, chunk);
+        (kind, key)
+    });
+    let own: Vec<_> = own.collect();
+    let contents = [(BlobKind::Study, record.study), (BlobKind::Frames, named)];
+    let read = store.get_together(tenant, contents, &own);
+    let ([study, frames], own) = read.await?;
+    let tokens = chunks.zip(own).map(|(chunk, own)| async move {
+        if own.is_some() {
+            return Ok(own);
+        }
+        // An encoder of an earlier release names it by the frames alone.
+        let key = chunk_key(&named, chunk, &model.encoder_digest);
+        store.get_mutable(tenant, kind, &key).await
+    });
+    Ok(Lists {
+        study,
+        frames,
+        tokens: try_join_all(tokens).await?,
+    })
+}
 
+impl Sources<'_> {
     async fn chunk(
         &self,
         list: Option<Bytes>,
@@ -207,4 +222,81 @@ impl Sources<'_> {
 /// Bytes of one image's tokens.
 fn length(model: &Description) -> usize {
     model.tokens_per_image as usize * model.token_width as usize * model.dtype.bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::{Class, Cost, JobId, NewJob, PoolName, Pseudonyms, TaskKind, UnixMillis};
+    use medfleet_engine::Dtype;
+    use medfleet_store::FleetKey;
+
+    use super::*;
+
+    fn model() -> Description {
+        Description {
+            model: "tiny".to_owned(),
+            model_digest: Digest::new([1; 32]),
+            settings_digest: Digest::new([2; 32]),
+            encoder_digest: Digest::new([3; 32]),
+            device: "none".to_owned(),
+            dtype: Dtype::Bf16,
+            weights: String::new(),
+            frame_side: 8,
+            tokens_per_image: 2,
+            token_width: 4,
+            context_tokens_max: 64,
+        }
+    }
+
+    /// A job of two chunks.
+    fn record(study: Digest, frames: Digest) -> JobRecord {
+        let mut record = JobRecord::accepted(NewJob {
+            pool: PoolName::new("p").expect("a pool"),
+            class: Class::Routine,
+            task: TaskKind::Report,
+            image_count: 2,
+            body: Digest::new([4; 32]),
+            study,
+            pseudonyms: Pseudonyms::default(),
+            accepted: UnixMillis(0),
+            expires: UnixMillis(1_000),
+            traceparent: String::new(),
+            model: "tiny".to_owned(),
+            cost: Cost::default(),
+        });
+        record.frames = Some(frames);
+        record.chunks.total = 2;
+        record
+    }
+
+    #[tokio::test]
+    async fn a_jobs_own_lists_come_first_and_an_earlier_releases_where_there_are_none() {
+        let (store, model) = (BlobStore::in_memory(FleetKey::new([1; 32])), model());
+        let job = JobKey {
+            tenant: "a".parse().expect("a tenant"),
+            job: JobId::from_bytes([1; 16]),
+        };
+        let put = async |kind, text: &'static [u8]| {
+            let stored = store.put(&job.tenant, kind, Bytes::from_static(text));
+            stored.await.expect("stores")
+        };
+        let frames = put(BlobKind::Frames, b"frames").await;
+        let record = record(put(BlobKind::Study, b"study").await, frames);
+        let list = async |key: &[u8], text: &'static [u8]| {
+            let kind = BlobKind::TokensOfChunk;
+            let stored = store.put_mutable(&job.tenant, kind, key, Bytes::from_static(text));
+            stored.await.expect("stores");
+        };
+        // The other one's chunks were encoded later, on another device or in another type.
+        for chunk in 0..2 {
+            let key = chunk_key(&frames, chunk, &model.encoder_digest);
+            list(&key, b"of the frames").await;
+        }
+        let own = handed_key((&job.job, record.epoch), &frames, 1);
+        list(&own, b"of the job").await;
+        let read = lists(&store, &model, &job, &record).await;
+        let tokens = read.expect("they are there").tokens;
+        let expected = ["of the frames", "of the job"].map(|text| Some(Bytes::from(text)));
+        assert_eq!(tokens, expected);
+    }
 }

@@ -21,7 +21,7 @@ use tracing::{Instrument, field};
 use crate::config::Config;
 use crate::error::DecodeError;
 use crate::fetch::Fetcher;
-use crate::gather::{Gathered, Sources, gather};
+use crate::gather::{Gathered, Sources, gather, lists};
 use crate::metrics::DecodeMetrics;
 use crate::result::{Parts, result};
 use crate::scopes::Scopes;
@@ -86,7 +86,7 @@ impl Decode {
             tenant: &key.tenant,
             made_for: made_for(self.store.key(), key),
         };
-        let lists = sources.lists(record).await?;
+        let lists = lists(&self.store, self.model.description(), key, record).await?;
         let study = StudyManifest::decode(lists.study.clone());
         let study = study.map_err(|_| DecodeError::Manifest {
             what: "the study manifest",

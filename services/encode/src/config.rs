@@ -54,7 +54,8 @@ pub struct Config {
     /// Tokens kept in memory, for decode workers and for frames that come again, in bytes.
     #[serde(default = "cache_bytes_max_default")]
     pub cache_bytes_max: ByteSize,
-    /// At a hospital's edge whose images stay there: leaves the edge a note of which tokens it made, to hand them on.
+    /// At a hospital's edge whose images stay there: has an encoder of an earlier release leave the edge a note of which tokens it
+    /// made, to hand them on. Later ones always do.
     #[serde(default)]
     pub for_edge: bool,
 }

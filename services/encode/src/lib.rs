@@ -111,7 +111,6 @@ pub async fn run(
     let (elsewhere, settled, keeping) = among_encoders(&dependencies, &metrics).await;
     let handler = work::Encode {
         store: dependencies.store,
-        for_edge: config.for_edge,
         engine,
         cache,
         claims: claims::Claims::default(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{EncodeEngine, Purpose};
@@ -27,8 +28,6 @@ const CHECKED_MAX: usize = 8;
 /// The stage.
 pub(crate) struct Encode {
     pub(crate) store: BlobStore,
-    /// Whether an edge hands on what is made here.
-    pub(crate) for_edge: bool,
     pub(crate) engine: EncodeEngine,
     pub(crate) cache: Arc<Cache>,
     pub(crate) claims: Claims,
@@ -41,11 +40,25 @@ pub(crate) struct Encode {
 
 /// What is known of a chunk before its work begins.
 pub(crate) struct Chunk {
-    /// The key of the list of its tokens, for decode.
-    key: Vec<u8>,
-    /// The key of the list that is left for a hospital's edge.
-    handed: Vec<u8>,
+    keys: Keys,
     content: Content,
+}
+
+/// The keys of the list of a chunk's tokens.
+struct Keys {
+    /// The job's own, which its decoder reads, or its hospital's edge.
+    of_job: Vec<u8>,
+    /// That of all jobs with these frames, for decoders of earlier releases: the last one to be encoded has it.
+    of_frames: Vec<u8>,
+}
+
+impl Keys {
+    fn of(unit: &WorkUnit, frames: &Digest, encoder: &Digest) -> Self {
+        Self {
+            of_job: handed_key((&unit.key.job, unit.epoch), frames, unit.unit),
+            of_frames: chunk_key(frames, unit.unit, encoder),
+        }
+    }
 }
 
 enum Content {
@@ -94,8 +107,7 @@ impl Encode {
             }
         };
         Ok(Chunk {
-            key: chunk_key(&frames_digest, unit.unit, &description.encoder_digest),
-            handed: handed_key((&unit.key.job, unit.epoch), &frames_digest, unit.unit),
+            keys: Keys::of(unit, &frames_digest, &description.encoder_digest),
             content,
         })
     }
@@ -145,37 +157,28 @@ impl Encode {
         }
         Ok(digest)
     }
-
-    /// Leaves the list of a chunk's tokens for the hospital's edge that hands the job on, under `handed`.
-    async fn leave_for_edge(
-        &self,
-        tenant: &TenantId,
-        handed: &[u8],
-        list: Bytes,
-    ) -> Result<(), EncodeError> {
-        let put = self
-            .store
-            .put_mutable(tenant, BlobKind::TokensOfChunk, handed, list);
-        put.await?;
-        Ok(())
-    }
 }
 
-/// Takes the job's reference on tokens that came with it, and writes their list anew under `key`.
-async fn adopt(
+/// Takes the job's reference on tokens that came with it.
+async fn adopt(store: &BlobStore, job: &JobKey, tokens: &[Digest]) -> Result<(), EncodeError> {
+    let blobs = tokens.iter().map(|digest| (BlobKind::Tokens, *digest));
+    let blobs: Vec<_> = blobs.collect();
+    store.reference(&job.tenant, &job.job, &blobs).await?;
+    Ok(())
+}
+
+/// Leaves the list of a chunk's tokens. No job references a list, so an old one, which could be collected before the job is
+/// decoded, is written anew. Of two jobs with the same frames each has its own: what the other's names may be of another type,
+/// where two pools differ in it, or go with the other job, where their encoders' devices differ.
+async fn leave(
     store: &BlobStore,
-    job: &JobKey,
-    key: &[u8],
-    imported: Imported,
+    tenant: &TenantId,
+    keys: &Keys,
+    list: Bytes,
 ) -> Result<(), EncodeError> {
-    let JobKey { tenant, job } = job;
-    let blobs = imported.blobs.into_iter();
-    let blobs: Vec<_> = blobs.map(|digest| (BlobKind::Tokens, digest)).collect();
-    store.reference(tenant, job, &blobs).await?;
-    // No job references a list, so an old one could be collected before this job is decoded.
-    store
-        .put_mutable(tenant, BlobKind::TokensOfChunk, key, imported.list)
-        .await?;
+    let puts = [&keys.of_job, &keys.of_frames]
+        .map(|key| store.put_mutable(tenant, BlobKind::TokensOfChunk, key, list.clone()));
+    try_join_all(puts).await?;
     Ok(())
 }
 
@@ -192,17 +195,12 @@ impl Handler for Encode {
     }
 
     async fn work(&self, started: &Started, chunk: Chunk) -> Result<(), Ending> {
-        let Chunk {
-            key,
-            handed,
-            content,
-        } = chunk;
+        let Chunk { keys, content } = chunk;
         let (unit, chunk) = (&started.unit, started.unit.unit);
         let list = match content {
-            Content::Imported(imported) => {
+            Content::Imported(Imported { blobs, list }) => {
                 self.metrics.chunks_found.inc();
-                let list = imported.list.clone();
-                adopt(&self.store, &unit.key, &key, imported).await?;
+                adopt(&self.store, &unit.key, &blobs).await?;
                 list
             }
             Content::Frames(wanted) => {
@@ -215,18 +213,11 @@ impl Handler for Encode {
                     purpose,
                     place: &started.place,
                 };
-                let list = self.provide(&whose, wanted).await?;
-                let list = Bytes::from(list.encode_to_vec());
-                // The list is written last: decoders of other jobs read it by its name, and must find what it names.
-                let (tenant, kind) = (&unit.key.tenant, BlobKind::TokensOfChunk);
-                let put = self.store.put_mutable(tenant, kind, &key, list.clone());
-                put.await?;
-                list
+                self.provide(&whose, wanted).await?.encode_to_vec().into()
             }
         };
-        if self.for_edge {
-            self.leave_for_edge(&unit.key.tenant, &handed, list).await?;
-        }
+        // Last: decoders of earlier releases read another job's by its name, and must find what it names.
+        leave(&self.store, &unit.key.tenant, &keys, list).await?;
         started.advance(&Move::ChunkEncoded { chunk }).await?;
         Ok(())
     }
@@ -234,13 +225,14 @@ impl Handler for Encode {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_core::JobId;
+    use medfleet_core::{Class, JobId};
     use medfleet_store::FleetKey;
+    use medfleet_testkit as kit;
 
     use super::*;
 
     #[tokio::test]
-    async fn a_list_that_was_collected_is_there_again_when_its_chunk_is_adopted() {
+    async fn a_job_relies_on_tokens_that_came_with_it() {
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
         let key = JobKey {
             tenant: "a".parse().expect("a tenant"),
@@ -248,16 +240,34 @@ mod tests {
         };
         let tokens = Bytes::from_static(b"tokens");
         let tokens = store.put(&key.tenant, BlobKind::Tokens, tokens).await;
-        let imported = Imported {
-            blobs: vec![tokens.expect("stores")],
-            list: Bytes::from_static(b"list"),
-        };
-        // It was old, and the keeper has collected it since it was read.
-        let adopted = adopt(&store, &key, b"chunk", imported).await;
+        let adopted = adopt(&store, &key, &[tokens.expect("stores")]).await;
         adopted.expect("stores");
-        let list = store.get_mutable(&key.tenant, BlobKind::TokensOfChunk, b"chunk");
-        assert_eq!(list.await.expect("works").as_deref(), Some(&b"list"[..]));
         let holders = store.holders(&key.tenant).await.expect("lists");
         assert!(holders.contains_key(&key.job));
+    }
+
+    /// At encoders of different devices, or of pools of different types, with the same vision weights.
+    #[tokio::test]
+    async fn of_jobs_with_the_same_frames_each_leaves_a_list_of_its_own() {
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let (frames, encoder) = (Digest::new([1; 32]), Digest::new([2; 32]));
+        let tenant = kit::tenant();
+        let mut left = Vec::new();
+        for (seed, list) in [(1, &b"of one"[..]), (2, &b"of the other"[..])] {
+            let job = kit::record(seed, 1).0;
+            let unit = kit::unit(&job, Stage::Encode, Class::Routine, 0);
+            let keys = Keys::of(&unit, &frames, &encoder);
+            let put = leave(&store, &tenant, &keys, Bytes::from_static(list)).await;
+            put.expect("stores");
+            left.push((keys, list));
+        }
+        for (keys, list) in &left {
+            let kind = BlobKind::TokensOfChunk;
+            let own = store.get_mutable(&tenant, kind, &keys.of_job).await;
+            assert_eq!(own.expect("works").as_deref(), Some(*list));
+            // Decoders of earlier releases find the last one.
+            let last = store.get_mutable(&tenant, kind, &keys.of_frames).await;
+            assert_eq!(last.expect("works").as_deref(), Some(left[1].1));
+        }
     }
 }

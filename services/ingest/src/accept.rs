@@ -110,8 +110,8 @@ impl Acceptor {
             let plan = plan?;
             let let_in = self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
-            let study = self.within_budget(&key.tenant, study);
-            return match self.create(caller, key.clone(), (study, let_in)).await {
+            let created = self.create_within_budget(caller, key.clone(), (study, let_in));
+            return match created.await {
                 Err(refusal) => Err(self.withdrawn(&key, refusal).await),
                 accepted => accepted,
             };
@@ -132,8 +132,8 @@ impl Acceptor {
                 let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
                 (study.record.epoch, study.record.attempt) = (epoch, attempt);
-                let study = self.within_budget(&key.tenant, study);
-                self.create(caller, key, (study, let_in)).await
+                self.create_within_budget(caller, key, (study, let_in))
+                    .await
             }
             // The same bytes as before: neither its uploads, which may have expired since, nor this fleet's settings matter any
             // more.
@@ -197,6 +197,28 @@ impl Acceptor {
         };
         self.quotas.job(tenant, inline)?;
         Ok(let_in)
+    }
+
+    /// As [`Acceptor::create`], within the tenant's budget of STAT jobs. One of which nothing came is given back: who comes again and
+    /// again while the fleet has no room would find the budget spent when it has.
+    async fn create_within_budget(
+        &self,
+        caller: &Caller,
+        key: JobKey,
+        (study, let_in): (Study, LetIn),
+    ) -> Result<Accepted, Refusal> {
+        let study = self.within_budget(&key.tenant, study);
+        let (tenant, is_stat) = (key.tenant.clone(), study.record.class == Class::Stat);
+        let created = self.create(caller, key, (study, let_in)).await;
+        let has_come = match &created {
+            Ok(accepted) => !accepted.already,
+            Err(Refusal::Unfinished { .. }) => true,
+            Err(_) => false,
+        };
+        if is_stat && !has_come {
+            self.quotas.stat_unspent(&tenant);
+        }
+        created
     }
 
     /// Makes a STAT job beyond its tenant's budget an urgent one. The meaning of its request, by which repeats are recognised,
@@ -347,7 +369,7 @@ impl Acceptor {
 
     /// Sends what makes an accepted job go on. The event is sent before the intake message, so that no later event of the job can
     /// be stored ahead of it.
-    async fn go_on(&self, key: &JobKey, record: &JobRecord) -> Result<(), QueueError> {
+    pub(crate) async fn go_on(&self, key: &JobKey, record: &JobRecord) -> Result<(), QueueError> {
         let event = self.queue.publish_event(key, record);
         try_join(event, self.publish_intake(key, record)).await?;
         Ok(())

@@ -294,8 +294,8 @@ pub struct DispatcherConfig {
     /// comes on top.
     #[schemars(range(min = 1))]
     pub released_units_max: u64,
-    /// A unit that has waited so long for its release is aged: while a class has such units, its oldest one is the next in
-    /// one of `aged_every` releases, so that no class starves. A single STAT unit still goes first.
+    /// A unit that has waited so long for its release is aged: while a class has such units, one of `aged_every` releases is
+    /// of that class, by turn of its tenants, so that no class starves. A single STAT unit still goes first.
     pub age_after: DurationText,
     /// See `age_after`.
     #[schemars(range(min = 2))]

@@ -156,6 +156,14 @@ impl Quotas {
         self.of(tenant).stat_per_minute != Some(0) && self.charge(tenant, &[job]).is_ok()
     }
 
+    /// A STAT job that was counted has not come to be.
+    pub(crate) fn stat_unspent(&self, tenant: &TenantId) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spent) = spent.get_mut(tenant) {
+            spent.stat.level = (spent.stat.level - 1.0).max(0.0);
+        }
+    }
+
     /// Whether a tenant with so many open jobs may have one more.
     pub(crate) fn one_more(&self, tenant: &TenantId, open: u64) -> Result<(), Refusal> {
         match self.of(tenant).open_jobs_max {

@@ -288,10 +288,8 @@ impl Jobs {
     }
 
     async fn cancel(&self, caller: &Caller, name: &str) -> Result<JobRecord, Refusal> {
-        let key = JobKey {
-            tenant: caller.tenant.clone(),
-            job: convert::job_id(name)?,
-        };
+        // The audit says what was done to jobs: of names that are nobody's, or another tenant's, it would only grow.
+        let (key, _) = self.find(caller.clone(), name).await?;
         let queue = &self.acceptor.queue;
         self.acceptor.audit_act(&key, "cancel", caller).await?;
         match queue

@@ -18,6 +18,9 @@ const SWEEP: &str = "medfleet";
 /// Jobs that stand still and are looked after in one round: two or three requests each. Most of them wait for their turn.
 const STILL_MAX: usize = 1024;
 
+/// Jobs, with their epochs, of which the sweep has written a line in the audit and that still wait for room.
+type Told = HashSet<(JobKey, u32)>;
+
 /// Sweeps at regular times until the shutdown.
 pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     let config = &acceptor.config.accept;
@@ -26,12 +29,13 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     // record before. After `outdated_max` more even a server that was outdated shows it so, or as it became later.
     let age = pending.max(pending / 2 + acceptor.queue.outdated_max());
     let (mut next_round, mut last) = (Instant::now() + pending, None);
+    let mut told = Told::new();
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             () = shutdown.begun() => return,
         }
-        if let Err(error) = acceptor.sweep_once(age).await {
+        if let Err(error) = acceptor.sweep_once(age, &mut told).await {
             tracing::warn!(
                 error = chain(&error),
                 "the sweep of accepts and of jobs set aside could not finish"
@@ -51,19 +55,21 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
 
 impl Acceptor {
     /// One pass over the accepts that began longer than `age` ago, and the jobs that were set aside before that.
-    async fn sweep_once(&self, age: Duration) -> Result<(), QueueError> {
-        let accepts = self.sweep_accepts(age).await;
+    async fn sweep_once(&self, age: Duration, told: &mut Told) -> Result<(), QueueError> {
+        let accepts = self.sweep_accepts(age, told).await;
         // Also after trouble with the accepts: jobs that were set aside may wait for another stage, whose intake has room.
         let aside = self.sweep_all_aside(age).await;
         accepts.and(aside)
     }
 
-    async fn sweep_accepts(&self, age: Duration) -> Result<(), QueueError> {
+    async fn sweep_accepts(&self, age: Duration, told: &mut Told) -> Result<(), QueueError> {
         let (mut trouble, losses) = (Trouble::default(), self.queue.losses());
-        for (key, noted) in self.queue.list_pending(age).await? {
+        let pending = self.queue.list_pending(age).await?;
+        told.retain(|(told, _)| pending.iter().any(|(key, _)| key == told));
+        for (key, noted) in pending {
             let records = self.records_of(&key);
             if !trouble.is_at(records) {
-                let swept = self.sweep_accept(&key, (noted, losses)).await;
+                let swept = self.sweep_accept(&key, (noted, losses), told).await;
                 trouble.note(&key, records, swept);
             }
         }
@@ -150,11 +156,18 @@ impl Acceptor {
         &self,
         key: &JobKey,
         (noted, losses): (Revision, u64),
+        told: &mut Told,
     ) -> Result<(), QueueError> {
         if let Some((record, _)) = self.queue.record(key).await?
             && record.state == JobState::Accepted
         {
-            self.announce(key, &record, (SUBMIT, SWEEP)).await?;
+            // It may be met again at every pass until the intake has room.
+            let job = (key.clone(), record.epoch);
+            if !told.contains(&job) {
+                self.audit(key, SUBMIT, SWEEP).await?;
+                told.insert(job);
+            }
+            self.go_on(key, &record).await?;
             self.figures.swept.inc();
         }
         // A job without a record was never answered for, so there is nothing to finish.

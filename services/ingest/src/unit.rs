@@ -47,7 +47,7 @@ pub struct Rules {
     pub released_units_max: u64,
     /// A unit that has waited so long is aged.
     pub age_millis: i64,
-    /// While a class has aged units, one of so many releases is its oldest.
+    /// While a class has aged units, one of so many releases is of that class.
     pub aged_every: u32,
     /// Slots of decode that are kept for each class from those below it.
     pub decode_reserved: Reserved,

@@ -27,7 +27,7 @@ use crate::unit::ledger::Open;
 use crate::unit::{Held, Removal, Rules};
 use session::Session;
 pub(crate) use session::in_turn;
-use silent::Silent;
+pub(crate) use silent::Silent;
 
 /// A server answered with less than this process already knows about a job: it is outdated, and has to be asked again later.
 const BEHIND: QueueError = QueueError::Unavailable {

@@ -4,8 +4,6 @@
 
 use std::fmt::Write;
 
-use medfleet_core::Digest;
-
 /// Side of the simulated model's frames in the test fleets, in pixels.
 pub const SIDE: u32 = 64;
 const TOKENS_PER_IMAGE: u32 = 16;
@@ -68,16 +66,6 @@ pub fn text_by(version: &str, question: &Question, images: &[Pixels], seed: u64)
         }
     }
     text
-}
-
-/// What the simulated encoder of the test fleets calls itself.
-#[must_use]
-pub fn encoder_digest() -> Digest {
-    let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated model v1");
-    for value in [SIDE, TOKENS_PER_IMAGE, TOKEN_WIDTH] {
-        hasher.update(&value.to_le_bytes());
-    }
-    Digest::new(*hasher.finalize().as_bytes())
 }
 
 fn tokens(image: &Pixels) -> Vec<u8> {

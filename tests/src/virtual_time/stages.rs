@@ -10,7 +10,7 @@ use medfleet_engine::{Description, Dtype};
 use medfleet_preprocess::unit as preprocess;
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as work;
-use medfleet_worker::{Ending, chunk_key};
+use medfleet_worker::{Ending, handed_key};
 use prost::Message;
 
 use super::blobs::{BlobShelf, digest};
@@ -84,6 +84,11 @@ pub(super) struct Started<'a> {
 impl Started<'_> {
     fn tenant(&self) -> &TenantId {
         &self.unit.key.tenant
+    }
+
+    /// The key of the list of a chunk's tokens.
+    fn list_key(&self, frames: &Digest, chunk: u32) -> Vec<u8> {
+        handed_key((&self.unit.key.job, self.unit.epoch), frames, chunk)
     }
 
     fn blobs(&self) -> &BlobShelf {
@@ -205,7 +210,7 @@ impl Started<'_> {
                 }
             });
         }
-        let key = chunk_key(&named, chunk, &model.encoder_digest);
+        let key = self.list_key(&named, chunk);
         let list = list_of(tokens).encode_to_vec();
         let kept = self
             .blobs()
@@ -273,7 +278,7 @@ impl Started<'_> {
         let model = model();
         let mut tokens = Vec::new();
         for ((first, frames), chunk) in parts.into_iter().zip(0..) {
-            let key = chunk_key(&named, chunk, &model.encoder_digest);
+            let key = self.list_key(&named, chunk);
             let list = self.blobs().get_as(tenant, BlobKind::TokensOfChunk, &key);
             let Some(list) = list.await? else {
                 return Err(Ending::fail(

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use medfleet_core::{Class, Failure, FailureReason, Stage, TenantId, UploadId};
 use medfleet_proto::work::v1::{AuditEntry, UploadRecord};
 use medfleet_queue::{AUDIT_STREAM, QueueConfig, Updated};
-use medfleet_testkit::{self as kit, wait_until};
+use medfleet_testkit::{self as kit, FaultyLink, NatsServer, wait_until};
 use serde_json::json;
 
 use crate::upgrade::call;
@@ -213,6 +213,68 @@ async fn a_lease_that_is_not_renewed_passes_on() -> Result<()> {
     let third = queue.try_lease("dispatch", "c").await?;
     ensure!(third.is_none() || !second.renew().await?);
     Ok(())
+}
+
+/// Sequence of a lease's latest writing.
+async fn written(client: &async_nats::Client, name: &str) -> Option<u64> {
+    let last = json!({ "last_by_subj": format!("$KV.LEASES.{name}") });
+    let found = call(client, "STREAM.MSG.GET.KV_LEASES", &last).await.ok()?;
+    found["message"]["seq"].as_u64()
+}
+
+#[tokio::test]
+async fn a_lease_whose_renewal_lost_its_answer_is_renewed_anew() -> Result<()> {
+    let (server, queue) = start_with(|config| config.lease_ttl = short(HOUR)).await?;
+    let held = queue.try_lease("dispatch", "a").await?;
+    let mut held = held.context("nobody holds it")?;
+    let client = async_nats::connect(server.url()).await?;
+    // As the lost one has written it.
+    client.publish("$KV.LEASES.dispatch", "a".into()).await?;
+    client.flush().await?;
+    let lost = wait_until(PATIENCE, "the lost renewal", async || {
+        written(&client, "dispatch").await.filter(|last| *last > 1)
+    })
+    .await?;
+    ensure!(held.renew().await?);
+    // It lasts from now on, and not from when the lost one was written.
+    ensure!(written(&client, "dispatch").await == Some(lost + 1));
+    ensure!(held.renew().await?);
+    Ok(())
+}
+
+/// With request timeouts as long as by default, half of what a lease lasts.
+#[tokio::test]
+async fn one_lost_renewal_gives_no_lease_away() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let link = FaultyLink::to(server.address()).await?;
+    let queue = kit::queue(&QueueConfig {
+        lease_ttl: short(6_000),
+        request_timeout: short(3_000),
+        ..kit::config(&link.nats_url())
+    })
+    .await?;
+    let held = queue.try_lease("dispatch", "a").await?;
+    let mut held = held.context("nobody holds it")?;
+    let client = async_nats::connect(server.url()).await?;
+    let begun = written(&client, "dispatch").await.context("it is held")?;
+    let renewed = async |after: u64| {
+        wait_until(PATIENCE, "a renewal", async || {
+            written(&client, "dispatch")
+                .await
+                .filter(|last| *last > after)
+        })
+        .await
+    };
+    link.lose_answers();
+    let goes_on = async {
+        let lost = renewed(begun).await?;
+        link.mend();
+        renewed(lost).await
+    };
+    tokio::select! {
+        () = held.hold() => bail!("it was given up"),
+        again = goes_on => again.map(drop),
+    }
 }
 
 #[tokio::test]

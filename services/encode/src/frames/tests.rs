@@ -41,7 +41,6 @@ pub(crate) fn among(
     let simulated = Simulated::new(shape, timing);
     Encode {
         store: store.clone(),
-        for_edge: false,
         engine: EncodeEngine::start(Box::new(simulated), 4).expect("a thread starts"),
         cache: Arc::new(Cache::new(64 << 20)),
         claims: Claims::default(),

@@ -139,7 +139,7 @@ impl Edge {
             let name = handed_key_of_any_job(frames, chunk);
             found = self.blobs.tokens_list(&key.tenant, &name).await?;
         }
-        let what = "the list of a job's tokens (is encode.for_edge true at every encoder here?)";
+        let what = "the list of a job's tokens (an encoder of an earlier release leaves it only with encode.for_edge)";
         let found = found.ok_or(Refusal::Broken { what })?;
         let what = "the list of a job's tokens";
         Ok(TokensManifest::decode(found).map_err(|_| Refusal::Broken { what })?)

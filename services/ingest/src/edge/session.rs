@@ -20,7 +20,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
-use crate::work::{Expired, STALE, expire, in_turn};
+use crate::work::{Expired, STALE, Silent, expire, in_turn};
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -64,6 +64,8 @@ pub(super) struct Session {
     due_since: HashMap<JobKey, Instant>,
     /// Of these, those that could not be ended when it was last tried, in which epoch.
     not_ended: HashSet<(JobKey, u32)>,
+    /// Everything else waits while they are ended: a shard that is away must not be asked for each of its jobs.
+    silent: Silent,
     /// When the jobs that were left are tried again.
     try_left_at: Instant,
 }
@@ -121,6 +123,7 @@ impl Session {
             followed: HashMap::new(),
             due_since: HashMap::new(),
             not_ended: HashSet::new(),
+            silent: Silent::none_of(edge.queue.record_shards()),
             try_left_at: Instant::now() + LEFT_FOR,
         };
         // Hints are subscribed to before the stored state is read, so that no change is missed in between.
@@ -317,6 +320,7 @@ impl Session {
             return self.due_since.clear();
         }
         let (at, outdated_max) = (Instant::now(), edge.queue.outdated_max());
+        let (queue, silent) = (&edge.queue, &self.silent);
         let ends: Vec<_> = due
             .into_iter()
             .map(|(key, epoch)| {
@@ -325,7 +329,14 @@ impl Session {
                 let may_be_behind = at.duration_since(since) < outdated_max;
                 let job = (key, epoch);
                 let end = end_of_time(Arc::clone(&edge), job.clone(), (now, may_be_behind));
-                async move { (job, end.await) }
+                async move {
+                    let shard = queue.record_shard(&job.0.job);
+                    let ended = match silent.ask(shard, queue.record(&job.0)).await {
+                        Ok(_) => end.await,
+                        Err(error) => Err(error),
+                    };
+                    (job, ended)
+                }
             })
             .collect();
         let mut ends = futures::stream::iter(ends).buffer_unordered(EXPIRED_AT_A_TIME);

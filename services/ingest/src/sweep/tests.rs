@@ -5,7 +5,7 @@ use std::fs;
 
 use medfleet_core::setting::DurationText;
 use medfleet_core::{Class, Digest, JobId, Move, Stage, Verdict};
-use medfleet_queue::{Applied, Queue, Seen};
+use medfleet_queue::{AUDIT_STREAM, Applied, Queue, Seen};
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
@@ -78,7 +78,9 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     let created = queue.create_record(&accepted, &record).await;
     created.expect("stores");
 
-    let swept = acceptor(queue.clone()).sweep_once(Duration::ZERO).await;
+    let swept = acceptor(queue.clone())
+        .sweep_once(Duration::ZERO, &mut Told::new())
+        .await;
     assert!(matches!(swept, Err(QueueError::Full { .. })), "{swept:?}");
     let waiting = queue.waiting_for_release(Stage::Encode).await;
     assert_eq!(waiting.expect("counts"), 1, "{second:?} is not queued");
@@ -87,6 +89,34 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     assert_eq!(aside, [first]);
     let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
     assert_eq!(pending.len(), 1, "the accept waits");
+}
+
+#[tokio::test]
+async fn an_accept_that_waits_for_room_has_one_line_in_the_audit_however_often_it_is_swept() {
+    let started = kit::start_with(|config| config.intake_messages_max = 1);
+    let (_server, queue) = started.await.expect("a queue");
+    let other = kit::unit(&kit::record(3, 1).0, Stage::Preprocess, Class::Routine, 0);
+    let filled = queue.publish_intake(&other, &Vec::new()).await;
+    filled.expect("there is room for one");
+    let (accepted, record) = kit::record(4, 1);
+    queue.put_pending(&accepted).await.expect("notes");
+    let created = queue.create_record(&accepted, &record).await;
+    created.expect("stores");
+    let (acceptor, mut told) = (acceptor(queue.clone()), Told::new());
+    for _ in 0..3 {
+        let swept = acceptor.sweep_once(Duration::ZERO, &mut told).await;
+        assert!(matches!(swept, Err(QueueError::Full { .. })), "{swept:?}");
+    }
+    let usage = queue.usage().await.expect("lists");
+    let audit = usage.iter().find(|stream| stream.stream == AUDIT_STREAM);
+    assert_eq!(audit.expect("it is there").messages, 1);
+
+    let removed = queue.remove_intake(Stage::Preprocess, 1).await;
+    removed.expect("it goes");
+    let swept = acceptor.sweep_once(Duration::ZERO, &mut told).await;
+    swept.expect("there is room");
+    let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
+    assert!(pending.is_empty(), "{pending:?}");
 }
 
 /// A queue whose records are in two shards.
@@ -120,7 +150,9 @@ async fn a_shard_that_does_not_answer_holds_up_no_other() {
     assert_eq!(shards, [1, 0]);
     lose_a_shard(&mut server, &queue, &second).await;
 
-    let swept = acceptor(queue.clone()).sweep_once(Duration::ZERO).await;
+    let swept = acceptor(queue.clone())
+        .sweep_once(Duration::ZERO, &mut Told::new())
+        .await;
     assert!(swept.is_err_and(|error| error.is_transient()));
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), 1, "{second:?} is not queued");
@@ -140,7 +172,9 @@ async fn of_one_that_has_ended_without_a_word_the_end_is_said() {
     let said = queue.next_event(&key, 0).await.expect("answers");
     assert!(said.is_none(), "{said:?}");
 
-    let swept = acceptor(queue.clone()).sweep_once(Duration::ZERO).await;
+    let swept = acceptor(queue.clone())
+        .sweep_once(Duration::ZERO, &mut Told::new())
+        .await;
     swept.expect("there is room");
     assert!(queue.next_event(&key, 0).await.expect("answers").is_some());
     let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
@@ -157,7 +191,7 @@ async fn a_note_stays_while_the_unit_is_with_workers() {
     let put = queue.publish_work(&unit, &Vec::new()).await;
     put.expect("stores");
     let acceptor = acceptor(queue.clone());
-    let swept = acceptor.sweep_once(Duration::ZERO).await;
+    let swept = acceptor.sweep_once(Duration::ZERO, &mut Told::new()).await;
     swept.expect("there is room");
     let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
     assert_eq!(aside.len(), 1, "the unit may still be removed");
@@ -167,7 +201,7 @@ async fn a_note_stays_while_the_unit_is_with_workers() {
     let taken = queue.puller(Stage::Preprocess, kit::pool()).next().await;
     let settled = taken.expect("a unit").settle(Verdict::Done).await;
     settled.expect("it is removed");
-    let swept = acceptor.sweep_once(Duration::ZERO).await;
+    let swept = acceptor.sweep_once(Duration::ZERO, &mut Told::new()).await;
     swept.expect("there is room");
     let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
     assert!(aside.is_empty(), "{aside:?}");
@@ -333,7 +367,7 @@ async fn a_job_that_was_set_aside_is_not_taken_for_one_that_lost_its_unit() {
     for _ in 0..3 {
         assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 0);
     }
-    let swept = acceptor.sweep_once(Duration::ZERO).await;
+    let swept = acceptor.sweep_once(Duration::ZERO, &mut Told::new()).await;
     swept.expect("there is room");
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), 1, "its own sweep queues it");

@@ -8,7 +8,7 @@ use medfleet_queue::Outstanding;
 
 use super::in_flight::InFlight;
 use super::pauses::Pauses;
-use super::share::Waiting;
+use super::share::{Waiting, price};
 use super::{CLASSES, Held, Rules, slot};
 
 /// Assumed cost, in milliseconds, of a unit that an earlier leader released, as long as this one has released none here.
@@ -75,26 +75,16 @@ impl Terms<'_> {
     }
 }
 
-/// Which unit of which class is next.
-struct Choice {
-    class: usize,
-    /// Whether it is its turn because it waits too long: then its oldest unit is taken.
-    is_aged: bool,
-}
-
 impl Lane {
     /// Takes the next unit, if there is room, and counts it as released.
     pub(super) fn next(&mut self, terms: &Terms<'_>, now: UnixMillis) -> Option<Held> {
         if self.is_stopped {
             return None;
         }
-        let Choice { class, is_aged } = self.choose(terms, now)?;
+        let class = self.choose(terms, now)?;
+        // By turn also where the class has waited too long: the oldest units may all be those of one tenant's flood.
         let is_held = |tenant: &_| terms.hold(tenant, class);
-        let held = if is_aged {
-            self.held[class].pop_oldest(is_held)?
-        } else {
-            self.held[class].pop(&terms.rules.weights, is_held)?
-        };
+        let held = self.held[class].pop(&terms.rules.weights, is_held)?;
         for lower in class + 1..CLASSES {
             if !self.held[lower].is_empty() {
                 self.passed[lower] = self.passed[lower].saturating_add(1);
@@ -107,7 +97,7 @@ impl Lane {
     }
 
     /// The highest class that has a unit and room for it; but every `aged_every` releases a lower one that has waited too long.
-    fn choose(&self, terms: &Terms<'_>, now: UnixMillis) -> Option<Choice> {
+    fn choose(&self, terms: &Terms<'_>, now: UnixMillis) -> Option<usize> {
         let rules = terms.rules;
         let has_room = self.has_room(rules);
         let is_open = |class: &usize| {
@@ -128,10 +118,7 @@ impl Lane {
             let since = self.held[*class].oldest(is_held);
             since.is_some_and(|since| now.0.saturating_sub(since.0) >= rules.age_millis)
         });
-        Some(Choice {
-            class: aged.unwrap_or(first),
-            is_aged: aged.is_some(),
-        })
+        aged.or(Some(first))
     }
 
     /// Whether more may be released: not every slot has a unit yet, or the released work is less than all slots do in the time that
@@ -185,16 +172,19 @@ impl Lane {
         self.released[slot(held.unit.class)].push_back(self.latest);
     }
 
-    /// A unit that was taken turned out to need no release, or could not be released.
+    /// A unit that was taken turned out to need no release, or could not be released: its tenant has paid for nothing.
     pub(super) fn uncount(&mut self, held: &Held) {
-        self.released[slot(held.unit.class)].pop_back();
+        let class = slot(held.unit.class);
+        self.released[class].pop_back();
+        self.held[class].refund(&held.unit.key.tenant, price(held));
     }
 
     /// Takes a unit back whose release failed; nothing more is tried here until the next recount.
     pub(super) fn put_back(&mut self, held: Held) {
-        self.uncount(&held);
+        let class = slot(held.unit.class);
+        self.released[class].pop_back();
         self.is_stopped = true;
-        self.held[slot(held.unit.class)].put_back(held);
+        self.held[class].put_back(held);
     }
 
     /// Replaces what was counted here by what the queue says, and lets releases go on. The queue knows units only: those

@@ -22,7 +22,7 @@ pub(super) struct Waiting {
     /// Tenants that have units, the next one first. Holds exactly the keys of `shares`.
     turns: VecDeque<TenantId>,
     /// All units in order of arrival.
-    by_age: BTreeMap<u64, (TenantId, Rank, UnixMillis)>,
+    by_age: BTreeMap<u64, (TenantId, UnixMillis)>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Rank {
 
 /// What releasing a unit costs its tenant, in milliseconds of slots. With the first unit of a job all of its work is let in,
 /// later units stand for their own.
-fn price(held: &Held) -> u64 {
+pub(super) fn price(held: &Held) -> u64 {
     let cost = &held.unit.cost;
     let millis = match held.unit.stage {
         Stage::Preprocess => cost.whole(),
@@ -73,7 +73,7 @@ impl Waiting {
             self.turns.push_back(tenant.clone());
             Share::default()
         });
-        let entry = (tenant.clone(), rank, held.stored_at);
+        let entry = (tenant.clone(), held.stored_at);
         self.by_age.insert(rank.sequence, entry);
         share.units.insert(rank, held);
     }
@@ -82,7 +82,12 @@ impl Waiting {
     pub(super) fn put_back(&mut self, held: Held) {
         let (tenant, price) = (held.unit.key.tenant.clone(), price(&held));
         self.insert(held);
-        if let Some(share) = self.shares.get_mut(&tenant) {
+        self.refund(&tenant, price);
+    }
+
+    /// Gives a tenant back what a popped unit has cost it, unless nothing of it waits: then it keeps no credit.
+    pub(super) fn refund(&mut self, tenant: &TenantId, price: u64) {
+        if let Some(share) = self.shares.get_mut(tenant) {
             share.credit += price;
         }
     }
@@ -126,19 +131,12 @@ impl Waiting {
         }
     }
 
-    /// The unit that has waited longest, out of turn.
-    pub(super) fn pop_oldest(&mut self, is_held: impl Fn(&TenantId) -> bool) -> Option<Held> {
-        let mut by_age = self.by_age.values();
-        let (tenant, rank, _) = by_age.find(|(tenant, _, _)| !is_held(tenant))?.clone();
-        self.remove(&tenant, rank)
-    }
-
     /// Since when the oldest unit waits.
     pub(super) fn oldest(&self, is_held: impl Fn(&TenantId) -> bool) -> Option<UnixMillis> {
         let mut by_age = self.by_age.values();
         by_age
-            .find(|(tenant, _, _)| !is_held(tenant))
-            .map(|(_, _, since)| *since)
+            .find(|(tenant, _)| !is_held(tenant))
+            .map(|(_, since)| *since)
     }
 
     /// Removes one unit.

@@ -349,6 +349,22 @@ fn a_failed_release_costs_its_tenant_no_turn() {
     assert_eq!(sequences(&index.take(100, NOW)), [1, 2, 3, 4]);
 }
 
+#[test]
+fn a_unit_that_was_left_or_not_needed_costs_its_tenant_no_turn() {
+    let check = |without: fn(&mut Index, Held)| {
+        let mut index = empty(MANY, Weights::new());
+        for (tenant, sequence) in [("a", 1), ("b", 2), ("a", 3), ("b", 4)] {
+            index.insert(unit_of(tenant, sequence, 1_000));
+        }
+        let mut taken = index.take(1, NOW);
+        assert_eq!(sequences(&taken), [1]);
+        without(&mut index, taken.remove(0));
+        assert_eq!(sequences(&index.take(100, NOW)), [3, 2, 4]);
+    };
+    check(Index::leave);
+    check(|index, held| index.uncount(&held));
+}
+
 fn unit_of(tenant: &str, sequence: u64, expires: i64) -> Held {
     let mut one = held(1, Class::Routine);
     one.sequence = sequence;
@@ -449,6 +465,26 @@ fn what_waits_too_long_takes_every_fourth_turn_but_never_a_stat_units() {
     stat.stored_at = later;
     index.insert(stat);
     assert_eq!(sequences(&index.take(4, later)), [11, 2, 7, 8]);
+}
+
+#[test]
+fn a_flood_that_waits_too_long_waits_behind_itself_only() {
+    let aged = UnixMillis(60_000);
+    let mut index = empty(MANY, Weights::new());
+    let mut insert = |tenant, sequence, class, since| {
+        let mut unit = unit_of(tenant, sequence, 100_000);
+        (unit.unit.class, unit.stored_at) = (class, since);
+        index.insert(unit);
+    };
+    for sequence in 1..=6 {
+        insert("a", sequence, Class::Bulk, NOW);
+    }
+    insert("b", 7, Class::Bulk, aged);
+    for sequence in 8..=20 {
+        insert("c", sequence, Class::Routine, aged);
+    }
+    let taken = sequences(&index.take(8, aged));
+    assert_eq!(taken, [8, 9, 10, 1, 11, 12, 13, 7]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ const AWAY: QueueError = QueueError::Unavailable {
 
 /// The shards that did not answer when they were asked last.
 #[derive(Debug)]
-pub(super) struct Silent {
+pub(crate) struct Silent {
     /// How many shards there are.
     shards: usize,
     silences: Mutex<HashMap<usize, Silence>>,
@@ -39,7 +39,7 @@ impl Silence {
 
 impl Silent {
     /// Of so many shards all answer.
-    pub(super) fn none_of(shards: usize) -> Self {
+    pub(crate) fn none_of(shards: usize) -> Self {
         Self {
             shards,
             silences: Mutex::default(),
@@ -50,7 +50,7 @@ impl Silent {
     ///
     /// # Errors
     /// Those of the question; a transient one for a shard that is let alone.
-    pub(super) async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         shard: usize,
         question: impl Future<Output = Result<T, QueueError>>,

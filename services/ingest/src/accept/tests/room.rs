@@ -179,6 +179,44 @@ async fn who_comes_again_while_there_is_no_room_adds_no_line_to_the_audit() {
     }
 }
 
+#[tokio::test]
+async fn who_was_refused_for_want_of_room_has_its_stat_budget_when_there_is_some() {
+    let server = NatsServer::start().await.expect("a server");
+    let caller = Caller::of(&kit::tenant());
+    let stat = || v1::SubmitJobRequest {
+        class: v1::Class::Stat.into(),
+        ..report("a")
+    };
+    let full = queue_with(&server, |config| config.stream_bytes_max.audit = LEAST).await;
+    let mut ingest = ingest_of(&full);
+    let quotas = QuotasConfig {
+        default: Quota {
+            stat_per_minute: Some(1),
+            ..Quota::default()
+        },
+        ..QuotasConfig::default()
+    };
+    ingest.quotas = Quotas::new(quotas, Duration::ZERO, ingest.clock.clone());
+    let refused = ingest.accept(&caller, stat()).await;
+    assert!(is_full(&refused), "{refused:?}");
+
+    let roomy = queue_with(&server, |_| ()).await;
+    let later = Acceptor {
+        quotas: ingest.quotas.clone(),
+        ..ingest_of(&roomy)
+    };
+    let accepted = later.accept(&caller, stat()).await;
+    let class = accepted.expect("there is room").record.class;
+    assert_eq!(class, Class::Stat);
+    let second = v1::SubmitJobRequest {
+        request_id: "b".to_owned(),
+        ..stat()
+    };
+    let accepted = later.accept(&caller, second).await;
+    let class = accepted.expect("there is room").record.class;
+    assert_eq!(class, Class::Urgent, "the budget is one");
+}
+
 /// The names that `room` knows are those of the streams.
 #[tokio::test]
 async fn a_new_job_is_refused_where_only_a_reserve_is_left() {
