@@ -432,7 +432,7 @@ pub trait DecodeBackend: Send {
     /// that was reserved for proposals that were wrong is given back.
     ///
     /// # Errors
-    /// The model's own; the sequences of the pass are then lost.
+    /// The model's own; the sequences then stand where they stood, and the same can be asked of each alone.
     fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError>;
 
     /// Takes the sequence's memory; it keeps all it wrote and can begin again.
@@ -501,13 +501,13 @@ pub enum EngineError {
     /// The model failed; the batch is lost, the engine goes on.
     #[error("the model failed")]
     Model(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The model panicked, or its device computes no more; the engine has ended.
+    /// The model panicked on what was asked, or on what was asked with it; the engine has ended.
     #[error("the model broke; the engine has ended")]
     Panicked,
     /// A call into the model does not come back; the engine is lost, and its process ends.
     #[error("a call into the model does not come back; the engine is lost")]
     Hung,
-    /// The engine has ended.
+    /// The engine has ended, not because of what was asked.
     #[error("the engine has ended")]
     Stopped,
 }

@@ -258,8 +258,7 @@ impl DecodeEngine {
             monitor: self.monitor.clone(),
             encoding: self.encoding.clone(),
         };
-        let sent = self.monitor.answer(self.requests.send(request)).await?;
-        sent.map_err(|_| self.monitor.gone())?;
+        self.monitor.send(&self.requests, request).await?;
         if let Some(encoding) = &self.encoding {
             encoding.changed();
         }

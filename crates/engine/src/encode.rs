@@ -106,8 +106,7 @@ impl EncodeEngine {
             purpose,
             answer,
         };
-        let sent = self.monitor.answer(self.requests.send(request)).await?;
-        sent.map_err(|_| self.monitor.gone())?;
+        self.monitor.send(&self.requests, request).await?;
         let answer = self.monitor.answer(receiver).await?;
         answer.map_err(|_| self.monitor.gone())?
     }
@@ -146,8 +145,14 @@ fn serve(
         // The caller may have gone meanwhile: then nobody wants the answer.
         let _ = answer.send(answered);
         if is_broken {
-            return;
+            break;
         }
+    }
+    // What it has not begun is done elsewhere.
+    requests.close();
+    while let Some(request) = requests.blocking_recv() {
+        // As above.
+        let _ = request.answer.send(Err(EngineError::Stopped));
     }
 }
 
@@ -241,7 +246,7 @@ mod tests {
             assert!(matches!(failed, Err(EngineError::Model(_))), "{failed:?}");
             assert_eq!(engine.health(), expected);
             let again = engine.encode(vec![grey()], LAST).await;
-            let is_refused = matches!(again, Err(EngineError::Panicked));
+            let is_refused = matches!(again, Err(EngineError::Stopped));
             assert_eq!(is_refused, is_lost, "{again:?}");
         }
     }

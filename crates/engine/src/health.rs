@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::backend::EngineError;
 
@@ -339,7 +339,26 @@ impl Monitor {
         }
     }
 
-    /// Why an engine answers no more.
+    /// Hands a request to the model's thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] where the engine has ended, however: this request had no part in it.
+    pub(crate) async fn send<T>(
+        &self,
+        requests: &mpsc::Sender<T>,
+        request: T,
+    ) -> Result<(), EngineError> {
+        // The channel of a thread that hangs may still have room.
+        if self.health() != Health::Running {
+            return Err(EngineError::Stopped);
+        }
+        match self.answer(requests.send(request)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(EngineError::Stopped),
+        }
+    }
+
+    /// Why an engine did not answer a request that it has.
     pub(crate) fn gone(&self) -> EngineError {
         match self.health() {
             Health::Failed => EngineError::Panicked,

@@ -10,6 +10,7 @@ use crate::prompt::{Images, Question};
 use crate::simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 
 mod company;
+mod lost;
 mod memory;
 
 const SHAPE: SimulatedShape = SimulatedShape {
@@ -323,7 +324,7 @@ async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
     assert_eq!(engine.monitor().ended().await, Health::Failed);
     assert!(matches!(
         engine.decode(request(&[1], greedy())).await,
-        Err(EngineError::Panicked)
+        Err(EngineError::Stopped)
     ));
 }
 
@@ -360,7 +361,7 @@ async fn a_device_that_computes_no_more_ends_the_engine() {
     assert_eq!(releases.recv().await, Some(Sequence(0)));
     // It takes nothing that it would only fail.
     let refused = engine.decode(request(&[2], greedy())).await;
-    assert!(matches!(refused, Err(EngineError::Panicked)), "{refused:?}");
+    assert!(matches!(refused, Err(EngineError::Stopped)), "{refused:?}");
 }
 
 #[tokio::test]
@@ -392,7 +393,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
     assert_eq!(ended, Health::Hung);
     assert!(matches!(event, Err(EngineError::Hung)), "{event:?}");
     let refused = engine.decode(request(&[1], greedy())).await;
-    assert!(matches!(refused, Err(EngineError::Hung)));
+    assert!(matches!(refused, Err(EngineError::Stopped)));
     drop(permit);
 }
 
