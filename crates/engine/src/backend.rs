@@ -346,6 +346,11 @@ pub trait EncodeBackend: Send {
     fn computes(&mut self) -> bool {
         true
     }
+
+    /// Whether it makes numbers of an input of which it must, asked after it has made some that are none.
+    fn makes_numbers(&mut self) -> bool {
+        true
+    }
 }
 
 /// The text half: image tokens and a prompt to text, for several sequences at different positions.
@@ -445,6 +450,11 @@ pub trait DecodeBackend: Send {
     fn computes(&mut self) -> bool {
         true
     }
+
+    /// Whether it makes numbers of an input of which it must, asked after it has made some that are none.
+    fn makes_numbers(&mut self) -> bool {
+        true
+    }
 }
 
 /// What can go wrong between a service and its model.
@@ -501,6 +511,14 @@ pub enum EngineError {
     /// The model failed; the batch is lost, the engine goes on.
     #[error("the model failed")]
     Model(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The model made values that are no numbers, and yet makes numbers of something else; the engine goes on as a rule.
+    #[error(
+        "the model made values that are no numbers: weights are damaged, or the device computed wrongly"
+    )]
+    NotFinite,
+    /// The model makes no numbers of anything; the engine has ended, not because of what was asked.
+    #[error("the model makes no numbers any more; the engine has ended")]
+    Damaged,
     /// The model panicked on what was asked, or on what was asked with it; the engine has ended.
     #[error("the model broke; the engine has ended")]
     Panicked,

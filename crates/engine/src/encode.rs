@@ -131,9 +131,22 @@ fn serve(
         let start = Instant::now();
         let call = Call::compute(frames.len());
         let outcome = reporter.guard(call, || checked(backend.as_mut(), &frames));
+        let outcome = match outcome {
+            Err(EngineError::NotFinite) => {
+                let tried = Call::compute(1);
+                let found = reporter.without_numbers(tried, || backend.makes_numbers());
+                Err(found.told())
+            }
+            outcome => outcome,
+        };
         let is_broken = match &outcome {
-            Ok(_) => false,
+            Ok(_) => {
+                reporter.made_numbers();
+                false
+            }
             Err(EngineError::Panicked) => true,
+            // Judged already.
+            Err(EngineError::NotFinite | EngineError::Damaged) => reporter.has_ended(),
             Err(error) => !reporter.still_computes(error, || backend.computes()),
         };
         // Before the answer goes out: its text may be here at once.
@@ -216,6 +229,24 @@ mod tests {
         }
     }
 
+    /// It makes no numbers, or some where that is tried.
+    struct Damaged {
+        inner: Simulated,
+        makes_numbers: bool,
+    }
+
+    impl EncodeBackend for Damaged {
+        fn description(&self) -> &Description {
+            EncodeBackend::description(&self.inner)
+        }
+        fn encode(&mut self, _: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
+            Err(EngineError::NotFinite)
+        }
+        fn makes_numbers(&mut self) -> bool {
+            self.makes_numbers
+        }
+    }
+
     const SHAPE: SimulatedShape = SimulatedShape {
         frame_side: 8,
         tokens_per_image: 4,
@@ -248,6 +279,29 @@ mod tests {
             let again = engine.encode(vec![grey()], LAST).await;
             let is_refused = matches!(again, Err(EngineError::Stopped));
             assert_eq!(is_refused, is_lost, "{again:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_that_makes_no_numbers_ends_the_engine_and_frames_are_blamed_only_for_their_own()
+     {
+        for (makes_numbers, failures) in [(false, 1), (true, 8)] {
+            let inner = Simulated::new(SHAPE, SimulatedTiming::default());
+            let backend = Box::new(Damaged {
+                inner,
+                makes_numbers,
+            });
+            let engine = EncodeEngine::start(backend, 1).expect("a thread starts");
+            for _ in 0..failures {
+                assert_eq!(engine.health(), Health::Running);
+                let failed = engine.encode(vec![grey()], LAST).await;
+                let is_blamed = matches!(failed, Err(EngineError::NotFinite));
+                let is_spared = matches!(failed, Err(EngineError::Damaged));
+                assert_eq!((is_blamed, is_spared), (makes_numbers, !makes_numbers));
+            }
+            assert_eq!(engine.ended().await, Health::Damaged);
+            let again = engine.encode(vec![grey()], LAST).await;
+            assert!(matches!(again, Err(EngineError::Stopped)), "{again:?}");
         }
     }
 

@@ -131,10 +131,11 @@ impl From<DecodeError> for Ending {
                 EngineError::Tokens { .. } | EngineError::Frame { .. } => {
                     Self::fail(FailureReason::ModelMismatch, error.to_string())
                 }
-                EngineError::Model(_) | EngineError::Panicked | EngineError::Hung => {
-                    Self::wrong(error)
-                }
-                EngineError::Stopped => Self::retry(error),
+                EngineError::Model(_)
+                | EngineError::NotFinite
+                | EngineError::Panicked
+                | EngineError::Hung => Self::wrong(error),
+                EngineError::Damaged | EngineError::Stopped => Self::retry(error),
             },
             DecodeError::Store(error) => error.into(),
         }
@@ -162,6 +163,13 @@ mod tests {
         // Handed back, it could end one worker after the other.
         let error = DecodeError::from(EngineError::Hung);
         assert!(matches!(Ending::from(error), Ending::Wrong(_)));
+    }
+
+    #[test]
+    fn a_unit_that_met_a_damaged_model_is_handed_back_and_one_without_numbers_counts() {
+        let of = |error: EngineError| Ending::from(DecodeError::from(error));
+        assert!(matches!(of(EngineError::Damaged), Ending::Retry(_)));
+        assert!(matches!(of(EngineError::NotFinite), Ending::Wrong(_)));
     }
 
     #[test]

@@ -77,7 +77,7 @@ struct Tried {
     time: Duration,
 }
 
-/// The model panicked, or its device computes no more: the thread must end.
+/// The model panicked, its device computes no more, or it makes no numbers: the thread must end.
 struct Panicked;
 
 impl Scheduler {
@@ -219,13 +219,28 @@ impl Scheduler {
                 let proposing = tried.as_ref().map(|tried| tried.time);
                 self.measure(&works, &outcomes, proposing, pass);
                 self.measure_reading(&works, &outcomes, pass);
-                let mut proposed = tried.into_iter().flat_map(|tried| tried.proposed);
-                for (work, outcome) in works.iter().zip(outcomes) {
-                    self.take_all(*work, &proposed.next().unwrap_or_default(), outcome);
-                }
-                Ok(())
+                let proposed = tried.into_iter().flat_map(|tried| tried.proposed);
+                self.take_pass(&works, proposed, outcomes)
             }
             Err(error) => self.lose(&works, error),
+        }
+    }
+
+    /// Takes in what a pass made, for which this was proposed.
+    fn take_pass(
+        &mut self,
+        works: &[Work],
+        mut proposed: impl Iterator<Item = Vec<Proposed>>,
+        mut outcomes: Vec<Outcome>,
+    ) -> Result<(), Panicked> {
+        let ends = self.judge_numbers(&mut outcomes);
+        for (work, outcome) in works.iter().zip(outcomes) {
+            self.take_all(*work, &proposed.next().unwrap_or_default(), outcome);
+        }
+        if ends {
+            Err(self.fail_all(|_| false))
+        } else {
+            Ok(())
         }
     }
 

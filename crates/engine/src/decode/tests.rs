@@ -205,6 +205,7 @@ struct Wrapped {
     inner: SimulatedDecoder,
     pass: Pass,
     computes: bool,
+    makes_numbers: bool,
     released: tokio::sync::mpsc::UnboundedSender<Sequence>,
 }
 
@@ -244,6 +245,9 @@ impl DecodeBackend for Wrapped {
     fn computes(&mut self) -> bool {
         self.computes
     }
+    fn makes_numbers(&mut self) -> bool {
+        self.makes_numbers
+    }
 }
 
 fn wrapped(
@@ -256,6 +260,7 @@ fn wrapped(
         inner: simulated().decoder(kv_bytes_max),
         pass,
         computes: true,
+        makes_numbers: true,
         released,
     };
     let engine = DecodeEngine::start(Box::new(backend), limits).expect("a thread starts");
@@ -349,6 +354,7 @@ async fn a_device_that_computes_no_more_ends_the_engine() {
         inner: simulated().decoder(PLENTY),
         pass: Box::new(|_, _| Err(EngineError::Model("an illegal address".into()))),
         computes: false,
+        makes_numbers: true,
         released,
     };
     let engine = DecodeEngine::start(Box::new(backend), LIMITS).expect("a thread starts");
@@ -377,6 +383,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
         inner: simulated().decoder(PLENTY),
         pass,
         computes: true,
+        makes_numbers: true,
         released,
     };
     // Far longer than the engine's thread may wait for a processor while it takes the request on.

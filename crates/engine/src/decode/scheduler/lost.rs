@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{Panicked, Request, Scheduler};
-use crate::backend::{EngineError, Sequence, Work};
+use crate::backend::{EngineError, Outcome, Sequence, Work};
+use crate::health::Call;
 
 /// The engine has ended: what it has not looked at is done elsewhere.
 pub(super) fn refuse_all(mut requests: mpsc::Receiver<Request>) {
@@ -59,14 +60,35 @@ impl Scheduler {
         }];
         self.load.passed(works.len());
         match self.pass(&works).0 {
-            Ok(outcomes) => {
-                for (work, outcome) in works.iter().zip(outcomes) {
-                    self.take_all(*work, &[], outcome);
-                }
-                Ok(())
-            }
+            Ok(outcomes) => self.take_pass(&works, std::iter::empty(), outcomes),
             Err(error) => self.lose(&works, error),
         }
+    }
+
+    /// Puts into what a pass made what is told of values that are no numbers. Says whether the engine ends because of them.
+    pub(super) fn judge_numbers(&mut self, outcomes: &mut [Outcome]) -> bool {
+        let is_without = |outcome: &&mut Outcome| {
+            let last = outcome.last();
+            matches!(last, Some(Err(EngineError::NotFinite)))
+        };
+        if outcomes.iter().flatten().any(Result::is_ok) {
+            self.reporter.made_numbers();
+        }
+        let mut without = outcomes.iter_mut().filter(is_without).peekable();
+        if without.peek().is_none() {
+            return false;
+        }
+        let backend = self.backend.as_mut();
+        // It reads an image and some words.
+        let tried = Call::compute(backend.description().tokens_per_image as usize);
+        let found = self
+            .reporter
+            .without_numbers(tried, || backend.makes_numbers());
+        for outcome in without {
+            outcome.pop();
+            outcome.push(Err(found.told()));
+        }
+        found.ends()
     }
 
     /// Nothing of the model is used again, and every stream learns it: those that may have been the cause, and the others, which

@@ -66,3 +66,47 @@ async fn a_panic_is_blamed_only_on_those_that_were_computed() {
     let waits = waits.collect().await;
     assert!(matches!(waits, Err(EngineError::Stopped)), "{waits:?}");
 }
+
+/// An engine whose model makes no numbers of any text.
+fn without_numbers(makes_numbers: bool) -> DecodeEngine {
+    let (released, _releases) = tokio::sync::mpsc::unbounded_channel();
+    let pass: Pass = Box::new(|inner, works| {
+        let outcomes = inner.run(works)?;
+        let without = |outcome: Outcome| {
+            let steps = outcome.into_iter();
+            steps.map(|_| Err(EngineError::NotFinite)).collect()
+        };
+        Ok(outcomes.into_iter().map(without).collect())
+    });
+    let backend = Wrapped {
+        inner: simulated().decoder(PLENTY),
+        pass,
+        computes: true,
+        makes_numbers,
+        released,
+    };
+    DecodeEngine::start(Box::new(backend), LIMITS).expect("a thread starts")
+}
+
+#[tokio::test]
+async fn a_model_that_makes_no_numbers_of_anything_ends_its_engine_and_no_text_is_blamed() {
+    let engine = without_numbers(false);
+    let lost = text_of(&engine, request(&[1], greedy())).await;
+    assert!(matches!(lost, Err(EngineError::Damaged)), "{lost:?}");
+    assert_eq!(engine.monitor().ended().await, Health::Damaged);
+    assert!(engine.health().check().is_err());
+    let refused = text_of(&engine, request(&[2], greedy())).await;
+    assert!(matches!(refused, Err(EngineError::Stopped)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn texts_without_numbers_are_blamed_where_others_have_some_until_there_are_many_in_a_row() {
+    let engine = without_numbers(true);
+    let mut lost = 0;
+    while engine.health() == Health::Running {
+        let text = text_of(&engine, request(&[1], greedy())).await;
+        assert!(matches!(text, Err(EngineError::NotFinite)), "{text:?}");
+        lost += 1;
+    }
+    assert_eq!((lost, engine.health()), (8, Health::Damaged));
+}
