@@ -134,13 +134,13 @@ impl EncodeMetrics {
             registry.register_with_unit("claims_held_wait", help, Unit::Seconds, wait);
             let help = "Chunks of which no frame had to be encoded";
             registry.register("chunks_found", help, ours.chunks_found.clone());
-            let help = "Frames that went through the model together";
+            let help = "Frames that the model was given at once";
             registry.register("chunk_frames", help, ours.chunk_frames.clone());
-            let help = "Tensors that decoders fetched from memory";
+            let help = "Tensors that decoders asked for and that were in memory";
             registry.register("cache_hits", help, ours.cache_hits.clone());
             let help = "Tensors that decoders asked for and that were not in memory any more";
             registry.register("cache_misses", help, ours.cache_misses.clone());
-            let help = "Time of one chunk in the model";
+            let help = "Time in the model of the frames that it was given at once";
             registry.register_with_unit("device", help, Unit::Seconds, ours.device_seconds.clone());
         });
         // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.

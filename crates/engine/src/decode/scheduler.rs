@@ -212,7 +212,6 @@ impl Scheduler {
         if works.is_empty() {
             return Ok(());
         }
-        self.load.passed(works.len());
         let (outcome, pass) = self.pass(&works);
         match outcome {
             Ok(outcomes) => {
@@ -277,7 +276,8 @@ impl Scheduler {
         let rows = works
             .iter()
             .map(|work| work.tokens as usize + work.proposed as usize);
-        let call = Call::compute(rows.sum());
+        let rows = rows.sum();
+        let call = Call::compute(rows);
         let outcome = self.reporter.guard(call, || {
             let steps = backend.run(works)?;
             // Whose steps these are, nobody knows, and they cannot be computed again.
@@ -285,6 +285,7 @@ impl Scheduler {
             Ok(steps)
         });
         let pass = begun.elapsed();
+        self.load.passed(works.len(), rows, pass);
         if let (Some(beside), Some(mark)) = (&mut self.beside, mark) {
             let writes = |work: &Work| work.tokens == 1 && work.proposed == 0;
             let only_writes = outcome.is_ok() && works.iter().all(writes);
@@ -529,6 +530,7 @@ impl Scheduler {
             prompt: active.size,
             time_to_first_token: first_token - active.arrived,
             decode: first_token.elapsed(),
+            steps: u32::try_from(active.steps).unwrap_or(u32::MAX),
             prefix_tokens: active.prefix_tokens,
             preemptions: active.preemptions,
         };

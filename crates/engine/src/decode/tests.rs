@@ -111,6 +111,7 @@ async fn a_text_in_a_batch_is_the_text_alone_and_its_spans_cover_it() {
         assert_eq!(text, expected[index]);
         assert_eq!(done.finish, Finish::Stop);
         assert_eq!(done.tokens.len(), 16);
+        assert_eq!(done.steps, 17, "with the one that ended it");
         assert_eq!(
             done.tokens.last().map(|token| token.end as usize),
             Some(text.len())

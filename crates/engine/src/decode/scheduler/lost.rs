@@ -58,7 +58,6 @@ impl Scheduler {
             proposed: 0,
             ..work
         }];
-        self.load.passed(works.len());
         match self.pass(&works).0 {
             Ok(outcomes) => self.take_pass(&works, std::iter::empty(), outcomes),
             Err(error) => self.lose(&works, error),

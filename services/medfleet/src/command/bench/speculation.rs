@@ -280,7 +280,7 @@ impl Bench {
         };
         for (_, done) in &texts {
             turn.tokens += done.tokens.len();
-            turn.decoded += done.tokens.len().saturating_sub(1);
+            turn.decoded += done.steps.saturating_sub(1) as usize;
             turn.decode += done.decode;
         }
         Ok((turn, texts))
