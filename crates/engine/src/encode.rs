@@ -28,6 +28,15 @@ pub struct Encoded {
     pub device: Duration,
 }
 
+/// How busy an encoder is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EncodeLoad {
+    /// Requests that wait in front of the thread.
+    pub waiting: u64,
+    /// How long the call into the model has taken that is under way; nothing between two.
+    pub call: Duration,
+}
+
 struct Request {
     frames: Vec<Frame>,
     purpose: Purpose,
@@ -74,6 +83,19 @@ impl EncodeEngine {
     #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// Tells how busy it is. It is no handle: the thread ends without it.
+    pub fn load(&self) -> impl Fn() -> EncodeLoad + Send + Sync + use<> {
+        let (requests, monitor) = (self.requests.downgrade(), self.monitor.clone());
+        move || {
+            let requests = requests.upgrade();
+            let waiting = requests.map_or(0, |of| of.max_capacity() - of.capacity());
+            EncodeLoad {
+                waiting: waiting as u64,
+                call: monitor.call(),
+            }
+        }
     }
 
     /// Whether it can still work.
@@ -320,6 +342,9 @@ mod tests {
         let (ended, encoded) = tokio::join!(engine.ended(), encode);
         assert_eq!(ended, Health::Hung);
         assert!(matches!(encoded, Err(EngineError::Hung)), "{encoded:?}");
+        let load = engine.load();
+        assert_eq!(load().waiting, 0, "the thread has taken the only one");
+        assert_ne!(load().call, Duration::ZERO);
         drop(permit);
     }
 }

@@ -276,7 +276,7 @@ impl Scheduler {
         let rows = works
             .iter()
             .map(|work| work.tokens as usize + work.proposed as usize);
-        let rows = rows.sum();
+        let rows: usize = rows.sum();
         let call = Call::compute(rows);
         let outcome = self.reporter.guard(call, || {
             let steps = backend.run(works)?;
