@@ -72,7 +72,7 @@ fn without_numbers(makes_numbers: bool) -> DecodeEngine {
     let (released, _releases) = tokio::sync::mpsc::unbounded_channel();
     let pass: Pass = Box::new(|inner, works| {
         let outcomes = inner.run(works)?;
-        let without = |outcome: Outcome| {
+        let without = |outcome: Outcome| -> Outcome {
             let steps = outcome.into_iter();
             steps.map(|_| Err(EngineError::NotFinite)).collect()
         };
