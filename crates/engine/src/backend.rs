@@ -346,6 +346,11 @@ pub trait EncodeBackend: Send {
     fn computes(&mut self) -> bool {
         true
     }
+
+    /// Whether it makes numbers of an input of which it must, asked after it has made some that are none.
+    fn makes_numbers(&mut self) -> bool {
+        true
+    }
 }
 
 /// The text half: image tokens and a prompt to text, for several sequences at different positions.
@@ -432,7 +437,7 @@ pub trait DecodeBackend: Send {
     /// that was reserved for proposals that were wrong is given back.
     ///
     /// # Errors
-    /// The model's own; the sequences of the pass are then lost.
+    /// The model's own; the sequences then stand where they stood, and the same can be asked of each alone.
     fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError>;
 
     /// Takes the sequence's memory; it keeps all it wrote and can begin again.
@@ -443,6 +448,11 @@ pub trait DecodeBackend: Send {
 
     /// Whether its device still computes, asked after a call that failed.
     fn computes(&mut self) -> bool {
+        true
+    }
+
+    /// Whether it makes numbers of an input of which it must, asked after it has made some that are none.
+    fn makes_numbers(&mut self) -> bool {
         true
     }
 }
@@ -501,13 +511,21 @@ pub enum EngineError {
     /// The model failed; the batch is lost, the engine goes on.
     #[error("the model failed")]
     Model(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The model panicked, or its device computes no more; the engine has ended.
+    /// The model made values that are no numbers, and yet makes numbers of something else; the engine goes on as a rule.
+    #[error(
+        "the model made values that are no numbers: weights are damaged, or the device computed wrongly"
+    )]
+    NotFinite,
+    /// The model makes no numbers of anything; the engine has ended, not because of what was asked.
+    #[error("the model makes no numbers any more; the engine has ended")]
+    Damaged,
+    /// The model panicked on what was asked, or on what was asked with it; the engine has ended.
     #[error("the model broke; the engine has ended")]
     Panicked,
     /// A call into the model does not come back; the engine is lost, and its process ends.
     #[error("a call into the model does not come back; the engine is lost")]
     Hung,
-    /// The engine has ended.
+    /// The engine has ended, not because of what was asked.
     #[error("the engine has ended")]
     Stopped,
 }

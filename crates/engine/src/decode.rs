@@ -104,8 +104,10 @@ pub struct Done {
     pub prompt: PromptSize,
     /// Request taken to first token.
     pub time_to_first_token: Duration,
-    /// First token to last.
+    /// First token to last, those that are not shown included.
     pub decode: Duration,
+    /// Tokens chosen, at least 1: beside those of the text those of thinking, and the one that ended it.
+    pub steps: u32,
     /// Tokens of the prompt that were in memory already, from requests of the same scope.
     pub prefix_tokens: u32,
     /// How often it gave its memory to a request of a higher class or an older one, and was read again.
@@ -258,8 +260,7 @@ impl DecodeEngine {
             monitor: self.monitor.clone(),
             encoding: self.encoding.clone(),
         };
-        let sent = self.monitor.answer(self.requests.send(request)).await?;
-        sent.map_err(|_| self.monitor.gone())?;
+        self.monitor.send(&self.requests, request).await?;
         if let Some(encoding) = &self.encoding {
             encoding.changed();
         }

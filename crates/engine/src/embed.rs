@@ -131,7 +131,9 @@ impl LoadedEmbedder {
         let comparing = move || {
             let read = labels.iter().map(|label| model.read(label).map_err(failed));
             let read: Vec<model::ReadText> = read.collect::<Result<_, _>>()?;
-            let labels = labels.iter().map(|label| model.text(label).map_err(failed));
+            let labels = labels
+                .iter()
+                .map(|label| model.text(label).map_err(embedding_failed));
             let labels: Vec<Vec<f32>> = labels.collect::<Result<_, _>>()?;
             let rows = images.iter().map(|image| {
                 let matches = labels.iter().map(|label| Match {
@@ -163,7 +165,13 @@ impl LoadedEmbedder {
             let computed = reporter.guard(call, compute);
             match &computed {
                 // The engine has ended by then.
-                Ok(_) | Err(EngineError::Panicked) => {}
+                Ok(_) => reporter.made_numbers(),
+                Err(EngineError::Panicked) => {}
+                Err(EngineError::NotFinite) => {
+                    let reads =
+                        || !matches!(model.text("chest"), Err(model::EmbedError::NotFinite));
+                    return Err(reporter.without_numbers(Call::compute(1), reads).told());
+                }
                 Err(error) => {
                     reporter.still_computes(error, || model.computes());
                 }
@@ -174,6 +182,13 @@ impl LoadedEmbedder {
             Ok(computed) => computed,
             Err(_) => Err(EngineError::Panicked),
         }
+    }
+}
+
+fn embedding_failed(error: model::EmbedError) -> EngineError {
+    match error {
+        model::EmbedError::NotFinite => EngineError::NotFinite,
+        error => failed(error),
     }
 }
 
@@ -209,7 +224,7 @@ impl EncodeBackend for LoadedEmbedder {
         let embedded = frames.iter().map(|frame| {
             let (side, channels) = (frame.side as usize, frame.channels as usize);
             let frame = model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)?;
-            let values = self.model.image(&frame).map_err(failed)?;
+            let values = self.model.image(&frame).map_err(embedding_failed)?;
             let bytes: Vec<u8> = values
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
@@ -226,6 +241,14 @@ impl EncodeBackend for LoadedEmbedder {
 
     fn computes(&mut self) -> bool {
         self.model.computes()
+    }
+
+    fn makes_numbers(&mut self) -> bool {
+        let side = self.model.image_size();
+        let black = model::Frame::new(side, 1, vec![0; side * side]);
+        // Whatever else fails says nothing about numbers.
+        let embedded = black.map(|black| self.model.image(&black));
+        !matches!(embedded, Ok(Err(model::EmbedError::NotFinite)))
     }
 }
 

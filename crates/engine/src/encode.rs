@@ -28,6 +28,15 @@ pub struct Encoded {
     pub device: Duration,
 }
 
+/// How busy an encoder is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EncodeLoad {
+    /// Requests that wait in front of the thread.
+    pub waiting: u64,
+    /// How long the call into the model has taken that is under way; nothing between two.
+    pub call: Duration,
+}
+
 struct Request {
     frames: Vec<Frame>,
     purpose: Purpose,
@@ -76,6 +85,19 @@ impl EncodeEngine {
         &self.description
     }
 
+    /// Tells how busy it is. It is no handle: the thread ends without it.
+    pub fn load(&self) -> impl Fn() -> EncodeLoad + Send + Sync + use<> {
+        let (requests, monitor) = (self.requests.downgrade(), self.monitor.clone());
+        move || {
+            let requests = requests.upgrade();
+            let waiting = requests.map_or(0, |of| of.max_capacity() - of.capacity());
+            EncodeLoad {
+                waiting: waiting as u64,
+                call: monitor.call(),
+            }
+        }
+    }
+
     /// Whether it can still work.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -106,8 +128,7 @@ impl EncodeEngine {
             purpose,
             answer,
         };
-        let sent = self.monitor.answer(self.requests.send(request)).await?;
-        sent.map_err(|_| self.monitor.gone())?;
+        self.monitor.send(&self.requests, request).await?;
         let answer = self.monitor.answer(receiver).await?;
         answer.map_err(|_| self.monitor.gone())?
     }
@@ -132,9 +153,22 @@ fn serve(
         let start = Instant::now();
         let call = Call::compute(frames.len());
         let outcome = reporter.guard(call, || checked(backend.as_mut(), &frames));
+        let outcome = match outcome {
+            Err(EngineError::NotFinite) => {
+                let tried = Call::compute(1);
+                let found = reporter.without_numbers(tried, || backend.makes_numbers());
+                Err(found.told())
+            }
+            outcome => outcome,
+        };
         let is_broken = match &outcome {
-            Ok(_) => false,
+            Ok(_) => {
+                reporter.made_numbers();
+                false
+            }
             Err(EngineError::Panicked) => true,
+            // Judged already.
+            Err(EngineError::NotFinite | EngineError::Damaged) => reporter.has_ended(),
             Err(error) => !reporter.still_computes(error, || backend.computes()),
         };
         // Before the answer goes out: its text may be here at once.
@@ -146,8 +180,14 @@ fn serve(
         // The caller may have gone meanwhile: then nobody wants the answer.
         let _ = answer.send(answered);
         if is_broken {
-            return;
+            break;
         }
+    }
+    // What it has not begun is done elsewhere.
+    requests.close();
+    while let Some(request) = requests.blocking_recv() {
+        // As above.
+        let _ = request.answer.send(Err(EngineError::Stopped));
     }
 }
 
@@ -211,6 +251,24 @@ mod tests {
         }
     }
 
+    /// It makes no numbers, or some where that is tried.
+    struct Damaged {
+        inner: Simulated,
+        makes_numbers: bool,
+    }
+
+    impl EncodeBackend for Damaged {
+        fn description(&self) -> &Description {
+            EncodeBackend::description(&self.inner)
+        }
+        fn encode(&mut self, _: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
+            Err(EngineError::NotFinite)
+        }
+        fn makes_numbers(&mut self) -> bool {
+            self.makes_numbers
+        }
+    }
+
     const SHAPE: SimulatedShape = SimulatedShape {
         frame_side: 8,
         tokens_per_image: 4,
@@ -241,8 +299,31 @@ mod tests {
             assert!(matches!(failed, Err(EngineError::Model(_))), "{failed:?}");
             assert_eq!(engine.health(), expected);
             let again = engine.encode(vec![grey()], LAST).await;
-            let is_refused = matches!(again, Err(EngineError::Panicked));
+            let is_refused = matches!(again, Err(EngineError::Stopped));
             assert_eq!(is_refused, is_lost, "{again:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_that_makes_no_numbers_ends_the_engine_and_frames_are_blamed_only_for_their_own()
+     {
+        for (makes_numbers, failures) in [(false, 1), (true, 8)] {
+            let inner = Simulated::new(SHAPE, SimulatedTiming::default());
+            let backend = Box::new(Damaged {
+                inner,
+                makes_numbers,
+            });
+            let engine = EncodeEngine::start(backend, 1).expect("a thread starts");
+            for _ in 0..failures {
+                assert_eq!(engine.health(), Health::Running);
+                let failed = engine.encode(vec![grey()], LAST).await;
+                let is_blamed = matches!(failed, Err(EngineError::NotFinite));
+                let is_spared = matches!(failed, Err(EngineError::Damaged));
+                assert_eq!((is_blamed, is_spared), (makes_numbers, !makes_numbers));
+            }
+            assert_eq!(engine.ended().await, Health::Damaged);
+            let again = engine.encode(vec![grey()], LAST).await;
+            assert!(matches!(again, Err(EngineError::Stopped)), "{again:?}");
         }
     }
 
@@ -261,6 +342,9 @@ mod tests {
         let (ended, encoded) = tokio::join!(engine.ended(), encode);
         assert_eq!(ended, Health::Hung);
         assert!(matches!(encoded, Err(EngineError::Hung)), "{encoded:?}");
+        let load = engine.load();
+        assert_eq!(load().waiting, 0, "the thread has taken the only one");
+        assert_ne!(load().call, Duration::ZERO);
         drop(permit);
     }
 }

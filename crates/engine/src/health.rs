@@ -3,10 +3,11 @@
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::backend::EngineError;
 
@@ -17,6 +18,8 @@ pub enum Health {
     Running,
     /// The model panicked, or its device computes no more; the process has to end.
     Failed,
+    /// The model makes values that are no numbers; the process has to end.
+    Damaged,
     /// A call into the model did not come back; the process has to end.
     Hung,
     /// Ended in order: nobody holds the engine any more.
@@ -29,6 +32,11 @@ pub enum ModelFailure {
     /// The model panicked, or its device computes no more.
     #[error("the model broke; the process ends in order")]
     Broke,
+    /// What the model makes is no numbers.
+    #[error(
+        "the model makes values that are no numbers: its weights or its device are damaged; the process ends in order"
+    )]
+    Damaged,
     /// A call into the model does not come back.
     #[error("the model hangs; the process ends")]
     Hangs,
@@ -42,6 +50,7 @@ impl Health {
     pub const fn check(self) -> Result<(), ModelFailure> {
         match self {
             Self::Failed => Err(ModelFailure::Broke),
+            Self::Damaged => Err(ModelFailure::Damaged),
             Self::Hung => Err(ModelFailure::Hangs),
             Self::Running | Self::Stopped => Ok(()),
         }
@@ -58,6 +67,20 @@ pub(crate) struct Patience {
     pub(crate) known: Duration,
     /// From then on the limit is this many times what the slowest call took.
     pub(crate) slower: u32,
+}
+
+/// So many calls in a row without numbers end an engine, though its model makes numbers where it is tried.
+const IN_VAIN_MAX: u32 = 8;
+
+/// What it says of a model that a call made values that are no numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// It makes numbers of other inputs.
+    OfOthers,
+    /// It makes none of an input of which it must: the engine has ended.
+    OfNone,
+    /// It has made none for many calls, which may be to blame or not: the engine has ended.
+    NotForLong,
 }
 
 /// How often a call is looked at within the shortest limit. A look that comes late shows that the whole process stood still.
@@ -174,6 +197,8 @@ struct Shared {
     health: watch::Sender<Health>,
     calls: Mutex<Calls>,
     patience: Patience,
+    /// Calls without numbers since the last one with.
+    in_vain: AtomicU32,
 }
 
 impl Shared {
@@ -228,6 +253,7 @@ impl Reporter {
             health: watch::Sender::new(Health::Running),
             calls: Mutex::default(),
             patience,
+            in_vain: AtomicU32::new(0),
         });
         (Self(Arc::clone(&shared)), Monitor(shared))
     }
@@ -272,6 +298,57 @@ impl Reporter {
             self.failed();
         }
         computes
+    }
+}
+
+impl Reporter {
+    /// Whether the engine has ended, however.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.0.health.borrow() != Health::Running
+    }
+
+    /// Notes that a call made numbers.
+    pub(crate) fn made_numbers(&self) {
+        self.0.in_vain.store(0, Ordering::Relaxed);
+    }
+
+    /// What it says of the model that a call made values that are no numbers, by another `call` that tries whether it makes any.
+    /// Where it is the model's fault the engine ends: the process would go on taking units and fail each of them.
+    pub(crate) fn without_numbers(
+        &self,
+        call: Call,
+        makes_numbers: impl FnOnce() -> bool,
+    ) -> Numbers {
+        let found = if !matches!(self.guard(call, || Ok(makes_numbers())), Ok(true)) {
+            Numbers::OfNone
+        } else if self.0.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= IN_VAIN_MAX {
+            Numbers::NotForLong
+        } else {
+            Numbers::OfOthers
+        };
+        if found != Numbers::OfOthers {
+            tracing::error!(
+                ?found,
+                "the model makes values that are no numbers, so its weights or its device are damaged; the process ends, and others take its work"
+            );
+            self.0.end(Health::Damaged);
+        }
+        found
+    }
+}
+
+impl Numbers {
+    /// Whether the engine has ended.
+    pub(crate) const fn ends(self) -> bool {
+        matches!(self, Self::OfNone | Self::NotForLong)
+    }
+
+    /// What whoever made such a call is told: it is not to blame where nothing makes numbers.
+    pub(crate) const fn told(self) -> EngineError {
+        match self {
+            Self::OfNone => EngineError::Damaged,
+            Self::OfOthers | Self::NotForLong => EngineError::NotFinite,
+        }
     }
 }
 
@@ -339,12 +416,31 @@ impl Monitor {
         }
     }
 
-    /// Why an engine answers no more.
+    /// Hands a request to the model's thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] where the engine has ended, however: this request had no part in it.
+    pub(crate) async fn send<T>(
+        &self,
+        requests: &mpsc::Sender<T>,
+        request: T,
+    ) -> Result<(), EngineError> {
+        // The channel of a thread that hangs may still have room.
+        if self.health() != Health::Running {
+            return Err(EngineError::Stopped);
+        }
+        match self.answer(requests.send(request)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(EngineError::Stopped),
+        }
+    }
+
+    /// Why an engine did not answer a request that it has.
     pub(crate) fn gone(&self) -> EngineError {
         match self.health() {
             Health::Failed => EngineError::Panicked,
             Health::Hung => EngineError::Hung,
-            Health::Running | Health::Stopped => EngineError::Stopped,
+            Health::Running | Health::Stopped | Health::Damaged => EngineError::Stopped,
         }
     }
 }

@@ -35,7 +35,7 @@ pub use decode::{
     Verified,
 };
 pub use embed::{Compared, LoadedEmbedder, Match};
-pub use encode::{EncodeEngine, Encoded};
+pub use encode::{EncodeEngine, EncodeLoad, Encoded};
 pub use encoding::{Encoding, Purpose};
 pub use health::{Health, ModelFailure};
 pub use medfleet_model::{Constraint, ConstraintError, Dtype, StillThinking};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
-    BlockTable, Chunk, ComputeDevice, Dtype, FolderSource, GgufSource, KvOptions, LoadOptions,
-    Model, Parts, QuantisedCache, Want,
+    BlockTable, Chunk, ComputeDevice, Continue, Dtype, FolderSource, GenerateError, GgufSource,
+    KvOptions, LoadOptions, Message, Model, Parts, QuantisedCache, Request, SamplingError, Want,
 };
 
 use crate::backend::{DecodeBackend, Description, EncodeBackend, EngineError, Frame, ImageTokens};
@@ -224,6 +224,25 @@ fn check_numbers(model: &Model) -> Result<(), EngineError> {
     ))
 }
 
+/// Whether it makes numbers of an image, whose tokens are zeros, and of the words around it. Unlike [`check_numbers`] this takes as
+/// long as reading a prompt.
+fn reads_numbers(model: &Model) -> bool {
+    let dtype = model.dtype();
+    let zeros = model.image_shape().and_then(|shape| {
+        let bytes = vec![0; shape[0] * shape[1] * dtype.bytes()];
+        model::ImageTokens::from_bytes(shape, dtype, bytes).ok()
+    });
+    let images: Vec<model::ImageTokens> = zeros.into_iter().collect();
+    let asked = Message::user(images.len(), "Describe this.");
+    // Whatever else fails says nothing about numbers.
+    let Ok(prompt) = model.prompt(&[asked], images.len()) else {
+        return true;
+    };
+    let request = Request::greedy(model, &prompt, &images, 1);
+    let read = model.generate(&request, &mut |_| Continue::Yes);
+    !matches!(read, Err(GenerateError::Sampling(SamplingError::NotFinite)))
+}
+
 /// Tells the operator what became of kept matrices: with any of these the model is the same.
 fn say(cache: &QuantisedCache) {
     match cache {
@@ -270,12 +289,27 @@ impl EncodeBackend for Encoder {
             model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)
         };
         let frames: Vec<model::Frame> = frames.iter().map(convert).collect::<Result<_, _>>()?;
-        let tokens = self.loaded.model.encode(&frames).map_err(failed)?;
+        let tokens = self.loaded.model.encode(&frames);
+        let tokens = tokens.map_err(|error| match error {
+            model::EncodeError::NotFinite => EngineError::NotFinite,
+            error => failed(error),
+        })?;
         Ok(tokens.into_iter().map(ImageTokens::from).collect())
     }
 
     fn computes(&mut self) -> bool {
         self.loaded.model.computes()
+    }
+
+    fn makes_numbers(&mut self) -> bool {
+        let side = self.loaded.description.frame_side;
+        let pixels = vec![0; side as usize * side as usize];
+        let black = Frame {
+            side,
+            channels: 1,
+            pixels: pixels.into(),
+        };
+        !matches!(self.encode(&[black]), Err(EngineError::NotFinite))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can go wrong with a decode, and the single function from that to how its unit ends.
 
 use medfleet_core::{Digest, FailureReason, IdError};
-use medfleet_engine::{ConstraintError, EngineError};
+use medfleet_engine::{ConstraintError, Dtype, EngineError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending, PemError};
 
@@ -50,6 +50,19 @@ pub enum DecodeError {
         image: usize,
         /// What is wrong.
         what: &'static str,
+    },
+    /// An image's tokens are of the model's own weights, but of another type of numbers: the pool's was changed, or is not
+    /// the same for encode and decode. Nothing is wrong with what is stored.
+    #[error(
+        "the tokens of image {image} are {found}, and the pool's model takes {expected}: encode and decode need the same model.dtype, and a job of before it was changed has to be replayed; no text was written"
+    )]
+    Dtype {
+        /// Which image.
+        image: usize,
+        /// Theirs.
+        found: String,
+        /// The model's.
+        expected: Dtype,
     },
     /// A list does not decode or contradicts the record.
     #[error("{what} is not what was stored")]
@@ -108,7 +121,7 @@ impl From<DecodeError> for Ending {
             DecodeError::Frames { .. } => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
             }
-            DecodeError::Model { .. } => {
+            DecodeError::Model { .. } | DecodeError::Dtype { .. } => {
                 Self::fail(FailureReason::ModelMismatch, error.to_string())
             }
             DecodeError::Task => Self::fail(FailureReason::Internal, error.to_string()),
@@ -131,10 +144,11 @@ impl From<DecodeError> for Ending {
                 EngineError::Tokens { .. } | EngineError::Frame { .. } => {
                     Self::fail(FailureReason::ModelMismatch, error.to_string())
                 }
-                EngineError::Model(_) | EngineError::Panicked | EngineError::Hung => {
-                    Self::wrong(error)
-                }
-                EngineError::Stopped => Self::retry(error),
+                EngineError::Model(_)
+                | EngineError::NotFinite
+                | EngineError::Panicked
+                | EngineError::Hung => Self::wrong(error),
+                EngineError::Damaged | EngineError::Stopped => Self::retry(error),
             },
             DecodeError::Store(error) => error.into(),
         }
@@ -162,6 +176,31 @@ mod tests {
         // Handed back, it could end one worker after the other.
         let error = DecodeError::from(EngineError::Hung);
         assert!(matches!(Ending::from(error), Ending::Wrong(_)));
+    }
+
+    #[test]
+    fn a_unit_that_met_a_damaged_model_is_handed_back_and_one_without_numbers_counts() {
+        let of = |error: EngineError| Ending::from(DecodeError::from(error));
+        assert!(matches!(of(EngineError::Damaged), Ending::Retry(_)));
+        assert!(matches!(of(EngineError::NotFinite), Ending::Wrong(_)));
+    }
+
+    #[test]
+    fn tokens_of_another_type_of_numbers_are_no_damage() {
+        let error = DecodeError::Dtype {
+            image: 0,
+            found: "bf16".to_owned(),
+            expected: Dtype::F32,
+        };
+        let Ending::Fail(failure) = Ending::from(error) else {
+            panic!("nobody makes others");
+        };
+        assert_eq!(failure.reason, FailureReason::ModelMismatch);
+        assert!(
+            failure
+                .message
+                .contains("bf16, and the pool's model takes f32")
+        );
     }
 
     #[test]

@@ -68,7 +68,11 @@ impl DecodeMetrics {
                 "Images gathered, by where from",
                 ours.images.clone(),
             );
-            registry.register("prompt_tokens", "Tokens read", ours.prompt_tokens.clone());
+            registry.register(
+                "prompt_tokens",
+                "Tokens of the prompts of texts that were written to their end, those in memory already included",
+                ours.prompt_tokens.clone(),
+            );
             registry.register(
                 "prefix_tokens",
                 "Tokens of prompts that were in memory already",
@@ -76,23 +80,23 @@ impl DecodeMetrics {
             );
             registry.register(
                 "preemptions",
-                "Texts that gave their memory to more urgent or older ones and were read again",
+                "Times that a text gave its memory to more urgent or older ones and was read again",
                 ours.preemptions.clone(),
             );
             registry.register(
                 "output_tokens",
-                "Tokens written",
+                "Tokens of texts that were written to their end, those of thinking and those that end a text included",
                 ours.output_tokens.clone(),
             );
             let first = ours.first_token_seconds.clone();
             registry.register_with_unit(
                 "first_token",
-                "Time to the first token",
+                "Time from when the engine takes a text on to its first token",
                 Unit::Seconds,
                 first,
             );
             let each = ours.token_seconds.clone();
-            registry.register_with_unit("token", "Time of each further token", Unit::Seconds, each);
+            registry.register_with_unit("token", "Mean time of a text's further tokens", Unit::Seconds, each);
         });
         // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.
         for source in [ENCODER, STORE] {
@@ -130,7 +134,7 @@ impl Collector for Load {
         let gauges = [
             (
                 "sequences_waiting",
-                "Texts that wait for memory",
+                "Texts that the engine has taken on and that wait for a place or memory",
                 None,
                 load.waiting,
             ),
@@ -171,11 +175,20 @@ impl Collector for Load {
                 "Texts in forward passes: divided by the passes, how full one is",
                 load.pass_sequences,
             ),
+            (
+                "pass_rows",
+                "Tokens computed in forward passes, of prompts and of texts, proposed ones included",
+                load.pass_rows,
+            ),
         ];
         for (name, help, value) in counters {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
+        let help = "Time in forward passes: divided by the passes, how long one takes";
+        let unit = Some(&Unit::Seconds);
+        let metric = encoder.encode_descriptor("pass", help, unit, MetricType::Counter)?;
+        ConstCounter::new(load.pass_time.as_secs_f64()).encode(metric)?;
         encode_proposed(&mut encoder, &load)
     }
 }
@@ -210,6 +223,8 @@ fn encode_proposed(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use medfleet_engine::Verified;
 
     use super::*;
@@ -236,6 +251,25 @@ mod tests {
                 );
                 assert!(text.contains(&line), "{line} in {text}");
             }
+        }
+    }
+
+    #[test]
+    fn passes_are_counted_with_their_rows_and_their_time() {
+        let metrics = Metrics::new();
+        register_load(&metrics, || DecodeLoad {
+            passes: 4,
+            pass_rows: 96,
+            pass_time: Duration::from_millis(1500),
+            ..DecodeLoad::default()
+        });
+        let text = metrics.encode().expect("encodes");
+        for line in [
+            "medfleet_decode_passes_total 4\n",
+            "medfleet_decode_pass_rows_total 96\n",
+            "medfleet_decode_pass_seconds_total 1.5\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
         }
     }
 

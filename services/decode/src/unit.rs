@@ -112,7 +112,7 @@ fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
 /// and of this decoder's encoder. They have the shape and the type that the model takes.
 ///
 /// # Errors
-/// [`DecodeError::Tokens`] names the image and what is wrong.
+/// [`DecodeError::Tokens`] names the image and what is wrong, [`DecodeError::Dtype`] both types of numbers.
 pub fn declared(
     manifest: &TokensManifest,
     first: usize,
@@ -126,19 +126,21 @@ pub fn declared(
     if manifest.tokens.len() != frames.len() {
         return Err(wrong(first, "the chunk has another number of images"));
     }
-    let taken = (
-        model.tokens_per_image,
-        model.token_width,
-        model.dtype.as_str(),
-    );
+    let taken = (model.tokens_per_image, model.token_width);
     let entries = manifest.tokens.iter().zip(frames).zip(first..);
     let digests = entries.map(|((entry, frame), image)| {
         if entry.frame_digest != frame.digest {
             return Err(wrong(image, "they were made of another frame"));
         }
-        if (entry.count, entry.width, entry.dtype.as_str()) != taken {
-            let what = "the model takes another shape or dtype, and encode needs the dtype that decode has";
-            return Err(wrong(image, what));
+        if (entry.count, entry.width) != taken {
+            return Err(wrong(image, "the model takes another shape"));
+        }
+        if entry.dtype != model.dtype.as_str() {
+            return Err(DecodeError::Dtype {
+                image,
+                found: entry.dtype.clone(),
+                expected: model.dtype,
+            });
         }
         Digest::from_slice(&entry.digest)
             .map_err(|_| wrong(image, "their digest has another length"))

@@ -279,14 +279,14 @@ impl Decode {
         self.metrics.prompt_tokens.inc_by(done.prompt.tokens.into());
         self.metrics.prefix_tokens.inc_by(done.prefix_tokens.into());
         self.metrics.preemptions.inc_by(done.preemptions.into());
-        self.metrics.output_tokens.inc_by(done.tokens.len() as u64);
+        self.metrics.output_tokens.inc_by(done.steps.into());
         self.metrics.first_token_seconds.observe(
             done.time_to_first_token.as_secs_f64(),
             Exemplar::current(),
             None,
         );
-        if done.tokens.len() > 1 {
-            let each = done.decode.as_secs_f64() / (done.tokens.len() - 1) as f64;
+        if done.steps > 1 {
+            let each = done.decode.as_secs_f64() / f64::from(done.steps - 1);
             self.metrics.token_seconds.observe(each);
         }
     }

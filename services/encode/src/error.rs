@@ -86,10 +86,11 @@ impl From<EncodeError> for Ending {
                 | EngineError::StillThinking(_) => {
                     Self::fail(FailureReason::Internal, error.to_string())
                 }
-                EngineError::Model(_) | EngineError::Panicked | EngineError::Hung => {
-                    Self::wrong(error)
-                }
-                EngineError::Stopped => Self::retry(error),
+                EngineError::Model(_)
+                | EngineError::NotFinite
+                | EngineError::Panicked
+                | EngineError::Hung => Self::wrong(error),
+                EngineError::Damaged | EngineError::Stopped => Self::retry(error),
             },
             // They were just there, of another job that was erased since: made again at the next try, and counted, should they
             // vanish again.

@@ -60,6 +60,7 @@ const TOKENS: TaskKind = TaskKind {
 pub fn every_metric(metrics: &Metrics) {
     metrics::EncodeMetrics::register(metrics);
     metrics::register_cache(metrics, Arc::new(cache::Cache::new(0)));
+    metrics::register_load(metrics, medfleet_engine::EncodeLoad::default);
 }
 
 /// Runs the service until the shutdown has begun and its units are settled.
@@ -95,6 +96,7 @@ pub async fn run(
     );
     dependencies.tasks.start(TOKENS, serving);
     let engine = deployment.engine;
+    metrics::register_load(&dependencies.metrics, engine.load());
     let ended = engine.ended();
     dependencies.follow_model(
         "encode model",

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use medfleet_engine::EncodeLoad;
 use medfleet_runtime::Metrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -134,13 +135,13 @@ impl EncodeMetrics {
             registry.register_with_unit("claims_held_wait", help, Unit::Seconds, wait);
             let help = "Chunks of which no frame had to be encoded";
             registry.register("chunks_found", help, ours.chunks_found.clone());
-            let help = "Frames that went through the model together";
+            let help = "Frames that the model was given at once";
             registry.register("chunk_frames", help, ours.chunk_frames.clone());
-            let help = "Tensors that decoders fetched from memory";
+            let help = "Tensors that decoders asked for and that were in memory";
             registry.register("cache_hits", help, ours.cache_hits.clone());
             let help = "Tensors that decoders asked for and that were not in memory any more";
             registry.register("cache_misses", help, ours.cache_misses.clone());
-            let help = "Time of one chunk in the model";
+            let help = "Time in the model of the frames that it was given at once";
             registry.register_with_unit("device", help, Unit::Seconds, ours.device_seconds.clone());
         });
         // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.
@@ -220,6 +221,51 @@ impl EncodeMetrics {
     }
 }
 
+/// Registers how busy the engine is, looked at when it is asked for.
+pub(crate) fn register_load(
+    metrics: &Metrics,
+    load: impl Fn() -> EncodeLoad + Send + Sync + 'static,
+) {
+    let collector = Box::new(Load(Box::new(load)));
+    metrics.register(|registry| {
+        let registry = registry.sub_registry_with_prefix("encode");
+        registry.register_collector(collector);
+    });
+}
+
+struct Load(Box<dyn Fn() -> EncodeLoad + Send + Sync>);
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Load {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let EncodeLoad { waiting, call } = (self.0)();
+        let gauges = [
+            (
+                "requests_waiting",
+                "Chunks whose frames wait for the model",
+                None,
+                waiting,
+            ),
+            (
+                "call",
+                "How long the call into the model has taken that is under way",
+                Some(&Unit::Seconds),
+                call.as_secs(),
+            ),
+        ];
+        for (name, help, unit, value) in gauges {
+            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
 /// Registers how full the cache is, looked at when it is asked for.
 pub(crate) fn register_cache(metrics: &Metrics, cache: Arc<Cache>) {
     metrics.register(|registry| {
@@ -249,5 +295,28 @@ impl Collector for CacheBytes {
             ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX)).encode(metric)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_scrape_says_what_waits_and_for_how_long_the_model_has_been_away() {
+        let metrics = Metrics::new();
+        register_load(&metrics, || EncodeLoad {
+            waiting: 3,
+            call: Duration::from_secs(7),
+        });
+        let text = metrics.encode().expect("encodes");
+        for line in [
+            "medfleet_encode_requests_waiting 3\n",
+            "medfleet_encode_call_seconds 7\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 }

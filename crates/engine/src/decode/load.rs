@@ -16,6 +16,8 @@ pub(super) struct Gauges {
     kv_block_bytes: AtomicU64,
     passes: AtomicU64,
     pass_sequences: AtomicU64,
+    pass_rows: AtomicU64,
+    pass_nanos: AtomicU64,
     looked_up: Counts,
     drafted: Counts,
 }
@@ -56,6 +58,10 @@ pub struct DecodeLoad {
     pub passes: u64,
     /// Sequences in these passes, all together: divided by `passes`, how full a pass is.
     pub pass_sequences: u64,
+    /// Tokens computed in these passes, of prompts and of texts, proposed ones included.
+    pub pass_rows: u64,
+    /// Time in these passes.
+    pub pass_time: Duration,
     /// What was proposed because it followed the same tokens before.
     pub looked_up: Verified,
     /// What a second model proposed.
@@ -98,7 +104,10 @@ impl Gauges {
         self.kv_block_bytes.store(block_bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn passed(&self, sequences: usize) {
+    pub(super) fn passed(&self, sequences: usize, rows: usize, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.pass_rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.pass_nanos.fetch_add(nanos, Ordering::Relaxed);
         self.passes.fetch_add(1, Ordering::Relaxed);
         self.pass_sequences
             .fetch_add(sequences as u64, Ordering::Relaxed);
@@ -130,6 +139,8 @@ impl Gauges {
             call,
             passes: of(&self.passes),
             pass_sequences: of(&self.pass_sequences),
+            pass_rows: of(&self.pass_rows),
+            pass_time: Duration::from_nanos(of(&self.pass_nanos)),
             looked_up: self.looked_up.read(),
             drafted: self.drafted.read(),
         }

@@ -12,7 +12,6 @@
 //! Beside an encoder on the same device texts may wait for company ([`company`](super::company)).
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,10 @@ use crate::backend::{DecodeBackend, EngineError, Finish, Outcome, Sequence, Step
 use crate::health::{Call, Reporter};
 use crate::speculation::pace::{Pace, Pass, Took};
 use crate::speculation::{PROPOSED_TOKENS_MAX, Proposed};
+
+mod lost;
+
+use lost::refuse_all;
 
 /// Where the events of a decode go.
 pub(super) type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
@@ -74,7 +77,7 @@ struct Tried {
     time: Duration,
 }
 
-/// The model panicked, or its device computes no more: the thread must end.
+/// The model panicked, its device computes no more, or it makes no numbers: the thread must end.
 struct Panicked;
 
 impl Scheduler {
@@ -108,17 +111,19 @@ impl Scheduler {
         self.load.set_kv(used, kv.blocks, kv.block_bytes);
     }
 
-    /// Serves until every handle is gone and every sequence has ended, or until the model panics.
+    /// Serves until every handle is gone and every sequence has ended, or until the model breaks.
     pub(super) fn serve(mut self, mut requests: mpsc::Receiver<Request>) {
+        if self.serve_all(&mut requests).is_err() {
+            refuse_all(requests);
+        }
+    }
+
+    fn serve_all(&mut self, requests: &mut mpsc::Receiver<Request>) -> Result<(), Panicked> {
         let mut open = true;
         loop {
             if open && self.active.is_empty() && self.waiting.is_empty() {
                 match requests.blocking_recv() {
-                    Some(request) => {
-                        if self.look_at(request).is_err() {
-                            return;
-                        }
-                    }
+                    Some(request) => self.look_at(request)?,
                     None => open = false,
                 }
             }
@@ -127,21 +132,15 @@ impl Scheduler {
             }
             while open && self.waiting.len() < self.limits.queue_max.max(1) {
                 match requests.try_recv() {
-                    Ok(request) => {
-                        if self.look_at(request).is_err() {
-                            return;
-                        }
-                    }
+                    Ok(request) => self.look_at(request)?,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => open = false,
                 }
             }
             if !open && self.active.is_empty() && self.waiting.is_empty() {
-                return;
+                return Ok(());
             }
-            if self.turn().is_err() {
-                return;
-            }
+            self.turn()?;
         }
     }
 
@@ -175,7 +174,7 @@ impl Scheduler {
         // A caller that is gone meanwhile has also dropped its stream: the next look at cancellations finds it.
         let _ = admitted.send(answer);
         if panicked {
-            Err(self.fail_all())
+            Err(self.fail_all(|_| false))
         } else {
             Ok(())
         }
@@ -199,7 +198,8 @@ impl Scheduler {
         };
         let Ok(begun) = begun else {
             self.reporter.failed();
-            return Err(self.fail_all());
+            // What it was at is not known.
+            return Err(self.fail_all(|_| true));
         };
         self.show_load();
         let (works, tried) = match begun {
@@ -212,41 +212,34 @@ impl Scheduler {
         if works.is_empty() {
             return Ok(());
         }
-        self.load.passed(works.len());
         let (outcome, pass) = self.pass(&works);
         match outcome {
             Ok(outcomes) => {
                 let proposing = tried.as_ref().map(|tried| tried.time);
                 self.measure(&works, &outcomes, proposing, pass);
                 self.measure_reading(&works, &outcomes, pass);
-                let mut proposed = tried.into_iter().flat_map(|tried| tried.proposed);
-                for (work, outcome) in works.iter().zip(outcomes) {
-                    self.take_all(*work, &proposed.next().unwrap_or_default(), outcome);
-                }
-                Ok(())
+                let proposed = tried.into_iter().flat_map(|tried| tried.proposed);
+                self.take_pass(&works, proposed, outcomes)
             }
-            Err(EngineError::Panicked) => Err(self.fail_all()),
             Err(error) => self.lose(&works, error),
         }
     }
 
-    /// All texts of a pass are lost, and each says why.
-    fn lose(&mut self, works: &[Work], error: EngineError) -> Result<(), Panicked> {
-        let backend = self.backend.as_mut();
-        // Before they are told: whoever is may ask again at once.
-        let computes = self.reporter.still_computes(&error, || backend.computes());
-        let cause: Arc<dyn Error + Send + Sync> = match error {
-            EngineError::Model(cause) => Arc::from(cause),
-            other => Arc::new(other),
-        };
-        for work in works {
-            let lost = EngineError::Model(Box::new(Arc::clone(&cause)));
-            self.fail(work.sequence, lost);
+    /// Takes in what a pass made, for which this was proposed.
+    fn take_pass(
+        &mut self,
+        works: &[Work],
+        mut proposed: impl Iterator<Item = Vec<Proposed>>,
+        mut outcomes: Vec<Outcome>,
+    ) -> Result<(), Panicked> {
+        let ends = self.judge_numbers(&mut outcomes);
+        for (work, outcome) in works.iter().zip(outcomes) {
+            self.take_all(*work, &proposed.next().unwrap_or_default(), outcome);
         }
-        if computes {
-            Ok(())
+        if ends {
+            Err(self.fail_all(|_| false))
         } else {
-            Err(self.fail_all())
+            Ok(())
         }
     }
 
@@ -283,18 +276,16 @@ impl Scheduler {
         let rows = works
             .iter()
             .map(|work| work.tokens as usize + work.proposed as usize);
-        let call = Call::compute(rows.sum());
+        let rows: usize = rows.sum();
+        let call = Call::compute(rows);
         let outcome = self.reporter.guard(call, || {
             let steps = backend.run(works)?;
-            if steps.len() == works.len() {
-                Ok(steps)
-            } else {
-                Err(EngineError::Model(
-                    "another number of steps than sequences".into(),
-                ))
-            }
+            // Whose steps these are, nobody knows, and they cannot be computed again.
+            assert_eq!(steps.len(), works.len(), "a step for each sequence");
+            Ok(steps)
         });
         let pass = begun.elapsed();
+        self.load.passed(works.len(), rows, pass);
         if let (Some(beside), Some(mark)) = (&mut self.beside, mark) {
             let writes = |work: &Work| work.tokens == 1 && work.proposed == 0;
             let only_writes = outcome.is_ok() && works.iter().all(writes);
@@ -539,6 +530,7 @@ impl Scheduler {
             prompt: active.size,
             time_to_first_token: first_token - active.arrived,
             decode: first_token.elapsed(),
+            steps: u32::try_from(active.steps).unwrap_or(u32::MAX),
             prefix_tokens: active.prefix_tokens,
             preemptions: active.preemptions,
         };
@@ -559,14 +551,5 @@ impl Scheduler {
         let ended = self.active.remove(index);
         self.backend.release(ended.sequence);
         self.show_load();
-    }
-
-    /// After a panic nothing of the model is used again: every stream learns it.
-    fn fail_all(&mut self) -> Panicked {
-        for taken in self.active.drain(..).chain(self.waiting.drain(..)) {
-            // As above.
-            let _ = taken.events.try_send(Err(EngineError::Panicked));
-        }
-        Panicked
     }
 }

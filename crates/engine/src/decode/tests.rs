@@ -10,6 +10,7 @@ use crate::prompt::{Images, Question};
 use crate::simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 
 mod company;
+mod lost;
 mod memory;
 
 const SHAPE: SimulatedShape = SimulatedShape {
@@ -110,6 +111,7 @@ async fn a_text_in_a_batch_is_the_text_alone_and_its_spans_cover_it() {
         assert_eq!(text, expected[index]);
         assert_eq!(done.finish, Finish::Stop);
         assert_eq!(done.tokens.len(), 16);
+        assert_eq!(done.steps, 17, "with the one that ended it");
         assert_eq!(
             done.tokens.last().map(|token| token.end as usize),
             Some(text.len())
@@ -204,6 +206,7 @@ struct Wrapped {
     inner: SimulatedDecoder,
     pass: Pass,
     computes: bool,
+    makes_numbers: bool,
     released: tokio::sync::mpsc::UnboundedSender<Sequence>,
 }
 
@@ -243,6 +246,9 @@ impl DecodeBackend for Wrapped {
     fn computes(&mut self) -> bool {
         self.computes
     }
+    fn makes_numbers(&mut self) -> bool {
+        self.makes_numbers
+    }
 }
 
 fn wrapped(
@@ -255,6 +261,7 @@ fn wrapped(
         inner: simulated().decoder(kv_bytes_max),
         pass,
         computes: true,
+        makes_numbers: true,
         released,
     };
     let engine = DecodeEngine::start(Box::new(backend), limits).expect("a thread starts");
@@ -323,7 +330,7 @@ async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
     assert_eq!(engine.monitor().ended().await, Health::Failed);
     assert!(matches!(
         engine.decode(request(&[1], greedy())).await,
-        Err(EngineError::Panicked)
+        Err(EngineError::Stopped)
     ));
 }
 
@@ -348,6 +355,7 @@ async fn a_device_that_computes_no_more_ends_the_engine() {
         inner: simulated().decoder(PLENTY),
         pass: Box::new(|_, _| Err(EngineError::Model("an illegal address".into()))),
         computes: false,
+        makes_numbers: true,
         released,
     };
     let engine = DecodeEngine::start(Box::new(backend), LIMITS).expect("a thread starts");
@@ -360,7 +368,7 @@ async fn a_device_that_computes_no_more_ends_the_engine() {
     assert_eq!(releases.recv().await, Some(Sequence(0)));
     // It takes nothing that it would only fail.
     let refused = engine.decode(request(&[2], greedy())).await;
-    assert!(matches!(refused, Err(EngineError::Panicked)), "{refused:?}");
+    assert!(matches!(refused, Err(EngineError::Stopped)), "{refused:?}");
 }
 
 #[tokio::test]
@@ -376,6 +384,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
         inner: simulated().decoder(PLENTY),
         pass,
         computes: true,
+        makes_numbers: true,
         released,
     };
     // Far longer than the engine's thread may wait for a processor while it takes the request on.
@@ -392,7 +401,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
     assert_eq!(ended, Health::Hung);
     assert!(matches!(event, Err(EngineError::Hung)), "{event:?}");
     let refused = engine.decode(request(&[1], greedy())).await;
-    assert!(matches!(refused, Err(EngineError::Hung)));
+    assert!(matches!(refused, Err(EngineError::Stopped)));
     drop(permit);
 }
 

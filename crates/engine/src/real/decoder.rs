@@ -11,11 +11,11 @@ use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
     Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
-    PlacedImage, Progress, Situation, StillThinking, Want, choose, likeliest,
+    PlacedImage, Progress, SamplingError, Situation, StillThinking, Want, choose, likeliest,
 };
 
 use super::drafter::Drafter;
-use super::{Loaded, as_u32, failed};
+use super::{Loaded, as_u32, failed, reads_numbers};
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, KvMemory,
     Outcome, PromptSize, Sequence, Step, Token, Work,
@@ -295,7 +295,12 @@ impl DecodeBackend for Decoder {
             running.progress.advance(self.pool.blocks_mut(), range.end);
             outcomes.push(if running.progress.left() == 0 {
                 let phrases = self.phrases.as_ref();
-                running.write_all(&self.loaded, &mut self.pool, rows, phrases)
+                let outcome = running.write_all(&self.loaded, &mut self.pool, rows, phrases);
+                if matches!(outcome.last(), Some(Err(EngineError::NotFinite))) {
+                    // Another try on the same keys and values would find the same.
+                    running.progress.forget(self.pool.blocks_mut());
+                }
+                outcome
             } else {
                 Vec::new()
             });
@@ -322,6 +327,10 @@ impl DecodeBackend for Decoder {
 
     fn computes(&mut self) -> bool {
         self.loaded.model.computes()
+    }
+
+    fn makes_numbers(&mut self) -> bool {
+        reads_numbers(&self.loaded.model)
     }
 }
 
@@ -462,7 +471,11 @@ impl Writing {
             seen,
             allowed: allowed.as_ref(),
         };
-        let choice = choose(logits, &self.decoding.sampling(), &situation).map_err(failed)?;
+        let choice = choose(logits, &self.decoding.sampling(), &situation);
+        let choice = choice.map_err(|error| match error {
+            SamplingError::NotFinite => EngineError::NotFinite,
+            error => failed(error),
+        })?;
         let alternatives = match model.tokenizer() {
             Some(tokenizer) if !self.stops_at(model, choice.token) => {
                 self.alternatives(tokenizer, logits, &situation)

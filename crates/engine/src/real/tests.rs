@@ -44,8 +44,8 @@ fn load(source: FolderSource, device: ComputeDevice, dtype: Dtype) -> Loaded {
         .expect("the repository ships this checkpoint")
 }
 
-/// The folder with one weight of the last norm that is no number.
-fn poisoned() -> tempfile::TempDir {
+/// The folder with one weight of this tensor that is no number.
+fn poisoned(tensor: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for entry in std::fs::read_dir(tiny_folder()).expect("it is there") {
         let path = entry.expect("an entry").path();
@@ -58,7 +58,7 @@ fn poisoned() -> tempfile::TempDir {
     let length = u64::from_le_bytes(*bytes.first_chunk().expect("it has a length"));
     let header = 8 + usize::try_from(length).expect("it is small");
     let text = String::from_utf8_lossy(&bytes[8..header]).into_owned();
-    let tensor = text.split_once("\"language_model.model.norm.weight\"");
+    let tensor = text.split_once(&format!("\"{tensor}\""));
     let place = tensor.and_then(|(_, of)| of.split_once("\"data_offsets\":["));
     let from = place.and_then(|(_, of)| of.split_once(','));
     let from = from.and_then(|(from, _)| from.parse::<usize>().ok());
@@ -70,7 +70,7 @@ fn poisoned() -> tempfile::TempDir {
 
 #[test]
 fn weights_that_are_no_numbers_are_found_when_they_are_loaded() {
-    let dir = poisoned();
+    let dir = poisoned("language_model.model.norm.weight");
     let load = |half| {
         let origin = Origin::Folder(FolderSource::new(dir.path()));
         Loaded::load(&origin, ComputeDevice::Cpu, Dtype::F32, half)
@@ -472,4 +472,34 @@ fn thinking_is_neither_text_nor_token() {
     check(&["<unused94>", "a", "b"], 3);
     check(&["<unused94>"], 1);
     check(&["<unused94>", "<0xC3>", "<end_of_turn>"], 9);
+}
+
+#[tokio::test]
+async fn damage_that_loading_does_not_find_ends_an_engine_at_its_first_image() {
+    let damaged = |tensor| {
+        let dir = poisoned(tensor);
+        let source = FolderSource::new(dir.path());
+        (load(source, ComputeDevice::Cpu, Dtype::F32), dir)
+    };
+    let (loaded, _dir) = damaged("vision_tower.vision_model.embeddings.patch_embedding.bias");
+    let picture = frame(loaded.description().frame_side, 1);
+    let encoder = EncodeEngine::start(loaded.encoder(), 1).expect("a thread starts");
+    let purpose = Purpose {
+        class: Class::Routine,
+        is_last: true,
+    };
+    let failed = encoder.encode(vec![picture.clone()], purpose).await;
+    assert!(matches!(failed, Err(EngineError::Damaged)), "{failed:?}");
+
+    let (loaded, _dir) = damaged("multi_modal_projector.mm_soft_emb_norm.weight");
+    let tokens = tiny().encoder().encode(&[picture]).expect("it is sound");
+    let backend = loaded.decoder(KV_BYTES_MAX, LIMITS.prefill_tokens_max);
+    let decoder = DecodeEngine::start(backend.expect("a block fits"), LIMITS);
+    let question = Question::Answer {
+        question: "is there an effusion?".to_owned(),
+    };
+    let request = request(&question, &tokens, Decoding::greedy(4));
+    let stream = decoder.expect("a thread starts").decode(request).await;
+    let failed = stream.expect("it fits").collect().await;
+    assert!(matches!(failed, Err(EngineError::Damaged)), "{failed:?}");
 }

@@ -293,12 +293,13 @@ impl<'a> Cursor<'a> {
                 }
                 Ok(Value::Floats(all))
             }
-            7 => {
+            // Also single bytes, of which a number each would take eight times the file's memory.
+            0 | 1 | 7 => {
                 // Bounded by the check above.
                 self.take(length as usize, key)?;
                 Ok(Value::Other(length))
             }
-            0..=5 | 10 | 11 => {
+            2..=5 | 10 | 11 => {
                 let mut all = Vec::new();
                 for _ in 0..length {
                     if let Value::Integer(n) = self.number(kind, key)? {

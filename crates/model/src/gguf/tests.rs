@@ -86,6 +86,36 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn an_array_of_bytes_is_skipped_as_none_of_ours_is_one() {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let array = |kind: u32, length: u64| {
+        [
+            &9_u32.to_le_bytes()[..],
+            &kind.to_le_bytes(),
+            &length.to_le_bytes(),
+        ]
+        .concat()
+    };
+    for kind in [0, 1, 7] {
+        let bytes = [
+            b"GGUF".to_vec(),
+            3_u32.to_le_bytes().to_vec(),
+            0_u64.to_le_bytes().to_vec(),
+            2_u64.to_le_bytes().to_vec(),
+            text("map"),
+            array(kind, 5),
+            vec![1; 5],
+            text("next"),
+            array(5, 1),
+            7_i32.to_le_bytes().to_vec(),
+        ];
+        let (metadata, _) = parse(&bytes.concat(), "bytes.gguf").unwrap();
+        assert_eq!(metadata.values["map"], Value::Other(5));
+        assert_eq!(metadata.values["next"], Value::Integers(vec![7]));
+    }
+}
+
+#[test]
 fn a_tensor_of_another_length_than_declared_is_not_written_silently() {
     let mut head = GgufWriter::default();
     head.tensor("a.weight", &[2, 3], 0, 24);

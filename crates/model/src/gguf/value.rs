@@ -16,7 +16,7 @@ pub(crate) enum Value {
     Integers(Vec<i64>),
     Floats(Vec<f64>),
     Texts(Vec<String>),
-    /// An array of booleans, which no key of ours has: skipped, with its length.
+    /// An array of booleans or of single bytes, which no key of ours has: skipped, with its length.
     Other(u64),
 }
 

@@ -288,10 +288,22 @@ impl Blocks {
             return Some(block);
         }
         let (_, block) = self.idle.pop_first()?;
+        self.hide(block);
+        Some(block)
+    }
+
+    fn hide(&mut self, block: u32) {
         for key in std::mem::take(&mut self.blocks[block as usize].keys) {
             self.index.remove(&key);
         }
-        Some(block)
+    }
+
+    /// Makes a table's blocks unfindable, those that it shares included. What local groups have given back of it is not found
+    /// either, as its beginning is not.
+    pub fn forget(&mut self, table: &BlockTable) {
+        for number in table.groups.iter().flat_map(|run| &run.blocks) {
+            self.hide(*number);
+        }
     }
 
     /// Holds the first `end` blocks, which [`Blocks::known`] has found.

@@ -140,6 +140,11 @@ impl Progress {
         blocks.shrink(&mut self.table, self.cached);
     }
 
+    /// Nobody finds what was computed of it any more, or what it took over from others: it is of no use.
+    pub fn forget(&self, blocks: &mut Blocks) {
+        blocks.forget(&self.table);
+    }
+
     /// A token of the answer.
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);

@@ -13,6 +13,7 @@ fn done(finish: Finish) -> Done {
         },
         time_to_first_token: Duration::from_millis(5),
         decode: Duration::from_millis(7),
+        steps: 1,
         prefix_tokens: 0,
         preemptions: 0,
     }

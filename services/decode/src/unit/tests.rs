@@ -213,7 +213,9 @@ fn tokens_of_another_frame_encoder_shape_or_number_are_refused() {
         let found = declared(&manifest, 4, &[frame(0), frame(1)], &model());
         let refused = match &found {
             Ok(_) => None,
-            Err(DecodeError::Tokens { image, .. }) => Some(*image),
+            Err(DecodeError::Tokens { image, .. } | DecodeError::Dtype { image, .. }) => {
+                Some(*image)
+            }
             Err(other) => panic!("{other}"),
         };
         assert_eq!(refused, expected, "{found:?}");

@@ -77,6 +77,7 @@ fn device(usual: Duration) -> Device {
         inner: simulated().decoder(PLENTY),
         pass,
         computes: true,
+        makes_numbers: true,
         released,
     };
     let limits = DecodeLimits {

@@ -215,3 +215,23 @@ fn what_was_taken_for_nothing_is_given_back_in_every_group() {
     blocks.release(table);
     assert_eq!(blocks.available(), 20);
 }
+
+#[test]
+fn what_is_forgotten_is_found_no_more_and_its_memory_is_free() {
+    let mut blocks = Blocks::new(4, BlockLayout::global(4));
+    let tokens: Vec<u32> = (0..8).collect();
+    let keys = keys(&tokens, &[]);
+    let mut table = BlockTable::default();
+    blocks.reserve(&mut table, 8).expect("there is room");
+    for (index, key) in keys.iter().enumerate() {
+        blocks.publish(&table, index, *key);
+    }
+    let shared = share(&mut blocks, &keys, |_| true);
+    assert_eq!(shared.blocks().len(), 2);
+    blocks.forget(&table);
+    blocks.release(table);
+    blocks.release(shared);
+    assert_eq!(blocks.available(), 4);
+    let shared = share(&mut blocks, &keys, |_| true);
+    assert!(shared.blocks().is_empty());
+}

@@ -277,12 +277,13 @@ impl Figures {
 
     fn lines(&self, args: &Args) -> Vec<String> {
         let of = |time: fn(&Time) -> Duration| Sample::new(self.alone.iter().map(time).collect());
-        let mut lines = vec![
-            format!("{}, {}, {}", self.device, self.dtype, self.about(args)),
-            head(),
-            of(|time| time.clock).row("report alone"),
-            of(|time| time.processor).row("  processor"),
-        ];
+        let about = self.about(args);
+        let mut lines = vec![format!("{}, {}, {about}", self.device, self.dtype)];
+        if !self.alone.is_empty() {
+            lines.push(head());
+            lines.push(of(|time| time.clock).row("report alone"));
+            lines.push(of(|time| time.processor).row("  processor"));
+        }
         if let Some(Time { clock, processor }) = self.queued {
             lines.push(format!(
                 "{} reports of {} tokens queued: {}, processor {}, {:.1} reports an hour",
@@ -304,6 +305,14 @@ fn an_hour(jobs: u32, clock: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::parsed;
+
+    #[test]
+    fn without_reports_alone_nothing_is_said_of_them() {
+        let args: Args = parsed(&["--model", "m"]).expect("the flags exist");
+        let none = Figures::default().lines(&args).join("\n");
+        assert!(!none.contains("report alone"), "{none}");
+    }
 
     #[test]
     fn reports_an_hour() {

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures::stream;
-use futures::{StreamExt, TryStreamExt};
 use medfleet_proto::v1::Class;
 use tokio::task::JoinSet;
 
@@ -46,26 +45,48 @@ impl Clients {
     /// Runs the jobs of these numbers from `clients` clients at a time. Every one has to complete with a text.
     pub(super) async fn run(&self, numbers: Range<u64>, clients: usize) -> Result<Driven> {
         let begun = Instant::now();
-        let every = self.connections.len();
-        let mut running = JoinSet::new();
-        for (first, client) in self.connections.iter().enumerate() {
-            let client = Arc::clone(client);
-            let own = numbers.clone().skip(first).step_by(every);
-            let at_once = clients.div_ceil(every).max(1);
-            running.spawn(async move {
-                let jobs = stream::iter(own).map(|number| one_job(&client, number));
-                jobs.buffer_unordered(at_once).try_collect::<Vec<_>>().await
-            });
-        }
-        let mut turnarounds = Vec::new();
-        while let Some(own) = running.join_next().await {
-            turnarounds.extend(own.context("a client broke")??);
-        }
+        let job = |client: Arc<Client>, number| async move { one_job(&client, number).await };
+        let turnarounds = side_by_side(numbers, clients, &self.connections, job).await?;
         Ok(Driven {
             took: begun.elapsed(),
             turnarounds,
         })
     }
+}
+
+/// Does the jobs of these numbers, exactly `at_once` of them at a time, over these connections in turn.
+pub(super) async fn side_by_side<C, T, F>(
+    numbers: Range<u64>,
+    at_once: usize,
+    connections: &[Arc<C>],
+    job: impl Fn(Arc<C>, u64) -> F + Clone + Send + 'static,
+) -> Result<Vec<T>>
+where
+    C: Send + Sync + 'static,
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let next = Arc::new(AtomicU64::new(numbers.start));
+    let mut running = JoinSet::new();
+    for connection in connections.iter().cycle().take(at_once.max(1)) {
+        let (connection, next) = (Arc::clone(connection), Arc::clone(&next));
+        let (job, end) = (job.clone(), numbers.end);
+        running.spawn(async move {
+            let mut done = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= end {
+                    return Ok::<_, anyhow::Error>(done);
+                }
+                done.push(job(Arc::clone(&connection), number).await?);
+            }
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(done) = running.join_next().await {
+        all.extend(done.context("a client broke")??);
+    }
+    Ok(all)
 }
 
 /// From submit to the end.
@@ -81,4 +102,37 @@ async fn one_job(client: &Client, number: u64) -> Result<Duration> {
     asked.complete(client, &mut seen).await?;
     ensure!(has_text, "job {number} completed without a word");
     Ok(begun.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn as_many_jobs_are_under_way_as_was_asked_for() {
+        let connections: Vec<_> = (0..4).map(|_| Arc::new(())).collect();
+        for at_once in [1, 5, 8] {
+            let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let job = {
+                let most = Arc::clone(&most);
+                move |_: Arc<()>, number: u64| {
+                    let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+                    async move {
+                        let now = running.fetch_add(1, Ordering::Relaxed) + 1;
+                        most.fetch_max(now, Ordering::Relaxed);
+                        tokio::task::yield_now().await;
+                        running.fetch_sub(1, Ordering::Relaxed);
+                        Ok(number)
+                    }
+                }
+            };
+            let done = side_by_side(10..50, at_once, &connections, job).await;
+            let mut done = done.expect("every job is done");
+            done.sort_unstable();
+            assert_eq!(done, (10..50).collect::<Vec<_>>());
+            assert_eq!(most.load(Ordering::Relaxed), at_once);
+        }
+    }
 }

@@ -26,7 +26,7 @@ const TTL_MILLIS: i64 = 3_600_000;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Units to send, one after another
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     units: u32,
     /// Cache of fetched tools [default: ~/.cache/medfleet]
     #[arg(long, value_name = "DIR", env = "MEDFLEET_CACHE", hide = true)]

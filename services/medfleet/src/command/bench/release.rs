@@ -47,22 +47,28 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let measured = measure(&nats, args.jobs).await;
         nats.stop().await?;
         let (read, turns) = measured?;
+        let taken = taken(args.jobs);
         if args.json {
             show::print_json(&json!({
                 "bench": "release",
                 "jobs": args.jobs,
                 "read_seconds": read,
-                "turns": TAKE,
+                "turns": taken,
                 "turns_seconds": turns,
             }))?;
         } else {
             show::print(&format!(
-                "{} waiting jobs of {TENANTS} tenants read into the index in {read:.2} s; the first {TAKE} turns took {turns:.3} s",
+                "{} waiting jobs of {TENANTS} tenants read into the index in {read:.2} s; the first {taken} turns took {turns:.3} s",
                 args.jobs
             ))?;
         }
         Ok(Exit::Done)
     })
+}
+
+/// How many turns there are: no more than units wait.
+fn taken(jobs: u32) -> usize {
+    TAKE.min(jobs as usize)
 }
 
 async fn measure(nats: &LocalNats, jobs: u32) -> Result<(f64, f64)> {
@@ -90,7 +96,7 @@ async fn measure(nats: &LocalNats, jobs: u32) -> Result<(f64, f64)> {
     };
     let config: medfleet_ingest::Config =
         load(&sources).context("the bench's own configuration")?;
-    let what = (u64::from(jobs), TAKE.min(jobs as usize));
+    let what = (u64::from(jobs), taken(jobs));
     let measured = medfleet_ingest::rebuild(&config, &queue, what).await;
     queue.drain().await;
     let (read, turns) = measured.context("cannot read what waits")?;

@@ -280,7 +280,7 @@ impl Bench {
         };
         for (_, done) in &texts {
             turn.tokens += done.tokens.len();
-            turn.decoded += done.tokens.len().saturating_sub(1);
+            turn.decoded += done.steps.saturating_sub(1) as usize;
             turn.decode += done.decode;
         }
         Ok((turn, texts))
@@ -299,6 +299,8 @@ const fn since(before: DecodeLoad, after: DecodeLoad) -> DecodeLoad {
     DecodeLoad {
         passes: after.passes - before.passes,
         pass_sequences: after.pass_sequences - before.pass_sequences,
+        pass_rows: after.pass_rows - before.pass_rows,
+        pass_time: after.pass_time.saturating_sub(before.pass_time),
         looked_up: more(before.looked_up, after.looked_up),
         drafted: more(before.drafted, after.drafted),
         ..after

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
     Class, Cost, Digest, JobId, JobKey, JobRecord, Move, NewJob, PoolName, Pseudonyms, Stage,
     TaskKind, TenantId, UnixMillis, WorkUnit, protocol,
@@ -14,8 +13,8 @@ use medfleet_core::{
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Created, Headers, Queue, QueueConfig, Revision, Updated};
 use medfleet_runtime::{Clock, SystemClock};
-use tokio::task::JoinSet;
 
+use super::super::drive::side_by_side;
 use super::super::programs::POOL;
 
 /// Publishes and record updates of one job of one chunk: pending entry, record, event, audit and intake of the accept; then of
@@ -55,21 +54,8 @@ impl Raw {
     /// Makes the writes of the jobs of these numbers, of `at_once` jobs at a time.
     pub(super) async fn run(&self, numbers: Range<u64>, at_once: usize) -> Result<Duration> {
         let begun = Instant::now();
-        let every = self.queues.len();
-        let mut running = JoinSet::new();
-        for (first, queue) in self.queues.iter().enumerate() {
-            let queue = Arc::clone(queue);
-            let own = numbers.clone().skip(first).step_by(every);
-            let at_once = at_once.div_ceil(every).max(1);
-            running.spawn(async move {
-                let jobs = stream::iter(own).map(|number| one_job(&queue, number));
-                let jobs = jobs.buffer_unordered(at_once);
-                jobs.try_for_each(async |()| Ok(())).await
-            });
-        }
-        while let Some(own) = running.join_next().await {
-            own.context("a writer broke")??;
-        }
+        let job = |queue: Arc<Queue>, number| async move { one_job(&queue, number).await };
+        side_by_side(numbers, at_once, &self.queues, job).await?;
         Ok(begun.elapsed())
     }
 
