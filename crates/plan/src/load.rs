@@ -1,5 +1,8 @@
 //! What arrives, how long a worker takes for it, and how many workers there are.
 
+/// Workers that a stage may have to do at a time: more are a mistake in a figure, not a fleet.
+const BUSY_MAX: f64 = 1e7;
+
 /// Jobs of one kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct JobKind {
@@ -59,6 +62,16 @@ pub enum LoadError {
         /// Their sum.
         sum: f64,
     },
+    /// A stage's work.
+    #[error(
+        "{stage} would have work for {busy:.0} at a time; more than {BUSY_MAX} are a mistake in the rate or in a time"
+    )]
+    Busy {
+        /// Who works.
+        stage: &'static str,
+        /// How many of them would.
+        busy: f64,
+    },
     /// A class.
     #[error("class {class} is not one of the {classes} classes")]
     Class {
@@ -87,8 +100,19 @@ impl Load {
         positive("the decode variation", self.decode.variation + 1.0)?;
         positive("the time beside both stages", self.other_seconds + 1.0)?;
         let sum: f64 = self.kinds.iter().map(|kind| kind.share).sum();
-        if (sum - 1.0).abs() > 1e-6 || self.kinds.iter().any(|kind| kind.share < 0.0) {
+        // Not the other way round: a share that is no number is far from nothing.
+        let is_whole = (sum - 1.0).abs() <= 1e-6;
+        if !is_whole || self.kinds.iter().any(|kind| kind.share < 0.0) {
             return Err(LoadError::Shares { sum });
+        }
+        let (encode, decode) = self.utilisation(Fleet {
+            encoders: 1,
+            decode_slots: 1,
+        });
+        for (stage, busy) in [("encoders", encode), ("decode slots", decode)] {
+            if busy > BUSY_MAX {
+                return Err(LoadError::Busy { stage, busy });
+            }
         }
         let classes = crate::CLASSES;
         match self.kinds.iter().find(|kind| kind.class >= classes) {
@@ -120,5 +144,45 @@ impl Load {
             encode / f64::from(fleet.encoders.max(1)),
             decode / f64::from(fleet.decode_slots.max(1)),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_is_no_load_is_refused() {
+        let service = |mean_seconds| Service {
+            mean_seconds,
+            variation: 0.0,
+        };
+        let check = |jobs_per_second, share, expected: &str| {
+            let load = Load {
+                jobs_per_second,
+                kinds: vec![JobKind {
+                    class: 0,
+                    share,
+                    chunks: 1,
+                }],
+                encode: service(0.1),
+                decode: service(2.0),
+                other_seconds: 0.0,
+            };
+            let said = load.check().err().map(|error| error.to_string());
+            let said = said.unwrap_or_default();
+            assert!(said.starts_with(expected), "{said}");
+        };
+        check(0.0, 1.0, "the rate of jobs");
+        check(1.0, 0.5, "the shares");
+        check(1.0, f64::NAN, "the shares");
+        // Numbers of workers beyond it would overflow.
+        check(
+            1e10,
+            1.0,
+            "encoders would have work for 1000000000 at a time",
+        );
+        check(5e7, 1.0, "decode slots would have work for 100000000");
+        check(f64::MAX, 1.0, "encoders");
     }
 }
