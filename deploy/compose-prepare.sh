@@ -1,22 +1,26 @@
 #!/bin/sh
-# Makes what deploy/compose.yaml needs, once: ./secrets (the fleet's key, NATS's token, a client's token and its hash) and
-# ./data, the folder of the streams.
+# Makes what deploy/compose.yaml needs and is not there: ./secrets (the fleet's key, NATS's token, a client's token and its hash)
+# and ./data, the folder of the streams.
 set -eu
 cd "$(dirname "$0")"
-[ -e secrets ] && { echo "secrets is there already: remove it to make new ones (stored blobs are then lost)"; exit 0; }
 random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 umask 027
 mkdir -p data
-mkdir secrets
-nats="nt_$(random)"
-token="mf_$(random)"
-random > secrets/store-key
-printf '%s' "$nats" > secrets/nats-token
-printf 'authorization { token: "%s" }\n' "$nats" > secrets/nats-auth.conf
-printf '%s\n' "$token" > secrets/token
-printf '[[token]]\nname = "local"\ntenant = "local"\nsha256 = "%s"\n' "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" > secrets/tokens.toml
+if [ -e secrets ]; then
+    echo "secrets is there already: remove it to make new ones (stored blobs are then lost)"
+else
+    mkdir secrets
+    nats="nt_$(random)"
+    token="mf_$(random)"
+    random > secrets/store-key
+    printf '%s' "$nats" > secrets/nats-token
+    printf 'authorization { token: "%s" }\n' "$nats" > secrets/nats-auth.conf
+    printf '%s\n' "$token" > secrets/token
+    printf '[[token]]\nname = "local"\ntenant = "local"\nsha256 = "%s"\n' "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" > secrets/tokens.toml
+fi
 # The containers run as 65532: they read the secrets as their group and own the data. Who is not root may give files away to a
-# user of rootless podman's own; without that everybody on this machine gets them.
+# user of rootless podman's own; without that everybody on this machine gets them. Also what was there: a folder that is missing
+# when the containers start is made by docker, for root alone.
 give() {
     "$@" 2>/dev/null || podman unshare "$@" 2>/dev/null
 }

@@ -1,5 +1,8 @@
 //! What arrives, how long a worker takes for it, and how many workers there are.
 
+/// Workers that a stage may have to do at a time: more are a mistake in a figure, not a fleet.
+const BUSY_MAX: f64 = 1e7;
+
 /// Jobs of one kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct JobKind {
@@ -65,6 +68,16 @@ pub enum LoadError {
         /// Their sum.
         sum: f64,
     },
+    /// A stage's work.
+    #[error(
+        "{stage} would have work for {busy:.0} at a time; more than {BUSY_MAX} are a mistake in the rate or in a time"
+    )]
+    Busy {
+        /// Who works.
+        stage: &'static str,
+        /// How many of them would.
+        busy: f64,
+    },
     /// A class.
     #[error("class {class} is not one of the {classes} classes")]
     Class {
@@ -96,8 +109,19 @@ impl Load {
         not_negative("the decode variation", self.decode.variation)?;
         not_negative("the time beside both stages", self.other_seconds)?;
         let sum: f64 = self.kinds.iter().map(|kind| kind.share).sum();
-        if (sum - 1.0).abs() > 1e-6 || self.kinds.iter().any(|kind| kind.share < 0.0) {
+        // Not the other way round: a share that is no number is far from nothing.
+        let is_whole = (sum - 1.0).abs() <= 1e-6;
+        if !is_whole || self.kinds.iter().any(|kind| kind.share < 0.0) {
             return Err(LoadError::Shares { sum });
+        }
+        let (encode, decode) = self.utilisation(Fleet {
+            encoders: 1,
+            decode_slots: 1,
+        });
+        for (stage, busy) in [("encoders", encode), ("decode slots", decode)] {
+            if busy > BUSY_MAX {
+                return Err(LoadError::Busy { stage, busy });
+            }
         }
         let classes = crate::CLASSES;
         match self.kinds.iter().find(|kind| kind.class >= classes) {
@@ -137,13 +161,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_varies_by_less_than_nothing_is_no_load() {
-        let check = |variation, other_seconds, expected: bool| {
+    fn a_load_that_cannot_be_is_refused_with_what_is_allowed() {
+        let check = |change: fn(&mut Load), expected: Option<&str>| {
             let service = Service {
                 mean_seconds: 1.0,
-                variation,
+                variation: 0.0,
             };
-            let load = Load {
+            let mut load = Load {
                 jobs_per_second: 1.0,
                 kinds: vec![JobKind {
                     class: 0,
@@ -152,15 +176,38 @@ mod tests {
                 }],
                 encode: service,
                 decode: service,
-                other_seconds,
+                other_seconds: 0.0,
             };
-            let checked = load.check();
-            assert_eq!(checked.is_ok(), expected, "{checked:?}");
+            change(&mut load);
+            let said = load.check().err().map(|error| error.to_string());
+            let is_right = match (&said, expected) {
+                (Some(said), Some(expected)) => said.contains(expected),
+                (said, expected) => said.is_none() && expected.is_none(),
+            };
+            assert!(is_right, "{said:?}, {expected:?}");
         };
-        check(0.0, 0.0, true);
-        check(0.5, 0.1, true);
-        check(-0.5, 0.1, false);
-        check(0.5, -0.5, false);
-        check(f64::NAN, 0.1, false);
+        check(|_| (), None);
+        check(
+            |load| load.encode.mean_seconds = 0.0,
+            Some("the encode time must be a positive number"),
+        );
+        check(
+            |load| load.encode.variation = -0.5,
+            Some("the encode variation must be 0 or a positive number"),
+        );
+        check(
+            |load| load.other_seconds = -0.5,
+            Some("the time beside both stages must be 0 or a positive number"),
+        );
+        check(|load| load.kinds[0].share = 0.5, Some("must add up to 1"));
+        check(
+            |load| load.kinds[0].share = f64::NAN,
+            Some("must add up to 1"),
+        );
+        // Numbers of workers beyond it would overflow.
+        check(
+            |load| load.jobs_per_second = 1e10,
+            Some("encoders would have work for"),
+        );
     }
 }

@@ -4,9 +4,9 @@
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
 //! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
-//! the services' settings), `weights` (how models come into pods), `notes` (the Secrets that an operator is told of), `refusals`
-//! (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server), `scanner` (what a scanner of
-//! policies says), `compose` (the same services on one machine).
+//! the services' settings), `weights` (how models come into pods), `placement` (where pods run), `notes` (the Secrets that an
+//! operator is told of), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server),
+//! `scanner` (what a scanner of policies says), `compose` (the same services on one machine).
 
 mod cases;
 mod compose;
@@ -15,6 +15,7 @@ mod lifecycle;
 mod notes;
 pub(crate) mod objects;
 mod operators;
+mod placement;
 mod refusals;
 mod rules;
 mod scaling;
@@ -92,6 +93,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
             rolls,
             links,
             weights::check,
+            placement::check,
             scaling::merged,
             compose::check,
         ] {

@@ -77,6 +77,23 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Refuses to look for blobs where none of this release's are: open jobs would fail, and results not be found. As above, only a
+     cluster knows. */}}
+{{- define "medfleet.store.kept" -}}
+{{- $name := include "medfleet.name" (dict "root" . "component" "ingest") -}}
+{{- $old := lookup "v1" "ConfigMap" .Release.Namespace $name -}}
+{{- if $old -}}
+{{- $backend := regexFind "(?m)^\\[store\\.backend\\]\\n([a-z_]+ = .*\\n)*" (toString (get (default dict $old.data) "config.toml")) -}}
+{{- range $key := list "kind" "bucket" -}}
+{{- $there := regexFind (printf "(?m)^%s = .*$" $key) $backend | trimPrefix (printf "%s = " $key) -}}
+{{- $set := get $.Values.store $key | toJson -}}
+{{- if and $there (ne $set $there) -}}
+{{- fail (printf "store.%s: %s, but what this release has stored is in %s, and is looked for nowhere else: allowed is %s; or, once all of it has been copied with the fleet stopped, remove the ConfigMap %s first; see docs/how-to/upgrade.md, What an upgrade cannot change" $key $set $there $there $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "medfleet.config.store" -}}
 {{- $given := .Values.store -}}
 {{- $store := deepCopy $given.config -}}

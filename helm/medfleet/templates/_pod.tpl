@@ -64,6 +64,14 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels:
         {{- include "medfleet.selector" . | nindent 8 }}
+  {{- /* Said because a constraint of its own takes from a pod those that the scheduler has for all: where nodes are in no
+         zones, both pods of ingest could be on one. */}}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "medfleet.selector" . | nindent 8 }}
 {{- end }}
 {{- end -}}
 

@@ -9,6 +9,7 @@ affinity: {}
 priorityClassName: ""
 podAnnotations: {}
 image: {}
+runtimeClassName: ""
 device: { compute: cpu, resource: "", count: 1 }
 {{- if eq . "preprocess" }}
 startupSeconds: 120
@@ -148,6 +149,9 @@ spec:
       {{- include "medfleet.pullSecrets" $root | nindent 6 }}
       securityContext:
         {{- include "medfleet.podSecurity" $root | nindent 8 }}
+      {{- with .given.runtimeClassName }}
+      runtimeClassName: {{ . | quote }}
+      {{- end }}
       {{- include "medfleet.placement" (merge (dict "given" .given) $select) | nindent 6 }}
       {{- if and $hasModel .spec.model.volume.sha256 }}
       initContainers:

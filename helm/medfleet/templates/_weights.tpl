@@ -9,6 +9,9 @@
 {{- define "medfleet.weights" -}}
 {{- $volume := .spec.model.volume -}}
 {{- $store := .root.Values.modelStore -}}
+{{- $resources := deepCopy $store.resources -}}
+{{- /* Asked for, so that no node is chosen that has no such room; there every pod would be in danger. */ -}}
+{{- if $volume.prefix -}}{{- $resources = mustMergeOverwrite (dict "requests" (dict "ephemeral-storage" (printf "%dGi" (int $volume.sizeGiB)))) $resources -}}{{- end -}}
 - name: weights
   image: {{ include "medfleet.image" (dict "root" .root "image" .root.Values.images.cli) | quote }}
   imagePullPolicy: {{ .root.Values.images.pullPolicy }}
@@ -40,7 +43,7 @@
     {{- end }}
     {{- end }}
   resources:
-    {{- toYaml $store.resources | nindent 4 }}
+    {{- toYaml $resources | nindent 4 }}
   securityContext:
     {{- include "medfleet.containerSecurity" .root | nindent 4 }}
   volumeMounts:

@@ -56,6 +56,13 @@ class Call {
   grpc::ClientContext context;
 };
 
+// The name of a value of an enumeration; the number of one that a later release has added, which is no error.
+template <typename Enum>
+std::string Word(Enum value) {
+  const auto* known = google::protobuf::GetEnumDescriptor<Enum>()->FindValueByNumber(static_cast<int>(value));
+  return known == nullptr ? std::to_string(static_cast<int>(value)) : std::string(known->name());
+}
+
 // Seconds that the fleet asks to wait: RetryInfo among the details of the status; below 0 without one.
 double DelayAsked(const grpc::Status& status) {
   details::Status all;
@@ -192,7 +199,7 @@ void Note(const api::WatchJobResponse& event, Seen* seen, api::WatchJobRequest* 
   request->set_after_sequence(event.sequence());
   switch (event.event_case()) {
     case api::WatchJobResponse::kProgress: {
-      const std::string& stage = api::JobState_Name(event.progress().state());
+      const std::string stage = Word(event.progress().state());
       auto& stages = seen->stages;
       if (std::find(stages.begin(), stages.end(), stage) == stages.end()) stages.push_back(stage);
       break;
@@ -247,8 +254,8 @@ Seen Watch(api::JobService::Stub& jobs, const std::string& token, const std::str
 // A job that did not complete has no result. Only a failed one says more: a refused image, for example.
 void CheckCompleted(const api::Job& job) {
   if (job.state() == api::JOB_STATE_COMPLETED) return;
-  std::string what = job.name() + " ended " + api::JobState_Name(job.state());
-  if (job.has_failure()) what += ": " + api::FailureReason_Name(job.failure().reason()) + ": " + job.failure().message();
+  std::string what = job.name() + " ended " + Word(job.state());
+  if (job.has_failure()) what += ": " + Word(job.failure().reason()) + ": " + job.failure().message();
   throw std::runtime_error(what);
 }
 
@@ -256,7 +263,7 @@ void Print(const Seen& seen, const api::Result& result) {
   google::protobuf::Struct line;
   auto& fields = *line.mutable_fields();
   fields["job"].set_string_value(seen.ended.name());
-  fields["state"].set_string_value(api::JobState_Name(seen.ended.state()));
+  fields["state"].set_string_value(Word(seen.ended.state()));
   for (const std::string& stage : seen.stages) {
     fields["stages"].mutable_list_value()->add_values()->set_string_value(stage);
   }

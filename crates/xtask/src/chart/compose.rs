@@ -38,13 +38,22 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     let folder = chart.scratch.join("compose");
     fs::create_dir_all(&folder)?;
     fs::copy(deploy.join(SCRIPT), folder.join(SCRIPT))?;
-    process::run(Command::new("sh").arg(folder.join(SCRIPT)))?;
-    // It may be another user's now, who alone could empty it later.
-    fs::remove_dir(folder.join("data")).context("the script makes data")?;
+    let key = folder.join("secrets/store-key");
+    let mut keys = Vec::new();
+    // And again when its data are gone, which docker would make for root alone; the secrets are kept.
+    for _ in 0..2 {
+        process::run(Command::new("sh").arg(folder.join(SCRIPT)))?;
+        // It may be another user's now, who alone could empty it later.
+        fs::remove_dir(folder.join("data")).context("the script makes data")?;
+        keys.push(fs::read(&key).context("the script makes a key")?);
+    }
     let read = process::capture(python("compose.py")?.arg(deploy.join(FILE)))?;
     let file: Value = serde_json::from_str(&read).context("the compose file")?;
     let services = file["services"].as_object().context("its services")?;
     let mut violations = Vec::new();
+    if keys[0] != keys[1] {
+        violations.push(format!("{SCRIPT}: makes another key in place of the first"));
+    }
     for (name, service) in services {
         let found = rights(service);
         violations.extend(found.iter().map(|what| format!("{FILE}: {name} {what}")));

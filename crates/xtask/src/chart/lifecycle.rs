@@ -249,9 +249,9 @@ fn claims(chart: &Chart, server: &Server) -> Result<Vec<String>> {
     Ok(violations)
 }
 
-/// Values that would leave the jobs of the small preset behind, which are on its one server and in one shard, and what is refused
-/// of them.
-fn without_jobs() -> [(&'static str, Value); 4] {
+/// Values that would leave the jobs of the small preset behind, which are on its one server and in one shard, with their blobs in a
+/// bucket of it, and what is refused of them.
+fn without_jobs() -> [(&'static str, Value); 6] {
     let external = json!({"mode": "external", "external": {"urls": ["nats://n:4222"], "auth": {"kind": "none"}}});
     let peers = json!({"natsPeers": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]});
     [
@@ -268,6 +268,11 @@ fn without_jobs() -> [(&'static str, Value); 4] {
             "queue.config.record_shards",
             json!({"queue": {"config": {"record_shards": 4}}}),
         ),
+        (
+            "store.kind",
+            json!({"store": {"kind": "s3", "s3": {"region": "x"}}, "networkPolicy": {"storePeers": peers["natsPeers"]}}),
+        ),
+        ("store.bucket", json!({"store": {"bucket": "other"}})),
     ]
 }
 

@@ -1,4 +1,5 @@
-//! The notes that an installation prints: they list every Secret that a pod waits for, with its keys.
+//! The notes that an installation prints: they list every Secret that a pod waits for, with its keys, and say of which
+//! cert-manager makes it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,20 +8,35 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::objects::{list, pods, text};
+use super::objects::{list, of_kind, pods, text};
 use super::{Chart, NAMESPACE, RELEASE};
 use crate::process;
 
-/// What pods of these objects wait for and the notes of the same values do not name.
+/// What stands behind the keys of a Secret that nobody has to make.
+const MADE: &str = "(cert-manager makes it)";
+
+/// What pods of these objects wait for and the notes of the same values do not name, or tell of the wrong maker.
 pub(super) fn check(chart: &Chart, values: &[PathBuf], objects: &[Value]) -> Result<Vec<String>> {
     let notes = notes(chart, values)?;
     let wanted = wanted(objects).into_iter();
     let left_out = wanted.filter(|(secret, key)| !is_named(&notes, secret, key));
-    Ok(left_out
-        .map(|(secret, key)| {
-            format!("NOTES.txt does not name the Secret {secret} with the key {key:?}")
-        })
-        .collect())
+    let left_out = left_out.map(|(secret, key)| {
+        format!("NOTES.txt does not name the Secret {secret} with the key {key:?}")
+    });
+    let made = of_kind(objects, "Certificate");
+    let made: BTreeSet<&str> = made.map(|one| text(&one["spec"]["secretName"])).collect();
+    let said = said_made(&notes);
+    let wrong = made.symmetric_difference(&said);
+    let wrong = wrong.map(|secret| format!("NOTES.txt: whether cert-manager makes {secret}"));
+    Ok(left_out.chain(wrong).collect())
+}
+
+/// The Secrets that cert-manager makes, as the notes say.
+fn said_made(notes: &str) -> BTreeSet<&str> {
+    let lines = notes.lines().filter(|line| line.ends_with(MADE));
+    lines
+        .filter_map(|line| Some(line.trim().split_once(": ")?.0))
+        .collect()
 }
 
 /// Secrets and keys; no key where images are pulled with one.
@@ -88,5 +104,8 @@ mod tests {
         check("test", "token", true);
         check("pull", "", true);
         check("none", "", false);
+        assert_eq!(said_made(notes), BTreeSet::new());
+        let made = said_made("  tls: tls.crt (cert-manager makes it)\n  test: token\n");
+        assert_eq!(made, BTreeSet::from(["tls"]));
     }
 }

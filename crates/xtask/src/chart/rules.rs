@@ -36,6 +36,7 @@ pub(crate) fn check(objects: &[Value]) -> Vec<String> {
         found.extend(pod_references(pod, objects));
         found.extend(pod_grace(pod, objects));
         found.extend(nats_handover(pod));
+        found.extend(nats_memory(pod));
         found.extend(
             pod.containers()
                 .flat_map(|container| container_rules(pod, container)),
@@ -250,6 +251,17 @@ fn nats_handover(pod: Pod<'_>) -> Vec<String> {
             "a single server waits before it ends, and nobody takes over",
         ),
     ])
+}
+
+/// A server is told how much memory it may have: it collects garbage by that, and is killed for too much of it otherwise.
+fn nats_memory(pod: Pod<'_>) -> Option<String> {
+    let mut variables = pod
+        .containers()
+        .flat_map(|container| list(&container["env"]));
+    let origin = json!({"resourceFieldRef": {"resource": "limits.memory"}});
+    let is_told = variables.any(|one| one["name"] == "GOMEMLIMIT" && one["valueFrom"] == origin);
+    let is_left = pod.component() == "nats" && !is_told;
+    is_left.then(|| "a server that knows nothing of its memory's limit".to_owned())
 }
 
 /// The service's configuration file, where it has one.
@@ -491,6 +503,26 @@ mod tests {
         let exec = || json!({"exec": {"command": ["nats-server"]}});
         assert_eq!((found(3, exec()), found(1, Value::Null)), (0, 0));
         assert_eq!((found(3, Value::Null), found(1, exec())), (1, 1));
+    }
+
+    #[test]
+    fn a_server_knows_how_much_memory_it_has() {
+        let found = |component: &str, env: Value| {
+            let labels = json!({"app.kubernetes.io/component": component});
+            let spec = json!({"containers": [{"env": env}]});
+            let pod = Pod {
+                owner: &Value::Null,
+                labels: &labels,
+                spec: &spec,
+            };
+            nats_memory(pod).is_some()
+        };
+        let told = |resource: &str| {
+            let origin = json!({"resourceFieldRef": {"resource": resource}});
+            json!([{"name": "GOMEMLIMIT", "valueFrom": origin}])
+        };
+        assert!(found("nats", Value::Null) && found("nats", told("limits.cpu")));
+        assert!(!found("nats", told("limits.memory")) && !found("encode", Value::Null));
     }
 
     #[test]

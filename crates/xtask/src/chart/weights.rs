@@ -27,6 +27,12 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
             ));
         }
     }
+    for container in pods(&objects).into_iter().flat_map(Pod::containers) {
+        let asked = &container["resources"]["requests"]["ephemeral-storage"];
+        if container["name"] == "weights" && *asked != "8Gi" {
+            violations.push(format!("a node with room for {asked} is good for 8 GiB"));
+        }
+    }
     let expected = ["decode", "encode"].map(|stage| format!("{stage}[main] → {PEER} 9000"));
     let sent = edges::sent(&objects).into_iter();
     let found: Vec<String> = sent.filter(|edge| edge.contains(PEER)).collect();

@@ -111,6 +111,10 @@ fn value(variable: &Variable, pod: &Placed, cluster: &Cluster) -> Result<String>
             "metadata.name" => pod.name.clone(),
             other => bail!("{other} is not translated"),
         },
+        (None, Some(Origin::ResourceFieldRef(field))) => match field.resource.as_str() {
+            "limits.memory" => bytes(&pod.spec.container().resources.limits.memory)?.to_string(),
+            other => bail!("{other} is not translated"),
+        },
         (None, Some(Origin::SecretKeyRef(key))) => cluster.secret(&key.name, &key.key)?.to_owned(),
         _ => bail!("expected a value or valueFrom"),
     })

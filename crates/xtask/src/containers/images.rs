@@ -214,4 +214,23 @@ mod tests {
         assert_eq!(ends("Prebuilt.Containerfile"), expected);
         assert_eq!(ends("Containerfile"), expected);
     }
+
+    #[test]
+    fn images_are_compiled_by_the_compiler_of_the_sources() {
+        let read = |name: &str| fs::read_to_string(places::root().join(name)).expect("is there");
+        let toolchain: toml::Table = read("rust-toolchain.toml").parse().expect("is TOML");
+        let version = toolchain["toolchain"]["channel"].as_str().expect("a text");
+        for (name, brought) in [
+            ("Containerfile", format!("/rust:{version}-")),
+            (
+                "cuda.Containerfile",
+                format!("--default-toolchain {version}\n"),
+            ),
+        ] {
+            let text = read(&format!("deploy/images/{name}"));
+            // Not asked for here: what rust-toolchain.toml has besides, which rustup would bring.
+            let asked = format!("RUSTUP_TOOLCHAIN={version}\n");
+            assert!(text.contains(&brought) && text.contains(&asked), "{name}");
+        }
+    }
 }

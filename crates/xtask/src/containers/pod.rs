@@ -103,6 +103,7 @@ pub(super) struct Variable {
 #[serde(rename_all = "camelCase")]
 pub(super) enum Origin {
     FieldRef(Field),
+    ResourceFieldRef(Resource),
     SecretKeyRef(Key),
 }
 
@@ -111,6 +112,13 @@ pub(super) enum Origin {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Field {
     pub(super) field_path: String,
+}
+
+/// What the container may take, in whole bytes or cores.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resource {
+    pub(super) resource: String,
 }
 
 /// A key of a secret.

@@ -43,6 +43,28 @@ fn a_count_of_none_is_refused() {
     }
 }
 
+#[test]
+fn more_workers_than_can_be_counted_are_refused() {
+    let plan = "plan --jobs-per-second 1 --encode-seconds 1 --decode-seconds 1";
+    let is_typed = |flags: &str| {
+        let words = plan.split(' ').chain(flags.split(' '));
+        Cli::try_parse_from(std::iter::once("medfleet").chain(words)).is_ok()
+    };
+    for (most, more) in [
+        ("--slots-per-decoder 4096", "--slots-per-decoder 4097"),
+        (
+            "--encoders 1 --decoders 100000",
+            "--encoders 1 --decoders 100001",
+        ),
+        (
+            "--decoders 1 --encoders 100000",
+            "--decoders 1 --encoders 100001",
+        ),
+    ] {
+        assert!(is_typed(most) && !is_typed(more), "{most}");
+    }
+}
+
 /// As from a script whose variable is not set: to the fleet an empty name means every tenant, an empty request id a new job with
 /// each try, and an empty pseudonym none.
 #[test]

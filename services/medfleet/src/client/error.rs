@@ -43,12 +43,14 @@ pub(crate) enum ClientError {
         said: String,
     },
     /// The fleet answered, and refused.
-    #[error("the fleet refused ({code}): {said}")]
+    #[error("the fleet refused ({code}): {}{said}", of(file.as_deref()))]
     Refused {
         /// The code.
         code: &'static str,
         /// Its exit code.
         exit: Exit,
+        /// The file that was being sent: the fleet was told no name of it.
+        file: Option<PathBuf>,
         /// What it said, with the fields it named.
         said: String,
         /// These fields, each with what is allowed in it.
@@ -174,6 +176,7 @@ impl ClientError {
         Self::Refused {
             code: word(status.code()),
             exit,
+            file: None,
             said,
             violations: violations(&status),
         }
@@ -192,8 +195,12 @@ impl ClientError {
 
     /// The same of a file that a person knows by another name than it was read by, such as one of an archive.
     pub(crate) fn known_by(mut self, files: &[PathBuf], names: &[PathBuf]) -> Self {
-        if let Self::File { path, .. } | Self::Empty { path } | Self::FileChanged { path, .. } =
-            &mut self
+        if let Self::File { path, .. }
+        | Self::Empty { path }
+        | Self::FileChanged { path, .. }
+        | Self::Refused {
+            file: Some(path), ..
+        } = &mut self
             && let Some((_, name)) = files.iter().zip(names).find(|(file, _)| **file == *path)
         {
             path.clone_from(name);
@@ -219,10 +226,10 @@ impl ClientError {
         Some(self)
     }
 
-    /// Says which file was refused: the fleet was told no name of it.
+    /// Says which file was refused.
     pub(crate) fn of_file(mut self, path: &Path) -> Self {
-        if let Self::Refused { said, .. } = &mut self {
-            *said = format!("{}: {said}", path.display());
+        if let Self::Refused { file, .. } = &mut self {
+            *file = Some(path.to_owned());
         }
         self
     }
@@ -250,6 +257,11 @@ impl From<ClientError> for Fault {
             error: error.into(),
         }
     }
+}
+
+/// The file in front of what is said of it.
+fn of(file: Option<&Path>) -> String {
+    file.map_or_else(String::new, |path| format!("{}: ", path.display()))
 }
 
 fn violations(status: &Status) -> Vec<(String, String)> {
@@ -311,8 +323,11 @@ fn word(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::slice::from_ref;
+
     use tonic_types::{ErrorDetails, FieldViolation};
+
+    use super::*;
 
     fn check(status: Status, exit: Exit, expected: &str) {
         let error =
@@ -404,9 +419,21 @@ mod tests {
     #[test]
     fn a_file_of_an_archive_is_named_as_it_is_there() {
         let [file, name] = ["/tmp/x/00000", "study.zip/1.dcm"].map(PathBuf::from);
+        let status = Status::resource_exhausted("too large");
+        let refused = ClientError::from_status("http://localhost:1", 1, Duration::ZERO, status);
+        let refused = refused.of_file(&file);
         let empty = ClientError::Empty { path: file.clone() };
-        let said = empty.known_by(&[file], &[name]).to_string();
-        assert!(said.starts_with("study.zip/1.dcm is empty"), "{said}");
+        for (error, expected) in [
+            (empty, "study.zip/1.dcm is empty"),
+            (
+                refused,
+                "the fleet refused (RESOURCE_EXHAUSTED): study.zip/1.dcm: too large",
+            ),
+        ] {
+            let said = error.known_by(from_ref(&file), from_ref(&name));
+            let said = said.to_string();
+            assert!(said.starts_with(expected), "{said}");
+        }
     }
 
     #[test]

@@ -15,6 +15,10 @@ use crate::show;
 /// Classes as they are served; the simulation knows them by number.
 const _: () = assert!(CLASSES == Class::ALL.len());
 
+/// Slots of a worker at most, as the services have it; and workers of a stage. Their product is a number of slots, too.
+const SLOTS_MAX: i64 = 4096;
+const WORKERS_MAX: i64 = medfleet_plan::WORKERS_MAX as i64;
+
 /// Flags of `plan`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -41,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RATIO", default_value_t = 0.25)]
     decode_variation: f64,
     /// Texts that one decoder writes at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=SLOTS_MAX))]
     slots_per_decoder: u32,
     /// Seconds that a job takes beside both stages, as `bench report` measures them
     #[arg(long, value_name = "SECONDS", default_value_t = 0.1)]
@@ -56,10 +60,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PART", default_value_t = 0.85)]
     utilisation_max: f64,
     /// Simulate this many encoders instead of looking for the fewest; needs --decoders
-    #[arg(long, value_name = "N", requires = "decoders", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "decoders", value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
     encoders: Option<u32>,
     /// Simulate this many decoders; needs --encoders
-    #[arg(long, value_name = "N", requires = "encoders", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "encoders", value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
     decoders: Option<u32>,
     /// Writes a second that one stream takes, as measured on your servers: prints how many of each are needed (of KV_JOBS_*: queue.record_shards)
     #[arg(long, value_name = "N")]

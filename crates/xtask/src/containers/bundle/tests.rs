@@ -57,6 +57,7 @@ fn a_pod_becomes_what_the_runtime_reads() {
         "HOSTNAME=one-0",
         "POD_NAME=one-0",
         "POD_IP=10.0.0.2",
+        "LIMIT=536870912",
         // What is no variable stays as it is.
         "ADDRESS=http://10.0.0.2:80/$(OTHER)",
     ] {
@@ -123,6 +124,10 @@ fn what_cannot_be_had_is_refused() {
     refused(
         |one| one["env"][0]["valueFrom"]["fieldRef"]["fieldPath"] = json!("spec.nodeName"),
         "spec.nodeName",
+    );
+    refused(
+        |one| one["env"][4]["valueFrom"]["resourceFieldRef"]["resource"] = json!("limits.cpu"),
+        "limits.cpu",
     );
     refused(
         |one| one["env"][2]["valueFrom"]["secretKeyRef"]["key"] = json!("other"),

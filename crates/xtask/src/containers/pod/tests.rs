@@ -19,6 +19,7 @@ pub(crate) fn set() -> Value {
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "medfleet-nats", "key": "token"}}},
             {"name": "ADDRESS", "value": "http://$(POD_IP):80/$(OTHER)"},
+            {"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}},
         ],
         "ports": [{"name": "admin", "containerPort": 9464}],
         "startupProbe": probe("/a"), "readinessProbe": probe("/b"), "livenessProbe": probe("/c"),

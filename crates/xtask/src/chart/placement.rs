@@ -1,0 +1,74 @@
+//! Where pods run: copies apart from each other, whatever an operator says besides, and devices by the runtime that gives them.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::objects::{Pod, list, pods};
+use super::{Chart, cases};
+
+const NODES: &str = "kubernetes.io/hostname";
+
+/// What is wrong with where they run.
+pub(super) fn check(chart: &Chart) -> Result<Vec<String>> {
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let storage = json!([{"key": "storage", "operator": "Exists"}]);
+    let nodes =
+        json!({"nodeAffinity": {required: {"nodeSelectorTerms": [{"matchExpressions": storage}]}}});
+    let objects = render(chart, "placed", &nodes)?;
+    let mut violations = Vec::new();
+    for pod in pods(&objects) {
+        let component = pod.component();
+        let spread = list(&pod.spec["topologySpreadConstraints"]);
+        if pod.is_lasting()
+            && !spread
+                .map(|one| &one["topologyKey"])
+                .any(|key| key == NODES)
+        {
+            violations.push(format!(
+                "{component}: its pods may share a node with others free"
+            ));
+        }
+        let affinity = &pod.spec["affinity"];
+        let apart = &affinity["podAntiAffinity"][required][0]["topologyKey"];
+        if component == "nats" && (apart != NODES || affinity["nodeAffinity"].is_null()) {
+            violations.push(format!("nats: its servers may share a node, by {affinity}"));
+        }
+        let given = pod.spec["runtimeClassName"].as_str();
+        let expected = (component == "encode").then_some("nvidia");
+        if given != expected {
+            violations.push(format!("{component}: {given:?} is its RuntimeClass"));
+        }
+    }
+    // Who runs three on one node says so.
+    let anywhere =
+        json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}});
+    let objects = render(chart, "together", &anywhere)?;
+    let servers = pods(&objects).into_iter();
+    let mut servers = servers.filter(|pod: &Pod<'_>| pod.component() == "nats");
+    let is_ours = servers.all(|pod| pod.spec["affinity"] == anywhere);
+    violations
+        .extend((!is_ours).then(|| "nats.own.affinity: its podAntiAffinity is lost".to_owned()));
+    Ok(violations)
+}
+
+/// With this affinity of NATS, under a name for the files that are made of it.
+fn render(chart: &Chart, name: &str, affinity: &Value) -> Result<Vec<Value>> {
+    let values = json!({
+        "nats": {"own": {"affinity": affinity}},
+        "pools": {"main": {"encode": {"runtimeClassName": "nvidia"}}},
+    });
+    let base = chart.values("placed-base", &cases::base())?;
+    let text = chart.template(&[base, chart.values(name, &values)?])?;
+    let path = chart.scratch.join(format!("{name}.yaml"));
+    fs::write(&path, text)?;
+    let validated = chart.validate(&[path])?.into_iter().next();
+    let validated = validated.context("one rendering")?;
+    anyhow::ensure!(
+        validated.violations.is_empty(),
+        "{:?}",
+        validated.violations
+    );
+    Ok(validated.objects)
+}
