@@ -139,7 +139,7 @@ pub async fn run(
     } = deployment;
     let shutdown = dependencies.tasks.shutdown().clone();
     let ready = dependencies.health.part("ingest");
-    let (pools, rules) = (config.pools()?, config.rules()?);
+    let (pools, rules) = (config.pools(), config.rules()?);
     let tokens = Tokens::load(&config.tokens).await?;
     dependencies.queue.ensure(&pools).await?;
     let clock = QueueClock::new(Arc::clone(&dependencies.clock));

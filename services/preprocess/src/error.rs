@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use medfleet_core::{FailureReason, IdError};
+use medfleet_core::FailureReason;
 use medfleet_imaging::{OptionsError, Reason, Refusal, TextReaderError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
@@ -10,9 +10,6 @@ use medfleet_worker::{ConnectionError, Ending};
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The pool's name, or a tenant's, has not its form.
-    #[error(transparent)]
-    Pool(#[from] IdError),
     /// The frame side is out of range.
     #[error(transparent)]
     Options(#[from] OptionsError),
