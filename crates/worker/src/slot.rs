@@ -129,6 +129,8 @@ struct Slot<H> {
 
 impl<H: Handler> Slot<H> {
     async fn run(self, mut puller: Puller) -> Result<(), QueueError> {
+        // Said once, not at every pull for as long as the queue is away.
+        let mut is_told = false;
         loop {
             let pulled = tokio::select! {
                 biased;
@@ -136,11 +138,16 @@ impl<H: Handler> Slot<H> {
                 pulled = self.next(&mut puller) => pulled,
             };
             match pulled {
-                Ok(delivery) => self.process(delivery).await,
+                Ok(delivery) => {
+                    is_told = false;
+                    self.process(delivery).await;
+                }
                 Err(QueueError::Closed) => return Err(QueueError::Closed),
                 Err(QueueError::NoUnit { job }) => self.worker.metrics.unreadable(job.is_some()),
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "no unit could be taken");
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(error = chain(&error), "no unit could be taken");
+                    }
                     self.pause().await;
                 }
             }
