@@ -377,9 +377,9 @@ impl Acceptor {
             Ok(Applied::Applied { .. } | Applied::Missing) => true,
             Ok(Applied::Refused { .. } | Applied::OtherEpoch { .. }) => false,
             Err(error) => {
-                let error = chain(&error);
                 tracing::warn!(
-                    error,
+                    error = chain(&error),
+                    job = %key.job,
                     "an accept broke and was not withdrawn; the job may run"
                 );
                 false
@@ -389,6 +389,7 @@ impl Acceptor {
             // They stay until the job is erased.
             tracing::warn!(
                 error = chain(&error),
+                job = %key.job,
                 "blobs of a withdrawn accept stay referenced"
             );
         }
