@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use medfleet_core::JobKey;
+use medfleet_core::{JobKey, chain};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
 use medfleet_queue::{Queue, QueueError};
 use medfleet_runtime::Shutdown;
@@ -140,12 +140,14 @@ impl Fanout {
     /// Carries events until the shutdown.
     pub(crate) async fn carry_events(self, queue: Queue, shutdown: Shutdown) {
         let carry = async {
+            // Said once, not at every try for as long as the queue is away.
+            let mut is_told = false;
             loop {
-                if let Err(error) = self.carry_some_events(&queue).await {
-                    tracing::warn!(
-                        error = medfleet_runtime::exit::chain(&error),
-                        "the events consumer broke"
-                    );
+                let carried = self.carry_some_events(&queue, &mut is_told).await;
+                if let Err(error) = carried
+                    && !std::mem::replace(&mut is_told, true)
+                {
+                    tracing::warn!(error = chain(&error), "the events consumer broke");
                 }
                 self.tell_all_missed();
                 tokio::time::sleep(AGAIN).await;
@@ -157,8 +159,10 @@ impl Fanout {
         }
     }
 
-    async fn carry_some_events(&self, queue: &Queue) -> Result<(), QueueError> {
+    /// `is_told`: whether it was said that there is no consumer; not any more once there is one.
+    async fn carry_some_events(&self, queue: &Queue, is_told: &mut bool) -> Result<(), QueueError> {
         let mut events = queue.events().await?;
+        *is_told = false;
         // What happened before this consumer existed is found by reading.
         self.tell_all_missed();
         while let Some(event) = events.next().await {
@@ -183,18 +187,20 @@ impl Fanout {
     /// Carries text until the shutdown.
     pub(crate) async fn carry_texts(self, queue: Queue, shutdown: Shutdown) {
         let carry = async {
+            // As for events.
+            let mut is_told = false;
             loop {
                 match queue.texts().await {
                     Ok(mut texts) => {
+                        is_told = false;
                         while let Some((key, chunk)) = texts.next().await {
                             self.tell(&key, Signal::Text(Arc::new(chunk)));
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(
-                            error = medfleet_runtime::exit::chain(&error),
-                            "the text subscription broke"
-                        );
+                        if !std::mem::replace(&mut is_told, true) {
+                            tracing::warn!(error = chain(&error), "the text subscription broke");
+                        }
                     }
                 }
                 tokio::time::sleep(AGAIN).await;
