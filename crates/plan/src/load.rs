@@ -53,6 +53,12 @@ pub enum LoadError {
         /// Which.
         what: &'static str,
     },
+    /// A number that must be finite and not below zero.
+    #[error("{what} must be 0 or a positive number")]
+    Negative {
+        /// Which.
+        what: &'static str,
+    },
     /// The shares.
     #[error("the shares of the kinds of jobs add up to {sum}; they must add up to 1")]
     Shares {
@@ -82,12 +88,17 @@ impl Load {
         positive("the rate of jobs", self.jobs_per_second)?;
         positive("the encode time", self.encode.mean_seconds)?;
         positive("the decode time", self.decode.mean_seconds)?;
-        // Zero is fine for these.
-        positive("the encode variation", self.encode.variation + 1.0)?;
-        positive("the decode variation", self.decode.variation + 1.0)?;
-        positive("the time beside both stages", self.other_seconds + 1.0)?;
+        let not_negative = |what, value: f64| {
+            let good = value.is_finite() && value >= 0.0;
+            good.then_some(()).ok_or(LoadError::Negative { what })
+        };
+        not_negative("the encode variation", self.encode.variation)?;
+        not_negative("the decode variation", self.decode.variation)?;
+        not_negative("the time beside both stages", self.other_seconds)?;
         let sum: f64 = self.kinds.iter().map(|kind| kind.share).sum();
-        if (sum - 1.0).abs() > 1e-6 || self.kinds.iter().any(|kind| kind.share < 0.0) {
+        // Nothing that is no number passes.
+        let is_whole = (sum - 1.0).abs() <= 1e-6;
+        if !is_whole || !self.kinds.iter().all(|kind| kind.share >= 0.0) {
             return Err(LoadError::Shares { sum });
         }
         let classes = crate::CLASSES;
@@ -120,5 +131,56 @@ impl Load {
             encode / f64::from(fleet.encoders.max(1)),
             decode / f64::from(fleet.decode_slots.max(1)),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_cannot_be_is_refused_with_what_is_allowed() {
+        let check = |change: fn(&mut Load), expected: Option<&str>| {
+            let service = Service {
+                mean_seconds: 1.0,
+                variation: 0.0,
+            };
+            let mut load = Load {
+                jobs_per_second: 1.0,
+                kinds: vec![JobKind {
+                    class: 0,
+                    share: 1.0,
+                    chunks: 1,
+                }],
+                encode: service,
+                decode: service,
+                other_seconds: 0.0,
+            };
+            change(&mut load);
+            let said = load.check().err().map(|error| error.to_string());
+            let is_right = match (&said, expected) {
+                (Some(said), Some(expected)) => said.contains(expected),
+                (said, expected) => said.is_none() && expected.is_none(),
+            };
+            assert!(is_right, "{said:?}, {expected:?}");
+        };
+        check(|_| (), None);
+        check(
+            |load| load.encode.mean_seconds = 0.0,
+            Some("the encode time must be a positive number"),
+        );
+        check(
+            |load| load.encode.variation = -0.5,
+            Some("the encode variation must be 0 or a positive number"),
+        );
+        check(
+            |load| load.other_seconds = -0.5,
+            Some("the time beside both stages must be 0 or a positive number"),
+        );
+        check(|load| load.kinds[0].share = 0.5, Some("must add up to 1"));
+        check(
+            |load| load.kinds[0].share = f64::NAN,
+            Some("must add up to 1"),
+        );
     }
 }
