@@ -42,7 +42,7 @@ pub struct Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Larger than the limit.
-    #[error("{kind} blob has {bytes} bytes, blob_bytes_max is {bytes_max}")]
+    #[error("{kind} blob has {bytes} bytes, store.blob_bytes_max is {bytes_max}")]
     TooLarge {
         /// What it holds.
         kind: BlobKind,

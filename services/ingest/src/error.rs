@@ -78,7 +78,7 @@ pub(crate) enum Refusal {
     Invalid(Vec<Violation>),
     #[error("no such {what}")]
     NotFound { what: &'static str },
-    #[error("request_id was used before with another body")]
+    #[error("request_id was used before with another body; a new request needs a new one")]
     OtherBody,
     #[error(
         "task: {task} needs a MedSigLIP model, which this fleet does not have; available: {}",

@@ -97,7 +97,8 @@ fn convention_default() -> String {
     Convention::newest().name.clone()
 }
 
-fn conventions() -> Vec<&'static str> {
+/// The names of all that there are.
+pub(crate) fn conventions() -> Vec<&'static str> {
     let all = Convention::all().iter();
     all.map(|convention| convention.name.as_str()).collect()
 }

@@ -7,6 +7,8 @@ use medfleet_imaging::{OptionsError, Reason, Refusal, TextReaderError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
 
+use crate::config::conventions;
+
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -14,7 +16,7 @@ pub enum StartError {
     #[error(transparent)]
     Options(#[from] OptionsError),
     /// Nobody knows these conventions.
-    #[error("no conventions of a model are called {name:?}")]
+    #[error("no conventions of a model are called {name:?}, allowed: {}", conventions().join(", "))]
     Convention { name: String },
     /// The program that reads text gives no answer about a black picture.
     #[error(
