@@ -111,7 +111,7 @@ impl Acceptor {
             let let_in = self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
             let study = self.within_budget(&key.tenant, study);
-            return match self.create(caller, key.clone(), (study, let_in)).await {
+            return match self.create(caller, key.clone(), study, let_in).await {
                 Err(refusal) => Err(self.withdrawn(&key, refusal).await),
                 accepted => accepted,
             };
@@ -133,7 +133,7 @@ impl Acceptor {
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
                 (study.record.epoch, study.record.attempt) = (epoch, attempt);
                 let study = self.within_budget(&key.tenant, study);
-                self.create(caller, key, (study, let_in)).await
+                self.create(caller, key, study, let_in).await
             }
             // The same bytes as before: neither its uploads, which may have expired since, nor this fleet's settings matter any
             // more.
@@ -215,7 +215,8 @@ impl Acceptor {
         &self,
         caller: &Caller,
         key: JobKey,
-        (study, let_in): (Study, LetIn),
+        study: Study,
+        let_in: LetIn,
     ) -> Result<Accepted, Refusal> {
         let Study {
             record,
@@ -303,7 +304,7 @@ impl Acceptor {
             let announced = match &noted {
                 // This call has written its line of the audit already.
                 Some(_) => self.go_on(&key, &record).await,
-                None => self.announce(&key, &record, (SUBMIT, &caller.actor)).await,
+                None => self.announce(&key, &record, SUBMIT, &caller.actor).await,
             };
             announced.map_err(|source| self.unfinished(&key, source))?;
         }
@@ -339,7 +340,8 @@ impl Acceptor {
         &self,
         key: &JobKey,
         record: &JobRecord,
-        (action, actor): (&'static str, &str),
+        action: &'static str,
+        actor: &str,
     ) -> Result<(), QueueError> {
         self.audit(key, action, actor).await?;
         self.go_on(key, record).await

@@ -196,7 +196,7 @@ pub async fn run(
     tracing::info!(%address, "serving the public API");
     let limits = parts.connection_limits();
     let stopped = async move { shutdown.begun().await };
-    let served = server::serve(router, (listener, limits), stopped).await;
+    let served = server::serve(router, listener, limits, stopped).await;
     parts.pad.close().await;
     served
 }

@@ -154,7 +154,7 @@ impl Acceptor {
         if let Some((record, _)) = self.queue.record(key).await?
             && record.state == JobState::Accepted
         {
-            self.announce(key, &record, (SUBMIT, SWEEP)).await?;
+            self.announce(key, &record, SUBMIT, SWEEP).await?;
             self.figures.swept.inc();
         }
         // A job without a record was never answered for, so there is nothing to finish.
