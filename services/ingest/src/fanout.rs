@@ -175,7 +175,7 @@ impl Fanout {
                 let told = (sequence, event.clone());
                 shared.heard.note(&key, told, queue.losses());
             }
-            self.tell(&key, Signal::Event(sequence, event.clone()));
+            self.tell(&key, || Signal::Event(sequence, event.clone()));
             if let Some(observer) = &self.lock().observer {
                 // Full or gone: the dispatcher recounts by itself every second.
                 drop(observer.try_send((key, event)));
@@ -194,7 +194,7 @@ impl Fanout {
                     Ok(mut texts) => {
                         is_told = false;
                         while let Some((key, chunk)) = texts.next().await {
-                            self.tell(&key, Signal::Text(Arc::new(chunk)));
+                            self.tell(&key, || Signal::Text(Arc::new(chunk)));
                         }
                     }
                     Err(error) => {
@@ -212,10 +212,11 @@ impl Fanout {
         }
     }
 
-    fn tell(&self, key: &JobKey, signal: Signal) {
+    /// `signal`: made only where somebody watches the job.
+    fn tell(&self, key: &JobKey, signal: impl FnOnce() -> Signal) {
         if let Some((topic, _)) = self.lock().topics.get(key) {
             // No receiver left: the last one is leaving right now.
-            drop(topic.signals.send(signal));
+            drop(topic.signals.send(signal()));
         }
     }
 
@@ -256,7 +257,7 @@ mod tests {
             fanout.subscribe(&key(1)),
             fanout.subscribe(&key(2)),
         );
-        fanout.tell(&key(1), Signal::Event(7, JobEvent::default()));
+        fanout.tell(&key(1), || Signal::Event(7, JobEvent::default()));
         for watcher in [&mut first, &mut second] {
             assert!(matches!(
                 watcher.signals.try_recv(),
@@ -273,7 +274,7 @@ mod tests {
         let fanout = Fanout::new(2, OpenJobs::default());
         let mut slow = fanout.subscribe(&key(1));
         for sequence in 1..=5 {
-            fanout.tell(&key(1), Signal::Event(sequence, JobEvent::default()));
+            fanout.tell(&key(1), || Signal::Event(sequence, JobEvent::default()));
         }
         assert!(matches!(
             slow.signals.try_recv(),
@@ -290,6 +291,6 @@ mod tests {
         assert_eq!(fanout.lock().topics.len(), 1);
         drop(second);
         assert!(fanout.lock().topics.is_empty());
-        fanout.tell(&key(1), Signal::Missed);
+        fanout.tell(&key(1), || Signal::Missed);
     }
 }
