@@ -233,9 +233,10 @@ async fn fetch_list(bucket: &Bucket, prefix: &str) -> Result<Vec<u8>, Fault> {
     let mut reading = reading.ok_or_else(|| absent(prefix, LIST))?;
     if reading.bytes > LIST_BYTES_MAX {
         let (whole, bytes) = (key(prefix, LIST), reading.bytes);
-        return Err(
-            anyhow!("{whole} has {bytes} bytes, a list has at most {LIST_BYTES_MAX}").into(),
-        );
+        return Err(anyhow!(
+            "{whole} has {bytes} bytes, a list has at most {LIST_BYTES_MAX}: is it what `medfleet weights push` has put there?"
+        )
+        .into());
     }
     let mut list = Vec::new();
     while let Some(piece) = reading.pieces.try_next().await.map_err(told)? {
