@@ -6,7 +6,7 @@ use medfleet_proto::v1::{self, JobState};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
 use medfleet_tests::edge::Edge;
-use medfleet_tests::fleet::{Fleet, Pace, Role};
+use medfleet_tests::fleet::{Fleet, Options, Pace, Role};
 use medfleet_tests::picture;
 use tonic::Code;
 
@@ -180,7 +180,7 @@ fn stat(seed: u32) -> Result<v1::SubmitJobRequest> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     hub.kill9(Role::Ingest).await?;
     let edge = site.client("st-mary").await?;
@@ -210,7 +210,7 @@ async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Res
 /// The hub's answer to a routine job is lost, and a STAT job goes before it is asked for: it stays in doubt meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let (edge, above) = (site.client("st-mary").await?, hub.client("st-mary").await?);
     site.link().lose_answers();
@@ -321,7 +321,7 @@ async fn a_cancel_while_the_hub_is_away_is_remembered_and_watched() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     // Long enough for the offer that stalls to be still open when the link passes everything again.
     let patient = toml::Table::from_iter([("answer_max".to_owned(), "60s".into())]);
     let site = Edge::start(&hub, patient).await?;
@@ -370,7 +370,7 @@ async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let request = v1::SubmitJobRequest {
@@ -407,7 +407,7 @@ async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let mary = ("st-mary", hub.token("st-mary"));
     site.know(&[mary.clone(), ("st-john", "mf_of_nobody".to_owned())])?;
@@ -449,7 +449,7 @@ async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_hub_refuses_fails_with_its_reason() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let request = v1::SubmitJobRequest {

@@ -10,7 +10,7 @@ use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{PATIENCE, inline, report};
 use medfleet_tests::config::POOL;
 use medfleet_tests::edge::Edge;
-use medfleet_tests::fleet::{Fleet, Model, Pace};
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
 use medfleet_tests::picture;
 use medfleet_worker::encoded;
 
@@ -65,7 +65,7 @@ fn of_anybody(mut result: v1::Result) -> v1::Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     let (mary, john) = (site.client("st-mary").await?, site.client("st-john").await?);
@@ -167,7 +167,7 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
 /// A worker has begun a job and set it aside; before it was queued again, the rule went under which it was begun.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = where_images_stay(&hub).await?;
     let edge = site.client("st-mary").await?;
     let job = edge.submit_picture(picture::png(64, 1)?).await?.name;
@@ -198,7 +198,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = where_images_stay(&hub).await?;
     let edge = site.client("st-mary").await?;
     let plain = |seed| anyhow::Ok(report(vec![inline(picture::png(64, seed)?)]));
@@ -229,7 +229,7 @@ async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_nothing_of_a_header_travels() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     let folder = tempfile::tempdir()?;
@@ -317,7 +317,7 @@ fn standing_for_one(file: Vec<u8>) -> v1::SubmitJobRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_to_be_tokens_counts_for_its_own_job_alone() -> Result<()> {
-    let hub = Fleet::paced(Pace::default()).await?;
+    let hub = Fleet::start(Options::default()).await?;
     let client = hub.client("st-mary").await?;
     let picture = picture::png(64, 1)?;
     let honest = client.submit_picture(picture.clone()).await?;

@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longest tenant or pool name, in bytes.
 pub const NAME_BYTES_MAX: usize = 32;
@@ -98,9 +100,20 @@ name_type!(
     UploadId, "upload id", is_id, Id
 );
 
-macro_rules! name_schema {
+macro_rules! setting {
     ($name:ident) => {
-        /// For tables and lists of settings that name them.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::new(String::deserialize(deserializer)?).map_err(D::Error::custom)
+            }
+        }
+
         impl JsonSchema for $name {
             fn schema_name() -> Cow<'static, str> {
                 stringify!($name).into()
@@ -114,8 +127,8 @@ macro_rules! name_schema {
     };
 }
 
-name_schema!(TenantId);
-name_schema!(PoolName);
+setting!(TenantId);
+setting!(PoolName);
 
 impl JobId {
     /// From 128 bits of keyed hash or randomness.
@@ -170,6 +183,9 @@ impl fmt::Display for JobKey {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{Error as ValueError, StrDeserializer};
+
     use super::*;
 
     #[test]
@@ -185,6 +201,17 @@ mod tests {
         check("*", false);
         check(&"a".repeat(32), true);
         check(&"a".repeat(33), false);
+    }
+
+    #[test]
+    fn a_setting_is_a_name_or_refused() {
+        let read = |text: &'static str| {
+            let text: StrDeserializer<'_, ValueError> = text.into_deserializer();
+            PoolName::deserialize(text).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("main"), Ok(PoolName("main".to_owned())));
+        let form = "pool must be 1 to 32 characters of a-z, 0-9 and '-'";
+        assert_eq!(read("Main"), Err(form.to_owned()));
     }
 
     #[test]

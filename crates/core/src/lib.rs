@@ -4,6 +4,7 @@
 //! Reading order: `record` (the state machine), [`protocol`] (what each side does with what it finds), [`invariant`], `verdict`,
 //! `unit`, then the small types.
 
+mod cause;
 mod class;
 mod cost;
 mod digest;
@@ -22,6 +23,7 @@ pub mod splitmix;
 mod unit;
 mod verdict;
 
+pub use cause::chain;
 pub use class::{BlobKind, Class, GivenModality, Stage, TaskKind, UnknownWord};
 pub use cost::Cost;
 pub use digest::{Digest, DigestError};

@@ -1,12 +1,12 @@
 //! Whether an engine can still work: the guard that turns a panic of the model into an error and an end, and the watch over
 //! calls into the model that do not come back (a stalled driver, a deadlock), which nothing can end but the process.
 
-use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use medfleet_core::chain;
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::EngineError;
@@ -292,7 +292,7 @@ impl Reporter {
         let computes = matches!(self.guard(Call::PREPARE, || Ok(computes())), Ok(true));
         if !computes {
             tracing::error!(
-                error = failed as &dyn Error,
+                error = chain(failed),
                 "the device computes no more; the process ends, and others take its work"
             );
             self.failed();

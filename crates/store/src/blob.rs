@@ -42,7 +42,7 @@ pub struct Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Larger than the limit.
-    #[error("{kind} blob has {bytes} bytes, blob_bytes_max is {bytes_max}")]
+    #[error("{kind} blob has {bytes} bytes, store.blob_bytes_max is {bytes_max}")]
     TooLarge {
         /// What it holds.
         kind: BlobKind,
@@ -274,7 +274,7 @@ impl BlobStore {
         let Some(content) = self.read(tenant, kind, &digest, bytes_max).await? else {
             return Ok(None);
         };
-        let content = self.unframed(tenant, (kind, key), content).await?;
+        let content = self.unframed(tenant, kind, key, content).await?;
         Ok(Some(content))
     }
 
@@ -288,7 +288,8 @@ impl BlobStore {
     async fn unframed(
         &self,
         tenant: &TenantId,
-        (kind, key): (BlobKind, &[u8]),
+        kind: BlobKind,
+        key: &[u8],
         mut content: Bytes,
     ) -> Result<Bytes, StoreError> {
         let tenant_key = self.tenant_key(tenant);

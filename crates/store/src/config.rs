@@ -95,7 +95,7 @@ pub enum OpenError {
     #[error("a jetstream blob store is opened over the queue's connection, not by path")]
     NeedsQueue,
     /// This build leaves it out.
-    #[error("this build has no {0} blob store")]
+    #[error("this build has no {0} blob store: take one that has, or set another store.backend")]
     NotBuilt(&'static str),
     /// What is there was stored under another key.
     #[error(

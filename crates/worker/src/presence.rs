@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use medfleet_core::Stage;
+use medfleet_core::{Stage, chain};
 use medfleet_proto::work::v1::WorkerPresence;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -41,7 +41,10 @@ pub(crate) async fn announce(
         // Units in STAT slots and units that wait aside come beyond the slots, and take none from the others.
         presence.busy = u32::try_from(worker.metrics.busy()).unwrap_or(0).min(slots);
         if let Err(error) = worker.queue.publish_presence(&presence).await {
-            tracing::debug!(%error, "nobody was told that this worker is there");
+            tracing::debug!(
+                error = chain(&error),
+                "nobody was told that this worker is there"
+            );
         }
     }
 }

@@ -10,7 +10,7 @@ use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
 use medfleet_core::{
-    Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, doubled,
+    Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain, doubled,
 };
 use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
@@ -129,6 +129,8 @@ struct Slot<H> {
 
 impl<H: Handler> Slot<H> {
     async fn run(self, mut puller: Puller) -> Result<(), QueueError> {
+        // Said once, not at every pull for as long as the queue is away.
+        let mut is_told = false;
         loop {
             let pulled = tokio::select! {
                 biased;
@@ -136,11 +138,16 @@ impl<H: Handler> Slot<H> {
                 pulled = self.next(&mut puller) => pulled,
             };
             match pulled {
-                Ok(delivery) => self.process(delivery).await,
+                Ok(delivery) => {
+                    is_told = false;
+                    self.process(delivery).await;
+                }
                 Err(QueueError::Closed) => return Err(QueueError::Closed),
                 Err(QueueError::NoUnit { job }) => self.worker.metrics.unreadable(job.is_some()),
                 Err(error) => {
-                    tracing::warn!(%error, "no unit could be taken");
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(error = chain(&error), "no unit could be taken");
+                    }
                     self.pause().await;
                 }
             }
@@ -184,7 +191,11 @@ impl<H: Handler> Slot<H> {
                 .settled(class, &verdict, begin.elapsed().as_secs_f64());
             if let Err(error) = delivery.settle_soon(verdict).await {
                 // The unit is then delivered again, and that delivery finds its effects done.
-                tracing::warn!(%error, verdict = said, "a verdict was not confirmed");
+                tracing::warn!(
+                    error = chain(&error),
+                    verdict = said,
+                    "a verdict was not confirmed"
+                );
             }
         }
         .instrument(span)
@@ -198,14 +209,17 @@ impl<H: Handler> Slot<H> {
             Ok(verdict) => Ok(verdict),
             // Nothing was started, so that there is nothing to hand back.
             Err(Ending::Retry(error)) => {
-                let error = medfleet_runtime::exit::chain(error.as_ref());
+                let error = chain(error.as_ref());
                 tracing::warn!(error, stage = %H::STAGE, "a unit was not started");
                 Ok(self.retry(delivery))
             }
             Err(ending) => self.end(delivery, None, ending).await,
         };
         verdict.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the queue failed, the unit is tried again");
+            tracing::debug!(
+                error = chain(&error),
+                "the queue failed, the unit is tried again"
+            );
             self.retry(delivery)
         })
     }
@@ -348,7 +362,10 @@ impl<H: Handler> Slot<H> {
             Err(Some(ending)) => {
                 let ended = self.end(delivery, attempt, ending).await;
                 ended.unwrap_or_else(|error| {
-                    tracing::debug!(%error, "the queue failed, the unit is tried again");
+                    tracing::debug!(
+                        error = chain(&error),
+                        "the queue failed, the unit is tried again"
+                    );
                     self.retry(delivery)
                 })
             }
@@ -388,7 +405,7 @@ impl<H: Handler> Slot<H> {
             Ok(Changed::Made | Changed::Over(_) | Changed::Done(_)) => true,
             Err(error) => {
                 // The start then counts towards `retries_max`, which leaves room for some that did not go wrong.
-                tracing::debug!(%error, "a start was not taken back");
+                tracing::debug!(error = chain(&error), "a start was not taken back");
                 true
             }
         }
@@ -408,7 +425,7 @@ impl<H: Handler> Slot<H> {
         };
         match ending {
             Ending::Retry(error) => {
-                let error = medfleet_runtime::exit::chain(error.as_ref());
+                let error = chain(error.as_ref());
                 tracing::warn!(error, stage = %H::STAGE, deliveries = delivery.deliveries, "a unit is tried again later");
                 if self.hand_back(delivery, attempt).await {
                     Ok(self.retry(delivery))
@@ -417,7 +434,7 @@ impl<H: Handler> Slot<H> {
                 }
             }
             Ending::Wrong(error) => {
-                let error = medfleet_runtime::exit::chain(error.as_ref());
+                let error = chain(error.as_ref());
                 tracing::warn!(error, stage = %H::STAGE, deliveries = delivery.deliveries, "a unit went wrong");
                 // A fenced worker must not even hand it back, because the server would take it from the other.
                 let now = self.worker.clock.now();
@@ -510,7 +527,7 @@ fn headers() -> Headers {
 async fn close(puller: Puller) {
     if let Err(error) = puller.close().await {
         // A unit that the last pull still brings is delivered again after the acknowledge wait.
-        tracing::debug!(%error, "the last pull was not handed back");
+        tracing::debug!(error = chain(&error), "the last pull was not handed back");
     }
 }
 

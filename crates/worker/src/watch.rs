@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use medfleet_core::protocol::{Standing, standing};
-use medfleet_core::{JobKey, JobRecord, TenantId, UnixMillis, WorkUnit};
+use medfleet_core::{JobKey, JobRecord, TenantId, UnixMillis, WorkUnit, chain};
 use medfleet_queue::{Delivery, Queue};
 use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
@@ -72,7 +72,7 @@ pub(crate) async fn stopped(
         let progress = async {
             if due && let Err(error) = delivery.progress().await {
                 // The next one may get through; if none does, the unit is delivered again and the fence holds.
-                tracing::debug!(%error, "heartbeat was not confirmed");
+                tracing::debug!(error = chain(&error), "heartbeat was not confirmed");
             }
         };
         let (record, ()) = tokio::join!(queue.record(&unit.key), progress);
@@ -90,7 +90,7 @@ pub(crate) async fn stopped(
                 (is_over.then_some(Stopped::Expired), unit.expires)
             }
             Err(error) => {
-                tracing::debug!(%error, "record was not read at a heartbeat");
+                tracing::debug!(error = chain(&error), "record was not read at a heartbeat");
                 (None, unit.expires)
             }
         };
@@ -107,7 +107,10 @@ async fn has_passed(queue: &Queue, time: UnixMillis) -> bool {
     match queue.time().await {
         Ok(now) => now > time,
         Err(error) => {
-            tracing::debug!(%error, "the queue did not say what time it is");
+            tracing::debug!(
+                error = chain(&error),
+                "the queue did not say what time it is"
+            );
             false
         }
     }
@@ -144,7 +147,7 @@ pub(crate) async fn follow_erasures(
                     forget(&key.tenant);
                 }
             }
-            Err(error) => tracing::debug!(%error, "erasure hints are not received"),
+            Err(error) => tracing::debug!(error = chain(&error), "erasure hints are not received"),
         }
         tokio::time::sleep(RESUBSCRIBE).await;
     }
@@ -160,7 +163,7 @@ pub(crate) async fn forward_hints(queue: Queue, hints: broadcast::Sender<JobKey>
                     let _ = hints.send(key);
                 }
             }
-            Err(error) => tracing::debug!(%error, "cancel hints are not received"),
+            Err(error) => tracing::debug!(error = chain(&error), "cancel hints are not received"),
         }
         tokio::time::sleep(RESUBSCRIBE).await;
     }

@@ -14,7 +14,6 @@ use medfleet_worker::WorkerConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::StartError;
 use crate::work::STAT_SLOTS;
 
 /// Tokens of prompts read in one pass at most where the operator fixes nothing.
@@ -45,7 +44,7 @@ pub struct MainConfig {
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The pool whose units it takes.
-    pub pool: String,
+    pub pool: PoolName,
     /// Slots and retries; each slot is one text, and all of them are decoded together.
     #[serde(default)]
     pub worker: WorkerConfig<SLOTS>,
@@ -154,7 +153,7 @@ impl Config {
     #[must_use]
     pub fn new(pool: &PoolName) -> Self {
         Self {
-            pool: pool.to_string(),
+            pool: pool.clone(),
             worker: WorkerConfig::default(),
             kv_bytes_max: kv_bytes_max_default(),
             prefill_tokens_max: None,
@@ -192,8 +191,6 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.pool_name()
-            .map_err(|error| ConfigError::relation(format!("decode: {error}")))?;
         if Prompts::of(&self.prompt_version).is_none() {
             let known = Prompts::versions().collect::<Vec<_>>().join(", ");
             return Err(ConfigError::relation(format!(
@@ -217,10 +214,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-
-    pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {
-        Ok(PoolName::new(self.pool.as_str())?)
     }
 }
 

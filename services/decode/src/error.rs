@@ -1,6 +1,6 @@
 //! What can go wrong with a decode, and the single function from that to how its unit ends.
 
-use medfleet_core::{Digest, FailureReason, IdError};
+use medfleet_core::{Digest, FailureReason};
 use medfleet_engine::{ConstraintError, Dtype, EngineError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending, PemError};
@@ -8,9 +8,6 @@ use medfleet_worker::{ConnectionError, Ending, PemError};
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The pool's name has not its form.
-    #[error(transparent)]
-    Pool(#[from] IdError),
     /// The encoders' authorities cannot be read.
     #[error(transparent)]
     Pem(#[from] PemError),

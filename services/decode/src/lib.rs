@@ -54,7 +54,6 @@ pub async fn run(
     model: DecodeModel,
     dependencies: Dependencies,
 ) -> Result<(), StartError> {
-    let pool = config.pool_name()?;
     let scopes = Scopes::default();
     let part = dependencies.health.part("decode");
     let ended = model.ended();
@@ -88,7 +87,11 @@ pub async fn run(
         }
     }
     let worker = dependencies
-        .worker(Stage::Decode, pool, config.worker.of_any_stage())
+        .worker(
+            Stage::Decode,
+            config.pool.clone(),
+            config.worker.of_any_stage(),
+        )
         .await?;
     let fetcher = Fetcher::of(&config, &internal_token(dependencies.store.key())).await?;
     let handler = work::Decode::new(&config, (model, fetcher, scopes), &dependencies);

@@ -13,8 +13,6 @@ use medfleet_worker::WorkerConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::StartError;
-
 /// The configuration of the `medfleet-encode` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +36,7 @@ pub struct MainConfig {
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The pool whose units it takes.
-    pub pool: String,
+    pub pool: PoolName,
     /// Slots and retries.
     #[serde(default)]
     pub worker: WorkerConfig,
@@ -83,7 +81,7 @@ impl Config {
     #[must_use]
     pub fn new(pool: &PoolName) -> Self {
         Self {
-            pool: pool.to_string(),
+            pool: pool.clone(),
             worker: WorkerConfig::default(),
             listen: listen_default(),
             advertise: None,
@@ -98,8 +96,6 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.pool_name()
-            .map_err(|error| ConfigError::relation(format!("encode: {error}")))?;
         let scheme = self.scheme();
         match &self.advertise {
             Some(url) if !url.starts_with(scheme) => Err(ConfigError::relation(format!(
@@ -115,10 +111,6 @@ impl Config {
             Some(_) => "https://",
             None => "http://",
         }
-    }
-
-    pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {
-        Ok(PoolName::new(self.pool.as_str())?)
     }
 
     /// The URL that goes into manifests; empty when there is none.

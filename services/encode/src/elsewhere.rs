@@ -2,13 +2,12 @@
 //! queue and encodes it, and the others wait for its tokens. Trouble stops nobody: who cannot claim a frame encodes it.
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{StreamExt, stream};
-use medfleet_core::Digest;
+use medfleet_core::{Digest, chain};
 use medfleet_queue::{Claim, Claims, QueueError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -185,7 +184,7 @@ impl Elsewhere {
                 }
                 Ok(None) => {}
                 Err(error) => tracing::debug!(
-                    error = &error as &dyn Error,
+                    error = chain(&error),
                     "a claim on an image could not be renewed"
                 ),
             }
@@ -201,7 +200,7 @@ impl Elsewhere {
         for released in join_all(released).await {
             if let Err(error) = released {
                 tracing::debug!(
-                    error = &error as &dyn Error,
+                    error = chain(&error),
                     "a claim on an image was not given up and ends by itself"
                 );
             }
@@ -232,7 +231,7 @@ impl Elsewhere {
         drop(state);
         if !was_told {
             tracing::warn!(
-                error = error as &dyn Error,
+                error = chain(error),
                 "images cannot be claimed now: other encoders may encode the same ones"
             );
         }

@@ -1,6 +1,6 @@
 //! What can go wrong with a chunk, and the single function from that to how its unit ends.
 
-use medfleet_core::{BlobKind, FailureReason, IdError};
+use medfleet_core::{BlobKind, FailureReason};
 use medfleet_engine::EngineError;
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending, PemError};
@@ -8,9 +8,6 @@ use medfleet_worker::{ConnectionError, Ending, PemError};
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The pool's name has not its form.
-    #[error(transparent)]
-    Pool(#[from] IdError),
     /// The listener has no address.
     #[error("the token service has no address")]
     Listener(#[source] std::io::Error),

@@ -72,7 +72,6 @@ pub async fn run(
     deployment: Deployment,
     dependencies: Dependencies,
 ) -> Result<(), StartError> {
-    let pool = config.pool_name()?;
     let part = dependencies.health.part("encode");
     let address = deployment
         .listener
@@ -108,7 +107,7 @@ pub async fn run(
         move |tenant| cache.forget(tenant)
     });
     let worker = dependencies
-        .worker(Stage::Encode, pool, config.worker)
+        .worker(Stage::Encode, config.pool, config.worker)
         .await?;
     let (elsewhere, settled, keeping) = among_encoders(&dependencies, &metrics).await;
     let handler = work::Encode {

@@ -110,7 +110,7 @@ impl Acceptor {
             let plan = plan?;
             let let_in = self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
-            let created = self.create_within_budget(caller, key.clone(), (study, let_in));
+            let created = self.create_within_budget(caller, key.clone(), study, let_in);
             return match created.await {
                 Err(refusal) => Err(self.withdrawn(&key, refusal).await),
                 accepted => accepted,
@@ -132,8 +132,7 @@ impl Acceptor {
                 let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
                 (study.record.epoch, study.record.attempt) = (epoch, attempt);
-                self.create_within_budget(caller, key, (study, let_in))
-                    .await
+                self.create_within_budget(caller, key, study, let_in).await
             }
             // The same bytes as before: neither its uploads, which may have expired since, nor this fleet's settings matter any
             // more.
@@ -205,11 +204,12 @@ impl Acceptor {
         &self,
         caller: &Caller,
         key: JobKey,
-        (study, let_in): (Study, LetIn),
+        study: Study,
+        let_in: LetIn,
     ) -> Result<Accepted, Refusal> {
         let study = self.within_budget(&key.tenant, study);
         let (tenant, is_stat) = (key.tenant.clone(), study.record.class == Class::Stat);
-        let created = self.create(caller, key, (study, let_in)).await;
+        let created = self.create(caller, key, study, let_in).await;
         let has_come = match &created {
             Ok(accepted) => !accepted.already,
             Err(Refusal::Unfinished { .. }) => true,
@@ -237,7 +237,8 @@ impl Acceptor {
         &self,
         caller: &Caller,
         key: JobKey,
-        (study, let_in): (Study, LetIn),
+        study: Study,
+        let_in: LetIn,
     ) -> Result<Accepted, Refusal> {
         let Study {
             record,
@@ -325,7 +326,7 @@ impl Acceptor {
             let announced = match &noted {
                 // This call has written its line of the audit already.
                 Some(_) => self.go_on(&key, &record).await,
-                None => self.announce(&key, &record, (SUBMIT, &caller.actor)).await,
+                None => self.announce(&key, &record, SUBMIT, &caller.actor).await,
             };
             announced.map_err(|source| self.unfinished(&key, source))?;
         }
@@ -361,7 +362,8 @@ impl Acceptor {
         &self,
         key: &JobKey,
         record: &JobRecord,
-        (action, actor): (&'static str, &str),
+        action: &'static str,
+        actor: &str,
     ) -> Result<(), QueueError> {
         self.audit(key, action, actor).await?;
         self.go_on(key, record).await
@@ -399,9 +401,9 @@ impl Acceptor {
             Ok(Applied::Applied { .. } | Applied::Missing) => true,
             Ok(Applied::Refused { .. } | Applied::OtherEpoch { .. }) => false,
             Err(error) => {
-                let error = chain(&error);
                 tracing::warn!(
-                    error,
+                    error = chain(&error),
+                    job = %key.job,
                     "an accept broke and was not withdrawn; the job may run"
                 );
                 false
@@ -411,6 +413,7 @@ impl Acceptor {
             // They stay until the job is erased.
             tracing::warn!(
                 error = chain(&error),
+                job = %key.job,
                 "blobs of a withdrawn accept stay referenced"
             );
         }

@@ -103,12 +103,12 @@ pub struct Config {
     #[serde(default = "tokens_reload_default")]
     pub tokens_reload: DurationText,
     /// Model alias to pool: `{ "medgemma-4b" = "medgemma-4b-main" }`.
-    pub models: BTreeMap<String, String>,
+    pub models: BTreeMap<String, PoolName>,
     /// The alias used when a job names none.
     pub default_model: String,
     /// Alias to pool of the MedSigLIP models, which do `embed` and `zero-shot`; without one these tasks are refused.
     #[serde(default)]
-    pub embedders: BTreeMap<String, String>,
+    pub embedders: BTreeMap<String, PoolName>,
     /// The alias used when such a job names none; needed where there are several.
     #[serde(default)]
     pub default_embedder: Option<String>,
@@ -212,8 +212,7 @@ pub struct CostConfig {
     /// Slot time by stage, of a pool that is not named below.
     pub rates: Rates,
     /// Of single pools, in place of those.
-    #[schemars(with = "BTreeMap<PoolName, Rates>")]
-    pub pools: BTreeMap<String, Rates>,
+    pub pools: BTreeMap<PoolName, Rates>,
     /// Frames that a job of many files is expected to be cut to, until preprocess says how many there are.
     #[schemars(range(min = 1))]
     pub frames_max: u32,
@@ -340,26 +339,18 @@ impl Default for DispatcherConfig {
 
 impl Config {
     /// The pools that the aliases name, each once.
-    ///
-    /// # Errors
-    /// When a value is not a pool name.
-    pub fn pools(&self) -> Result<Vec<PoolName>, ConfigError> {
+    pub(crate) fn pools(&self) -> Vec<PoolName> {
         let mut pools = Vec::new();
-        let models = self.models.iter().map(|model| ("models", model));
-        let embedders = self.embedders.iter().map(|model| ("embedders", model));
-        for (table, (alias, pool)) in models.chain(embedders) {
-            let pool = PoolName::new(pool.as_str()).map_err(|error| {
-                ConfigError::relation(format!("ingest.{table}.{alias}: {error}"))
-            })?;
-            if !pools.contains(&pool) {
-                pools.push(pool);
+        for pool in self.models.values().chain(self.embedders.values()) {
+            if !pools.contains(pool) {
+                pools.push(pool.clone());
             }
         }
-        Ok(pools)
+        pools
     }
 
     /// The models that do a task: alias to pool, and the alias of a job that names none.
-    pub(crate) fn models_for(&self, task: TaskKind) -> (&BTreeMap<String, String>, Option<&str>) {
+    pub(crate) fn models_for(&self, task: TaskKind) -> (&BTreeMap<String, PoolName>, Option<&str>) {
         if task.compares() {
             let only = match self.embedders.len() {
                 1 => self.embedders.keys().next(),
@@ -481,7 +472,6 @@ impl Config {
             edge.check()?;
         }
         self.rules()?;
-        self.pools().map(drop)?;
         // Also for who starts ingest with a configuration that nobody loaded.
         config::hold(self, "ingest")
     }

@@ -15,7 +15,7 @@ pub(crate) fn estimate(
     files: u32,
     decoding: &DecodingParameters,
 ) -> Cost {
-    let rates = config.pools.get(pool.as_str()).unwrap_or(&config.rates);
+    let rates = config.pools.get(pool).unwrap_or(&config.rates);
     let tokens = if decoding.think {
         // What is thought before an answer has no usual length.
         decoding.max_tokens
@@ -71,9 +71,10 @@ mod tests {
         config.rates = rates(100);
         config.frames_max = 50;
         config.tokens.report = 300;
-        config.pools.insert("slow".into(), rates(1_000));
-        let of = |pool: &str| {
-            let pool = PoolName::new(pool).expect("a name");
+        let pool = |name: &str| PoolName::new(name).expect("a name");
+        config.pools.insert(pool("slow"), rates(1_000));
+        let of = |name: &str| {
+            let pool = pool(name);
             let cost = estimate(&config, &pool, task, files, &decoding);
             [Stage::Preprocess, Stage::Encode, Stage::Decode].map(|stage| cost.at(stage))
         };

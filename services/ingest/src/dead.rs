@@ -14,6 +14,9 @@ use crate::error::Refusal;
 use crate::metrics::Method;
 use crate::tokens::Caller;
 
+/// What the audit calls a replay.
+const REPLAY: &str = "replay";
+
 const GONE: Refusal = Refusal::NotFound {
     what: "dead letter",
 };
@@ -61,7 +64,7 @@ impl DeadLetterService for DeadLetters {
                 Ok((sequence, letter)) => {
                     let started_over = self.replay(&caller, &letter).await?;
                     let key = job_of(&caller.tenant, &letter)?;
-                    self.discard(&key, (sequence, &letter)).await?;
+                    self.discard(&key, sequence, &letter).await?;
                     started_over
                 }
                 Err(Refusal::NotFound { .. }) => self.replayed(&caller.tenant, name).await?,
@@ -87,7 +90,7 @@ impl DeadLetterService for DeadLetters {
                     let key = job_of(&caller.tenant, &letter)?;
                     let audit = self.acceptor.audit_act(&key, "discard", &caller);
                     audit.await?;
-                    self.discard(&key, (sequence, &letter)).await?;
+                    self.discard(&key, sequence, &letter).await?;
                 }
                 Err(Refusal::NotFound { .. }) => {}
                 Err(refusal) => return Err(refusal),
@@ -163,7 +166,8 @@ impl DeadLetters {
     async fn discard(
         &self,
         key: &JobKey,
-        (sequence, letter): (u64, &work::DeadLetter),
+        sequence: u64,
+        letter: &work::DeadLetter,
     ) -> Result<(), QueueError> {
         let queue = &self.acceptor.queue;
         queue.discard_dead(key, epoch_of(letter), sequence).await
@@ -228,7 +232,7 @@ impl DeadLetters {
         match applied? {
             Applied::Applied { record, .. } => {
                 self.acceptor
-                    .announce(&key, &record, ("replay", &caller.actor))
+                    .announce(&key, &record, REPLAY, &caller.actor)
                     .await?;
                 self.acceptor.forget_pending(noted, losses);
                 Ok((key.job, record))
@@ -238,8 +242,9 @@ impl DeadLetters {
                     // Somebody was faster, or this is the repeat of a call that broke; whoever it was may have come no further
                     // than the record.
                     if record.state == JobState::Accepted {
-                        let replay = ("replay", caller.actor.as_str());
-                        self.acceptor.announce(&key, &record, replay).await?;
+                        self.acceptor
+                            .announce(&key, &record, REPLAY, &caller.actor)
+                            .await?;
                     }
                     self.acceptor.forget_pending(noted, losses);
                     return Ok((key.job, record));

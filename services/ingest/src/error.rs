@@ -78,7 +78,7 @@ pub(crate) enum Refusal {
     Invalid(Vec<Violation>),
     #[error("no such {what}")]
     NotFound { what: &'static str },
-    #[error("request_id was used before with another body")]
+    #[error("request_id was used before with another body; a new request needs a new one")]
     OtherBody,
     #[error(
         "task: {task} needs a MedSigLIP model, which this fleet does not have; available: {}",
@@ -209,7 +209,8 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
     }
     match code {
         Code::Internal => tracing::error!(reason, error = chain(refusal), "a call failed"),
-        Code::Unavailable => {
+        // A stop, and a job that is started over, are no trouble.
+        Code::Unavailable if !matches!(refusal, Refusal::Stopping | Refusal::Replayed) => {
             tracing::warn!(reason, error = chain(refusal), "a call could not be served")
         }
         // The operator has to make room, and needs to know where.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use medfleet_core::JobKey;
+use medfleet_core::{JobKey, chain};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
 use medfleet_queue::{Queue, QueueError};
 use medfleet_runtime::Shutdown;
@@ -140,12 +140,14 @@ impl Fanout {
     /// Carries events until the shutdown.
     pub(crate) async fn carry_events(self, queue: Queue, shutdown: Shutdown) {
         let carry = async {
+            // Said once, not at every try for as long as the queue is away.
+            let mut is_told = false;
             loop {
-                if let Err(error) = self.carry_some_events(&queue).await {
-                    tracing::warn!(
-                        error = medfleet_runtime::exit::chain(&error),
-                        "the events consumer broke"
-                    );
+                let carried = self.carry_some_events(&queue, &mut is_told).await;
+                if let Err(error) = carried
+                    && !std::mem::replace(&mut is_told, true)
+                {
+                    tracing::warn!(error = chain(&error), "the events consumer broke");
                 }
                 self.tell_all_missed();
                 tokio::time::sleep(AGAIN).await;
@@ -157,8 +159,10 @@ impl Fanout {
         }
     }
 
-    async fn carry_some_events(&self, queue: &Queue) -> Result<(), QueueError> {
+    /// `is_told`: whether it was said that there is no consumer; not any more once there is one.
+    async fn carry_some_events(&self, queue: &Queue, is_told: &mut bool) -> Result<(), QueueError> {
         let mut events = queue.events().await?;
+        *is_told = false;
         // What happened before this consumer existed is found by reading.
         self.tell_all_missed();
         while let Some(event) = events.next().await {
@@ -171,7 +175,7 @@ impl Fanout {
                 let told = (sequence, event.clone());
                 shared.heard.note(&key, told, queue.losses());
             }
-            self.tell(&key, Signal::Event(sequence, event.clone()));
+            self.tell(&key, || Signal::Event(sequence, event.clone()));
             if let Some(observer) = &self.lock().observer {
                 // Full or gone: the dispatcher recounts by itself every second.
                 drop(observer.try_send((key, event)));
@@ -183,18 +187,20 @@ impl Fanout {
     /// Carries text until the shutdown.
     pub(crate) async fn carry_texts(self, queue: Queue, shutdown: Shutdown) {
         let carry = async {
+            // As for events.
+            let mut is_told = false;
             loop {
                 match queue.texts().await {
                     Ok(mut texts) => {
+                        is_told = false;
                         while let Some((key, chunk)) = texts.next().await {
-                            self.tell(&key, Signal::Text(Arc::new(chunk)));
+                            self.tell(&key, || Signal::Text(Arc::new(chunk)));
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(
-                            error = medfleet_runtime::exit::chain(&error),
-                            "the text subscription broke"
-                        );
+                        if !std::mem::replace(&mut is_told, true) {
+                            tracing::warn!(error = chain(&error), "the text subscription broke");
+                        }
                     }
                 }
                 tokio::time::sleep(AGAIN).await;
@@ -206,10 +212,11 @@ impl Fanout {
         }
     }
 
-    fn tell(&self, key: &JobKey, signal: Signal) {
+    /// `signal`: made only where somebody watches the job.
+    fn tell(&self, key: &JobKey, signal: impl FnOnce() -> Signal) {
         if let Some((topic, _)) = self.lock().topics.get(key) {
             // No receiver left: the last one is leaving right now.
-            drop(topic.signals.send(signal));
+            drop(topic.signals.send(signal()));
         }
     }
 
@@ -250,7 +257,7 @@ mod tests {
             fanout.subscribe(&key(1)),
             fanout.subscribe(&key(2)),
         );
-        fanout.tell(&key(1), Signal::Event(7, JobEvent::default()));
+        fanout.tell(&key(1), || Signal::Event(7, JobEvent::default()));
         for watcher in [&mut first, &mut second] {
             assert!(matches!(
                 watcher.signals.try_recv(),
@@ -267,7 +274,7 @@ mod tests {
         let fanout = Fanout::new(2, OpenJobs::default());
         let mut slow = fanout.subscribe(&key(1));
         for sequence in 1..=5 {
-            fanout.tell(&key(1), Signal::Event(sequence, JobEvent::default()));
+            fanout.tell(&key(1), || Signal::Event(sequence, JobEvent::default()));
         }
         assert!(matches!(
             slow.signals.try_recv(),
@@ -284,6 +291,6 @@ mod tests {
         assert_eq!(fanout.lock().topics.len(), 1);
         drop(second);
         assert!(fanout.lock().topics.is_empty());
-        fanout.tell(&key(1), Signal::Missed);
+        fanout.tell(&key(1), || Signal::Missed);
     }
 }

@@ -15,6 +15,7 @@ use medfleet_queue::{Queue, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use medfleet_store::{COLLECT_AGE_MIN, Holder, Relied};
+use tracing::field::display;
 
 use crate::blobs::Blobs;
 use crate::config::RetentionConfig;
@@ -99,7 +100,7 @@ impl Keeper {
         for tenant in self.counting.count().await?.into_keys() {
             // What cannot be read of one tenant is no reason to keep what others want gone.
             if let Err(error) = self.sweep_tenant(&tenant).await {
-                self.left_undone("a tenant's stored data", &error);
+                self.left_undone("a tenant's stored data", (&tenant, None), &error);
             }
         }
         let reclaimed = self.blobs.reclaim(self.clock.now()).await?;
@@ -114,7 +115,8 @@ impl Keeper {
                 tenant: tenant.clone(),
                 job: job.clone(),
             };
-            self.go_on("a job's stored data", self.sweep_job(&key, holder).await)?;
+            let swept = self.sweep_job(&key, holder).await;
+            self.go_on("a job's stored data", &key, swept)?;
         }
         self.sweep_tombstones(tenant, &holders).await?;
         let (age, now) = (self.time_to_live_max, self.clock.now());
@@ -143,21 +145,33 @@ impl Keeper {
     }
 
     /// What fails for a while ends the sweep of a tenant, because the next step would fail too; what cannot be read is left.
-    fn go_on(&self, what: &'static str, done: Result<(), Refusal>) -> Result<(), Refusal> {
+    fn go_on(
+        &self,
+        what: &'static str,
+        key: &JobKey,
+        done: Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         match done {
             Err(error) if !error.is_transient() => {
-                self.left_undone(what, &error);
+                self.left_undone(what, (&key.tenant, Some(&key.job)), &error);
                 Ok(())
             }
             done => done,
         }
     }
 
-    fn left_undone(&self, what: &'static str, error: &Refusal) {
+    fn left_undone(
+        &self,
+        what: &'static str,
+        (tenant, job): (&TenantId, Option<&JobId>),
+        error: &Refusal,
+    ) {
         self.figures.keeper_failures.inc();
         tracing::warn!(
             error = chain(error),
             what,
+            %tenant,
+            job = job.map(display),
             "a sweep left something as it was"
         );
     }
@@ -174,7 +188,7 @@ impl Keeper {
             let swept = self
                 .sweep_tombstone(&key, buried, relies, &mut relied)
                 .await;
-            self.go_on("an erased job", swept)?;
+            self.go_on("an erased job", &key, swept)?;
         }
         Ok(())
     }

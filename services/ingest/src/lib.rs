@@ -139,7 +139,7 @@ pub async fn run(
     } = deployment;
     let shutdown = dependencies.tasks.shutdown().clone();
     let ready = dependencies.health.part("ingest");
-    let (pools, rules) = (config.pools()?, config.rules()?);
+    let (pools, rules) = (config.pools(), config.rules()?);
     let tokens = Tokens::load(&config.tokens).await?;
     dependencies.queue.ensure(&pools).await?;
     let clock = QueueClock::new(Arc::clone(&dependencies.clock));
@@ -196,7 +196,7 @@ pub async fn run(
     tracing::info!(%address, "serving the public API");
     let limits = parts.connection_limits();
     let stopped = async move { shutdown.begun().await };
-    let served = server::serve(router, (listener, limits), stopped).await;
+    let served = server::serve(router, listener, limits, stopped).await;
     parts.pad.close().await;
     served
 }

@@ -142,7 +142,8 @@ async fn tls_config(tls: &TlsConfig) -> Result<ServerTlsConfig, Error> {
 /// Serves until `stopped`, then lets the calls under way end.
 pub(crate) async fn serve(
     router: Router,
-    (listener, limits): (TcpListener, ConnectionLimits),
+    listener: TcpListener,
+    limits: ConnectionLimits,
     stopped: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let incoming = connections::incoming(listener, limits);

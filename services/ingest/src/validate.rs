@@ -413,7 +413,7 @@ fn time_to_live(
 /// The alias and pool of a job, from the models that do its task.
 fn model(
     sent: String,
-    (models, default): (&BTreeMap<String, String>, Option<&str>),
+    (models, default): (&BTreeMap<String, PoolName>, Option<&str>),
     wrong: &mut Vec<Violation>,
 ) -> Option<(String, PoolName)> {
     let alias = if sent.is_empty() {
@@ -421,9 +421,7 @@ fn model(
     } else {
         sent
     };
-    let pool = models
-        .get(&alias)
-        .and_then(|pool| PoolName::new(pool.as_str()).ok());
+    let pool = models.get(&alias).cloned();
     if pool.is_none() {
         let known = models
             .keys()

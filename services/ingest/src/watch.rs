@@ -401,7 +401,7 @@ impl Watch {
             Ok(None) => {}
             // The next try, or the result at the end, has the text as well.
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the text so far could not be read")
+                tracing::debug!(error = chain(&error), "the text so far could not be read");
             }
         }
         self.checkpoint_at = self

@@ -32,6 +32,7 @@ use std::future::Future;
 
 use anyhow::Context;
 use futures::future::LocalBoxFuture;
+use medfleet_model::{ComputeDevice, Dtype};
 
 use crate::client::{Client, Retry, ServerArgs};
 use crate::exit::{CommandResult, Fault};
@@ -52,6 +53,18 @@ impl JobArgs {
         let name = job_name(&self.job)?;
         with_client(&self.server, async |client| act(client, &name).await)
     }
+}
+
+/// The flags that say how a model computes.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct ComputeArgs {
+    /// What to compute in: f32 or bf16
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    dtype: Dtype,
+    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2, cpu:avx512, cpu:amx, cpu:neon), or cuda, cuda:N,
+    /// metal in a build that has them
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: ComputeDevice,
 }
 
 /// Does this with the fleet that the flags name, on this thread.

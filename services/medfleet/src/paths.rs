@@ -187,7 +187,10 @@ fn open_archives(
         opened.with_context(|| format!("cannot open {}", path.display()))?;
         written?;
         if files.len() == before {
-            bail!("{} holds no files", path.display());
+            bail!(
+                "{} holds no files: name an archive of DICOM, PNG, JPEG, TIFF or NIfTI files",
+                path.display()
+            );
         }
     }
     if files.len() > FILES_MAX {
@@ -211,7 +214,9 @@ fn drop_what_lies_beside(files: &mut Vec<Found>) -> Result<usize> {
     let mut kinds = kinds.into_iter();
     files.retain(|_| kinds.next() == Some(Kind::Dicom));
     if files.is_empty() {
-        bail!("there is a DICOMDIR, and none of the files that it lists");
+        bail!(
+            "there is a DICOMDIR, and none of the files that it lists: name the folder that holds them too"
+        );
     }
     Ok(before - files.len())
 }
@@ -227,7 +232,7 @@ fn collect(path: &Path, depth: u32, found: &mut Vec<PathBuf>) -> Result<()> {
     }
     if depth == DEPTH_MAX {
         bail!(
-            "{} is nested deeper than {DEPTH_MAX} folders",
+            "{} is nested deeper than {DEPTH_MAX} folders: name the folder that holds the images",
             path.display()
         );
     }

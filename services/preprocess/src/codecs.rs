@@ -21,6 +21,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use medfleet_core::chain;
 use medfleet_imaging::{CodestreamError, Codestreams, OnThread, Plane, THREADS};
 
 use crate::children::{self, NoAnswer, Process, Times};
@@ -192,10 +193,7 @@ impl Codestreams for Codecs {
                 Ok(Some(planes)) => return Ok(planes),
                 Ok(None) => return Err(CodestreamError::Broken),
                 Err(NoAnswer::NotStarted(error)) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot start a process that decodes"
-                    );
+                    tracing::error!(error = chain(&error), "cannot start a process that decodes");
                     return Err(CodestreamError::Unavailable);
                 }
                 Err(NoAnswer::UsedUp) => {

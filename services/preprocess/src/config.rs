@@ -45,7 +45,7 @@ pub struct MainConfig {
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The pool whose units it takes.
-    pub pool: String,
+    pub pool: PoolName,
     /// Slots and retries.
     #[serde(default)]
     pub worker: WorkerConfig,
@@ -87,8 +87,7 @@ pub struct Config {
     /// Tenants that may send files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says
     /// so itself. The text reaches the model; of everybody else such a file is refused.
     #[serde(default)]
-    #[schemars(with = "BTreeSet<TenantId>")]
-    pub burned_in_allowed: BTreeSet<String>,
+    pub burned_in_allowed: BTreeSet<TenantId>,
     /// The program that looks for text in pixels; none by default.
     #[serde(default)]
     pub text_reader: TextReaderConfig,
@@ -98,7 +97,8 @@ fn convention_default() -> String {
     Convention::newest().name.clone()
 }
 
-fn conventions() -> Vec<&'static str> {
+/// The names of all that there are.
+pub(crate) fn conventions() -> Vec<&'static str> {
     let all = Convention::all().iter();
     all.map(|convention| convention.name.as_str()).collect()
 }
@@ -140,7 +140,7 @@ impl Config {
     #[must_use]
     pub fn new(pool: &PoolName, frame_side: u32) -> Self {
         Self {
-            pool: pool.to_string(),
+            pool: pool.clone(),
             worker: WorkerConfig::default(),
             frame_side,
             convention: convention_default(),
@@ -181,11 +181,6 @@ impl Config {
         }
         self.convention()
             .map_err(|error| ConfigError::relation(format!("preprocess.convention: {error}")))?;
-        self.burned_in_allowed().map_err(|error| {
-            ConfigError::relation(format!("preprocess.burned_in_allowed: {error}"))
-        })?;
-        self.pool_name()
-            .map_err(|error| ConfigError::relation(format!("preprocess: {error}")))?;
         self.text_reader.check()
     }
 
@@ -193,16 +188,6 @@ impl Config {
         Convention::named(&self.convention).ok_or_else(|| StartError::Convention {
             name: self.convention.clone(),
         })
-    }
-
-    pub(crate) fn burned_in_allowed(&self) -> Result<BTreeSet<TenantId>, StartError> {
-        let tenants = self.burned_in_allowed.iter();
-        let tenants = tenants.map(|tenant| Ok(TenantId::new(tenant.as_str())?));
-        tenants.collect()
-    }
-
-    pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {
-        Ok(PoolName::new(self.pool.as_str())?)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
+use tracing::Span;
 
 use crate::codecs::Stop;
 
@@ -50,8 +51,10 @@ impl Decodes {
         let turn = Arc::clone(turn);
         let stop = Stop::default();
         let _until_dropped = UntilDropped(stop.clone());
+        // What is logged on that thread is of the same job.
+        let span = Span::current();
         tokio::task::spawn_blocking(move || {
-            let decoded = stop.during(decode);
+            let decoded = span.in_scope(|| stop.during(decode));
             drop(turn);
             decoded
         })

@@ -2,22 +2,21 @@
 
 use std::path::PathBuf;
 
-use medfleet_core::{FailureReason, IdError};
+use medfleet_core::FailureReason;
 use medfleet_imaging::{OptionsError, Reason, Refusal, TextReaderError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
 
+use crate::config::conventions;
+
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The pool's name, or a tenant's, has not its form.
-    #[error(transparent)]
-    Pool(#[from] IdError),
     /// The frame side is out of range.
     #[error(transparent)]
     Options(#[from] OptionsError),
     /// Nobody knows these conventions.
-    #[error("no conventions of a model are called {name:?}")]
+    #[error("no conventions of a model are called {name:?}, allowed: {}", conventions().join(", "))]
     Convention { name: String },
     /// The program that reads text gives no answer about a black picture.
     #[error(

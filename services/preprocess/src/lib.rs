@@ -52,12 +52,11 @@ pub fn every_metric(metrics: &Metrics) {
 /// # Errors
 /// When it cannot start; trouble with single units becomes their verdict.
 pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), StartError> {
-    let pool = config.pool_name()?;
     try_text_reader(&config).await?;
     let part = dependencies.health.part("preprocess");
     let handler = Arc::new(work::Preprocess::new(&config, &dependencies)?);
     let worker = dependencies
-        .worker(Stage::Preprocess, pool, config.worker)
+        .worker(Stage::Preprocess, config.pool, config.worker)
         .await?;
     part.ready();
     medfleet_worker::run(worker, Arc::clone(&handler)).await;

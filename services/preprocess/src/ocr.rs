@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::{self, Command};
 use std::thread;
 
+use medfleet_core::chain;
 use medfleet_imaging::{Page, TextReader, TextReaderError, Word};
 use nix::sys::wait::WaitStatus;
 
@@ -174,7 +175,7 @@ impl TextReader for Ocr {
                 }
                 Err(NoAnswer::NotStarted(error)) => {
                     tracing::error!(
-                        error = &error as &dyn std::error::Error,
+                        error = chain(&error),
                         "cannot start the program that reads text"
                     );
                     return Err(TextReaderError::Unavailable);

@@ -115,8 +115,8 @@ impl Studies {
         Ok(Self {
             inputs: Inputs::new(config, store, options),
             options,
-            burned_in_allowed: config.burned_in_allowed()?,
-            paints_over_for: config.text_reader.paints_over_for()?,
+            burned_in_allowed: config.burned_in_allowed.clone(),
+            paints_over_for: config.text_reader.paints_over_for.clone(),
             frames_max: config.frames_max,
             metrics,
         })

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use medfleet_core::Digest;
+use medfleet_core::{Digest, chain};
 use medfleet_model as model;
 use model::{
     Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
@@ -240,7 +240,7 @@ impl DecodeBackend for Decoder {
         let (tokens, copies) = running.progress.begin(self.pool.blocks_mut());
         if let Err(error) = self.pool.copy(&copies) {
             // It is read from the start then.
-            tracing::warn!(%error, "a known beginning was not copied");
+            tracing::warn!(error = chain(&error), "a known beginning was not copied");
             running.progress.give_back(self.pool.blocks_mut());
             return 0;
         }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use medfleet_core::Digest;
+use medfleet_core::{Digest, chain};
 use medfleet_model as model;
 use model::{
     Cacheable, Chunk, ForwardError, KvOptions, KvPool, LogitRows, Model, Progress, Sampling,
@@ -136,7 +136,10 @@ impl Drafter {
         let rows = match self.forward(texts, &stretches) {
             Ok(rows) => rows,
             Err(error) => {
-                tracing::warn!(%error, "the draft model failed: it proposes nothing more for the texts of this pass");
+                tracing::warn!(
+                    error = chain(&error),
+                    "the draft model failed: it proposes nothing more for the texts of this pass"
+                );
                 for (sequence, _) in texts {
                     self.release(*sequence);
                 }
@@ -211,7 +214,7 @@ impl Text {
     fn begin(&mut self, pool: &mut KvPool) {
         let (_, copies) = self.progress.begin(pool.blocks_mut());
         if let Err(error) = pool.copy(&copies) {
-            tracing::warn!(%error, "a known beginning was not copied");
+            tracing::warn!(error = chain(&error), "a known beginning was not copied");
             self.progress.give_back(pool.blocks_mut());
         }
     }

@@ -1,7 +1,7 @@
 //! What is stored is what was put: a read checks it and deletes what is damaged, and a put mends it.
 
 use bytes::Bytes;
-use medfleet_core::{BlobKind, Digest, TenantId};
+use medfleet_core::{BlobKind, Digest, TenantId, chain};
 
 use super::{BlobStore, StoreError, blob_name};
 use crate::backend::{BackendError, Entry, Name};
@@ -40,7 +40,7 @@ impl BlobStore {
                 }
             }
             Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = chain(&error),
                 %kind,
                 %digest,
                 "a corrupt blob stays"

@@ -50,7 +50,7 @@ impl BlobStore {
         for (kind, key) in texts {
             said.push(match read.next() {
                 Some(Some(content)) => Some(
-                    self.unframed(tenant, (*kind, key.as_slice()), content)
+                    self.unframed(tenant, *kind, key.as_slice(), content)
                         .await?,
                 ),
                 Some(None) => None,

@@ -5,13 +5,21 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::{AcceptConfig, CostConfig, DispatcherConfig, QuotasConfig, WatchConfig};
 
+/// Alias to pool.
+fn models(named: &[(&str, &str)]) -> BTreeMap<String, PoolName> {
+    let pool = |name: &str| PoolName::new(name).expect("a pool");
+    let named = named.iter();
+    let named = named.map(|(alias, name)| ((*alias).to_owned(), pool(name)));
+    named.collect()
+}
+
 fn config() -> Config {
     Config {
         listen: "127.0.0.1:0".parse().expect("an address"),
         tls: None,
         tokens: PathBuf::new(),
         tokens_reload: medfleet_runtime::DurationText::from_secs(1),
-        models: BTreeMap::from([("tiny".to_owned(), "tiny-main".to_owned())]),
+        models: models(&[("tiny", "tiny-main")]),
         default_model: "tiny".to_owned(),
         embedders: BTreeMap::new(),
         default_embedder: None,
@@ -95,10 +103,7 @@ fn tasks_say_how_many_images_they_take() {
 #[test]
 fn each_task_goes_to_a_model_that_does_it() {
     let mut config = config();
-    let embedders = [("small", "small-main"), ("large", "large-main")];
-    config.embedders = embedders
-        .map(|(alias, pool)| (alias.to_owned(), pool.to_owned()))
-        .into();
+    config.embedders = models(&[("small", "small-main"), ("large", "large-main")]);
     config.default_embedder = Some("large".to_owned());
     let labels = vec!["a clear lung".to_owned()];
     let zero_shot = || {
@@ -244,7 +249,7 @@ fn texts_with_a_form_take_neither_stops_nor_thinking() {
 #[test]
 fn labels_that_a_comparison_cannot_tell_apart_are_refused() {
     let config = Config {
-        embedders: BTreeMap::from([("siglip".to_owned(), "siglip-main".to_owned())]),
+        embedders: models(&[("siglip", "siglip-main")]),
         default_embedder: Some("siglip".to_owned()),
         ..config()
     };
@@ -417,7 +422,7 @@ fn an_encoded_study_counts_as_the_images_that_it_stands_for() {
 #[test]
 fn where_images_stay_a_job_needs_the_encoder_that_is_there() {
     let config = Config {
-        embedders: BTreeMap::from([("siglip".to_owned(), "siglip-main".to_owned())]),
+        embedders: models(&[("siglip", "siglip-main")]),
         ..config()
     };
     let check = |request, travels, field: Option<&str>| {

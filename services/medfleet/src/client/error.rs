@@ -71,7 +71,7 @@ pub(crate) enum ClientError {
         path: PathBuf,
     },
     /// A file became shorter while it was sent.
-    #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end", path.display())]
+    #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end; submit it once nobody writes to it", path.display())]
     FileChanged {
         /// The file.
         path: PathBuf,

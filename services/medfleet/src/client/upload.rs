@@ -200,7 +200,7 @@ impl Client {
         // Some 4 MiB lie between the file and the fleet, which the slowest line carries in this time.
         let patience = self.answer_max * 5;
         let fed = async {
-            feed(path, start, (sender, patience), news).await?;
+            feed(path, start, sender, patience, news).await?;
             // Nothing is left to send, or nothing is taken any more.
             tokio::time::sleep(patience).await;
             Ok::<_, ClientError>(Status::deadline_exceeded("what was sent was not answered"))
@@ -292,7 +292,8 @@ struct Broken {
 async fn feed(
     path: &Path,
     start: UploadStart,
-    (sender, patience): (mpsc::Sender<UploadInputRequest>, Duration),
+    sender: mpsc::Sender<UploadInputRequest>,
+    patience: Duration,
     news: OnNews<'_>,
 ) -> Result<(), ClientError> {
     let unreadable = |source| ClientError::File {

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use medfleet_model::{ComputeDevice, Dtype, Embedder, Frame};
+use medfleet_model::{Embedder, Frame};
 use serde_json::{Value, json};
 
-use super::picture;
+use super::{ComputeArgs, picture};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
@@ -23,13 +23,8 @@ pub(crate) struct Args {
     /// A text or label; repeat for several
     #[arg(long = "text", value_name = "TEXT")]
     texts: Vec<String>,
-    /// What to compute in: f32 or bf16
-    #[arg(long, value_name = "DTYPE", default_value = "f32")]
-    dtype: Dtype,
-    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2, cpu:avx512, cpu:amx, cpu:neon), or cuda, cuda:N,
-    /// metal in a build that has them
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: ComputeDevice,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// One JSON object per line: each embedding, then each picture with each text
     #[arg(long)]
     json: bool,
@@ -54,7 +49,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .map(|path| picture::read(path))
         .collect::<Result<_, _>>()
         .map_err(Fault::usage)?;
-    let embedder = Embedder::load(&args.model, args.dtype, args.device)
+    let embedder = Embedder::load(&args.model, args.compute.dtype, args.compute.device)
         .with_context(|| format!("cannot load the model in {}", args.model.display()))
         .map_err(Fault::usage)?;
     let mut images = Vec::new();

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use medfleet_engine::Verified;
 use medfleet_model::{
-    ComputeDevice, Continue, Dtype, Finish, FolderSource, Frame, Generation, GgufSource,
-    ImageTokens, LoadOptions, Message, Model, Parts, Prompt, Request, Sampling,
+    Continue, Finish, FolderSource, Frame, Generation, GgufSource, ImageTokens, LoadOptions,
+    Message, Model, Parts, Prompt, Request, Sampling,
 };
 use serde_json::{Value, json};
 
-use super::picture;
+use super::{ComputeArgs, picture};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
@@ -53,13 +53,8 @@ pub(crate) struct Args {
     /// Seed of the sampling
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// What to compute in: f32 or bf16
-    #[arg(long, value_name = "DTYPE", default_value = "f32")]
-    dtype: Dtype,
-    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2, cpu:avx512, cpu:amx, cpu:neon), or cuda, cuda:N,
-    /// metal in a build that has them
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: ComputeDevice,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// One JSON object on stdout: prompt and generated token ids, text, timings
     #[arg(long)]
     json: bool,
@@ -91,9 +86,9 @@ pub(crate) fn run(args: Args) -> CommandResult {
     }
     let begun = Instant::now();
     let options = LoadOptions {
-        dtype: args.dtype,
+        dtype: args.compute.dtype,
         parts: Parts::All,
-        device: args.device,
+        device: args.compute.device,
     };
     let model = load(&args, options).map_err(Fault::usage)?;
     let draft = match &args.draft {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use medfleet_model::Frame;
 
 /// A picture as the model takes it: grey stays grey, everything else is RGB, and it must be square.
@@ -19,8 +19,7 @@ pub(super) fn read(path: &Path) -> Result<Frame> {
             path.display()
         );
     }
-    let side =
-        usize::try_from(width).map_err(|_too_large| anyhow!("{} is too large", path.display()))?;
+    let side = width as usize;
     let (channels, pixels) = match picture.color().has_color() {
         false => (1, picture.into_luma8().into_raw()),
         true => (3, picture.into_rgb8().into_raw()),

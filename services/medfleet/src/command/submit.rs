@@ -233,14 +233,9 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         study_pseudonyms: whose.studies,
     };
     let of_file = &mut |index, news: UploadNews| progress.upload(index, &news);
-    let response = send(
-        &client,
-        (files.files.as_slice(), modality),
-        request,
-        of_file,
-    )
-    .await
-    .map_err(|error| error.known_by(&files.files, &files.names))?;
+    let response = send(&client, &files.files, modality, request, of_file)
+        .await
+        .map_err(|error| error.known_by(&files.files, &files.names))?;
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
     let named = files.names.clone();
@@ -293,7 +288,8 @@ fn accepted(job: &Job, before: bool) -> String {
 /// the request; larger ones are uploaded before it, file by file, and `news` is told how each of them goes.
 pub(super) async fn send(
     client: &Client,
-    (files, modality): (&[PathBuf], &str),
+    files: &[PathBuf],
+    modality: &str,
     mut request: SubmitJobRequest,
     news: &mut (dyn FnMut(usize, UploadNews) + Send),
 ) -> Result<SubmitJobResponse, ClientError> {
@@ -563,7 +559,7 @@ mod tests {
         };
         let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
         let request = SubmitJobRequest::default();
-        let sent = send(&client, (files.as_slice(), ""), request, &mut |_, _| {}).await;
+        let sent = send(&client, files.as_slice(), "", request, &mut |_, _| {}).await;
         let error = sent.expect_err("there is nothing to send");
         assert_eq!(error.exit(), Exit::Usage);
         let said = error.to_string();

@@ -210,7 +210,7 @@ async fn fetch(bucket: &Bucket, prefix: &str, folder: &Path, sha256: Sum) -> Res
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
         }
-        let found = fetch_file(bucket, (prefix, name.as_str()), &part).await?;
+        let found = fetch_file(bucket, prefix, name.as_str(), &part).await?;
         if found != *expected {
             fs::remove_file(&part).with_context(|| format!("remove {}", part.display()))?;
             let whole = key(prefix, name);
@@ -233,9 +233,10 @@ async fn fetch_list(bucket: &Bucket, prefix: &str) -> Result<Vec<u8>, Fault> {
     let mut reading = reading.ok_or_else(|| absent(prefix, LIST))?;
     if reading.bytes > LIST_BYTES_MAX {
         let (whole, bytes) = (key(prefix, LIST), reading.bytes);
-        return Err(
-            anyhow!("{whole} has {bytes} bytes, a list has at most {LIST_BYTES_MAX}").into(),
-        );
+        return Err(anyhow!(
+            "{whole} has {bytes} bytes, a list has at most {LIST_BYTES_MAX}: is it what `medfleet weights push` has put there?"
+        )
+        .into());
     }
     let mut list = Vec::new();
     while let Some(piece) = reading.pieces.try_next().await.map_err(told)? {
@@ -244,11 +245,7 @@ async fn fetch_list(bucket: &Bucket, prefix: &str) -> Result<Vec<u8>, Fault> {
     Ok(list)
 }
 
-async fn fetch_file(
-    bucket: &Bucket,
-    (prefix, name): (&str, &str),
-    part: &Path,
-) -> Result<Sum, Fault> {
+async fn fetch_file(bucket: &Bucket, prefix: &str, name: &str, part: &Path) -> Result<Sum, Fault> {
     let told = |error| trouble(error, prefix, name);
     let reading = bucket.read(&key(prefix, name)).await.map_err(told)?;
     let mut reading = reading.ok_or_else(|| absent(prefix, name))?;

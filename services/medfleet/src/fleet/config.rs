@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use medfleet_core::PoolName;
 use medfleet_engine::{ModelConfig, ModelDevice};
 use medfleet_imaging::{Limits, Options};
 use medfleet_queue::QueueConfig;
@@ -43,7 +44,7 @@ pub(crate) struct FleetConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct EmbedderConfig {
     /// The pool, one of `ingest.embedders`.
-    pub(crate) pool: String,
+    pub(crate) pool: PoolName,
     /// Its folder.
     pub(crate) path: PathBuf,
     /// Where to compute.

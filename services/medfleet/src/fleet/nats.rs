@@ -92,13 +92,14 @@ impl Nats {
             sync: Sync::Always,
             monitor_port: None,
         };
-        Self::start_with(binary, (folder, measured), tasks, random).await
+        Self::start_with(binary, folder, measured, tasks, random).await
     }
 
     /// As [`Nats::start`], with another rule of when writes are on disk, and with monitoring pages: for figures only.
     pub(crate) async fn start_with(
         binary: &Binary,
-        (folder, measured): (&Path, Measured),
+        folder: &Path,
+        measured: Measured,
         tasks: &TaskSet,
         random: &dyn Random,
     ) -> Result<Self> {

@@ -52,8 +52,7 @@ pub struct TextReaderConfig {
     pub time_max: DurationText,
     /// Tenants whose images are used with the lines painted over in which text was found. What it does not find stays. Of
     /// everybody else such a file is refused.
-    #[schemars(with = "BTreeSet<TenantId>")]
-    pub paints_over_for: BTreeSet<String>,
+    pub paints_over_for: BTreeSet<TenantId>,
 }
 
 /// Images, by what is known of their text before they are looked at.
@@ -157,8 +156,6 @@ impl TextReaderConfig {
         if self.time_max.get().as_secs() == 0 {
             return Err(wrong("time_max must be at least 1 s".to_owned()));
         }
-        self.paints_over_for()
-            .map_err(|error| wrong(format!("paints_over_for: {error}")))?;
         let Some(settings) = self.settings() else {
             return Ok(());
         };
@@ -203,12 +200,6 @@ impl TextReaderConfig {
             length_min: self.length_min as usize,
             found: FoundText::Refuse,
         }
-    }
-
-    pub(crate) fn paints_over_for(&self) -> Result<BTreeSet<TenantId>, StartError> {
-        let tenants = self.paints_over_for.iter();
-        let tenants = tenants.map(|tenant| Ok(TenantId::new(tenant.as_str())?));
-        tenants.collect()
     }
 }
 
@@ -260,10 +251,6 @@ mod tests {
             |config| config.time_max = DurationText::from_secs(0),
             "time_max",
         );
-        let name_of_no_tenant = |config: &mut TextReaderConfig| {
-            config.paints_over_for.insert("St. Mary".into());
-        };
-        check(name_of_no_tenant, "paints_over_for");
     }
 
     #[test]

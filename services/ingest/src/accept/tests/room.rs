@@ -93,7 +93,7 @@ async fn a_job_is_not_begun_before_the_audit_has_its_line() {
     let (key, record) = kit::record(1, 1);
     full.create_record(&key, &record).await.expect("stores");
     let announced = ingest_of(&full)
-        .announce(&key, &record, (SUBMIT, "medfleet"))
+        .announce(&key, &record, SUBMIT, "medfleet")
         .await;
     let is_full = matches!(announced, Err(QueueError::Full { .. }));
     assert!(is_full, "{announced:?}");

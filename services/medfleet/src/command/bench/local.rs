@@ -55,7 +55,7 @@ impl LocalNats {
             sync,
             monitor_port: Some(monitor.port()),
         };
-        let nats = Nats::start_with(&binary, (&folder, measured), &tasks, &SystemRandom).await?;
+        let nats = Nats::start_with(&binary, &folder, measured, &tasks, &SystemRandom).await?;
         Ok(Self {
             nats,
             tasks,

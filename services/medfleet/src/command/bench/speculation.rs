@@ -15,12 +15,12 @@ use medfleet_engine::{
     DecodeEngine, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame, Haste,
     ImageTokens, Images, LoadedModel, Part, Prompt, Question, Speculation, Verified, real::Loaded,
 };
-use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
+use medfleet_model::{LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
 use serde_json::{Value, json};
 
 use super::sample::median;
-use crate::command::on_one_thread;
+use crate::command::{ComputeArgs, on_one_thread};
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, seconds};
 
@@ -74,12 +74,8 @@ pub(crate) struct Args {
     /// Seed of the phantoms and of the sampling
     #[arg(long, value_name = "S", default_value_t = 770_077)]
     seed: u64,
-    /// What to compute in: f32 or bf16
-    #[arg(long, value_name = "DTYPE", default_value = "f32")]
-    dtype: Dtype,
-    /// Where to compute
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: ComputeDevice,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -147,9 +143,9 @@ fn models(args: &Args) -> Result<(Loaded, Loaded)> {
 
 fn load(args: &Args, path: &Path, parts: Parts) -> Result<Model> {
     let options = LoadOptions {
-        dtype: args.dtype,
+        dtype: args.compute.dtype,
         parts,
-        device: args.device,
+        device: args.compute.device,
     };
     let model = Model::load_held(path, args.quantised, None, options);
     model.with_context(|| format!("cannot load {}", path.display()))
@@ -371,7 +367,7 @@ fn show_figures(bench: &Bench, turns: &[[Turn; 2]]) -> Result<()> {
             "bench": "speculation",
             "model": description.model,
             "device": description.device,
-            "dtype": args.dtype.to_string(),
+            "dtype": args.compute.dtype.to_string(),
             "texts": args.texts,
             "turns": turns.collect::<Vec<_>>(),
             "ratio": ratio,
@@ -383,7 +379,7 @@ fn show_figures(bench: &Bench, turns: &[[Turn; 2]]) -> Result<()> {
     let mut lines = vec![
         format!(
             "{}, {}, {}",
-            description.model, description.device, args.dtype
+            description.model, description.device, args.compute.dtype
         ),
         format!(
             "{:<12}{:>10}{:>12}{:>14}{:>16}",

@@ -355,7 +355,7 @@ fn measure(args: &Args, way: Way, device: ComputeDevice) -> Result<Vec<Figures>>
                 drop_pages(&args.checkpoint.files(way.form()))?;
                 drop_pages(&kept_files(kept.path())?)?;
             }
-            trial(args, (way, device), kept.path(), only_read)
+            trial(args, way, device, kept.path(), only_read)
         };
         let read = one(true)?;
         let start = one(false)?;
@@ -390,7 +390,8 @@ fn measure(args: &Args, way: Way, device: ComputeDevice) -> Result<Vec<Figures>>
 /// Starts a process and times what it says.
 fn trial(
     args: &Args,
-    (way, device): (Way, ComputeDevice),
+    way: Way,
+    device: ComputeDevice,
     kept: &Path,
     only_read: bool,
 ) -> Result<Trial> {

@@ -199,8 +199,8 @@ impl Asker {
             model: self.model.clone(),
             ..SubmitJobRequest::default()
         };
-        let files = (files.as_slice(), asked.modality.as_str());
-        let response = submit::send(&self.client, files, request, &mut |_, _| {}).await?;
+        let (files, modality) = (files.as_slice(), asked.modality.as_str());
+        let response = submit::send(&self.client, files, modality, request, &mut |_, _| {}).await?;
         let job = response.job.context("the fleet answered without a job")?;
         let job = self
             .client

@@ -80,7 +80,7 @@ fn a_simulated_fleet_needs_no_configuration() {
     .expect("loads");
     assert_eq!(config.ingest.listen.port(), 0);
     assert_eq!(config.queue.urls, ["nats://n:4222"]);
-    assert_eq!(config.decode.pool, "simulated-local");
+    assert_eq!(config.decode.pool.as_str(), "simulated-local");
 }
 
 #[test]
@@ -155,9 +155,9 @@ fn an_embedder_has_an_alias_and_a_pool_of_its_own() {
     let path = path.to_str().expect("Unicode");
     let config = loaded(&["--simulate", "--embedder", path]).expect("loads");
     let pool = config.ingest.embedders.get("medsiglip").expect("its alias");
-    assert_eq!(pool, "medsiglip-local");
+    assert_eq!(pool.as_str(), "medsiglip-local");
     assert_eq!(config.embedder.expect("it is set").pool, *pool);
-    assert_eq!(config.decode.pool, "simulated-local");
+    assert_eq!(config.decode.pool.as_str(), "simulated-local");
     let same = loaded(&["--model", path, "--embedder", path]).expect_err("one alias for two");
     assert!(same.to_string().contains("medsiglip"), "{same}");
 }
@@ -175,7 +175,7 @@ fn a_model_is_held_as_the_flags_say() {
         panic!("{:?}", config.model);
     };
     assert_eq!((weights, dtype), (FolderWeights::Q8_0, ModelDtype::F32));
-    assert_eq!(config.decode.pool, "folder-q8-0-local");
+    assert_eq!(config.decode.pool.as_str(), "folder-q8-0-local");
     let words = ["--model", file, "--vision", dir, "--quantised"];
     let config = loaded(&words).expect("loads");
     let ModelConfig::Gguf {
@@ -186,7 +186,7 @@ fn a_model_is_held_as_the_flags_say() {
     };
     assert_eq!(*weights, GgufWeights::Stored);
     assert!(vision.ends_with("Folder"), "{}", vision.display());
-    assert_eq!(config.decode.pool, "text-stored-local");
+    assert_eq!(config.decode.pool.as_str(), "text-stored-local");
     let set = format!("model.vision=\"{dir}\"");
     assert!(loaded(&["--model", file, "--set", &set]).is_ok());
     for (words, said) in [
@@ -228,8 +228,8 @@ fn what_the_operator_sets_stays() {
         "process.telemetry.log_format=json",
     ];
     let config = loaded(&words).expect("loads");
-    assert_eq!(config.decode.pool, "other");
-    assert_eq!(config.encode.pool, "simulated-local");
+    assert_eq!(config.decode.pool.as_str(), "other");
+    assert_eq!(config.encode.pool.as_str(), "simulated-local");
 }
 
 #[test]
