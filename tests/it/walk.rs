@@ -1,7 +1,7 @@
 //! The walk: a study in at one end, a draft out at the other, through four processes and NATS.
 
 use anyhow::{Result, ensure};
-use medfleet_proto::v1::{DecodingParameters, JobState, SubmitJobRequest, result::Output};
+use medfleet_proto::v1::{self, DecodingParameters, JobState, SubmitJobRequest, result::Output};
 use medfleet_tests::alerts::told;
 use medfleet_tests::client::{report, uploaded};
 use medfleet_tests::fleet::{Fleet, Model, Role};
@@ -64,6 +64,17 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
         "{:?}",
         result.frames
     );
+    says_what_made_it(&result)?;
+    let usage = result.usage.as_ref().expect("every result has one");
+    ensure!(
+        usage.image_tokens > 0 && usage.output_tokens > 0,
+        "{usage:?}"
+    );
+    Ok(())
+}
+
+/// What whoever replays it, or doubts it, has to know.
+fn says_what_made_it(result: &v1::Result) -> Result<()> {
     let provenance = result.provenance.as_ref().expect("every result has one");
     for (name, digest) in [
         ("input", &provenance.input_digests[0]),
@@ -94,11 +105,6 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
     ensure!(
         provenance.encoder_devices == [provenance.device.as_str()],
         "one machine did all of it: {provenance:?}"
-    );
-    let usage = result.usage.as_ref().expect("every result has one");
-    ensure!(
-        usage.image_tokens > 0 && usage.output_tokens > 0,
-        "{usage:?}"
     );
     Ok(())
 }
