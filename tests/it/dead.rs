@@ -1,6 +1,6 @@
 //! What was given up on can be found, looked at, started over and put away; by its own tenant only.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use medfleet_proto::v1::{DeadLetter, FailureReason, JobState};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE};
@@ -52,6 +52,47 @@ async fn a_job_is_started_over_and_completes() -> Result<()> {
     let gone = client.dead_letter(&letter.name).await;
     let gone = gone.expect_err("it is gone");
     ensure!(gone.code() == Code::NotFound, "{gone:?}");
+    Ok(())
+}
+
+/// As an operator at a terminal, or a script, has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_shows_letters_starts_over_and_puts_away() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let json = async |arguments: &[&str]| fleet.command_json("st-mary", arguments).await;
+    let (job, letter) = failed(&fleet, &client).await?;
+    let watched = fleet.command("st-mary", &["watch", &job, "--json"]).await?;
+    let told = String::from_utf8_lossy(&watched.stdout);
+    ensure!(
+        watched.status.code() == Some(1) && told.contains("IMAGE_MISSING"),
+        "{watched:?}"
+    );
+    let listed = json(&["dead", "list", "--json"]).await?;
+    ensure!(
+        listed == json(&["dead", "show", &letter.name, "--json"]).await?,
+        "{listed:?}"
+    );
+    let [shown] = listed.as_slice() else {
+        bail!("{listed:?}");
+    };
+    ensure!(
+        shown["name"] == letter.name
+            && shown["job"] == job
+            && shown["stage"] == "decode"
+            && shown["failure"]["reason"] == "IMAGE_MISSING",
+        "{shown}"
+    );
+    let again = json(&["dead", "replay", &letter.name, "--json"]).await?;
+    ensure!(again.len() == 1 && again[0]["name"] == job, "{again:?}");
+    client.wait_completed(&job).await?;
+    json(&["watch", &job, "--json"]).await?;
+    ensure!(json(&["dead", "list", "--json"]).await?.is_empty());
+
+    let (job, letter) = failed(&fleet, &client).await?;
+    json(&["dead", "discard", &letter.name, "--json"]).await?;
+    ensure!(json(&["dead", "list", "--json"]).await?.is_empty());
+    ensure!(client.get(&job).await?.state() == JobState::Failed);
     Ok(())
 }
 

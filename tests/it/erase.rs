@@ -2,7 +2,6 @@
 //! patient or a study, which are found by pseudonyms that are stored nowhere.
 
 use std::path::PathBuf;
-use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{
@@ -10,9 +9,8 @@ use medfleet_proto::v1::{
 };
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
-use medfleet_tests::fleet::{Fleet, Options, Pace, binary};
+use medfleet_tests::fleet::{Fleet, Options, Pace};
 use medfleet_tests::picture;
-use tokio::process::Command;
 use tonic::Code;
 
 const PATIENT: &str = "7F3A90C2D41B6E58";
@@ -330,19 +328,9 @@ async fn what_is_no_pseudonym_is_refused_and_not_repeated() -> Result<()> {
     Ok(())
 }
 
-async fn output(fleet: &Fleet, arguments: &[&str]) -> Result<Output> {
-    let output = Command::new(binary("medfleet")?)
-        .args(arguments)
-        .env("MEDFLEET_SERVER", fleet.url())
-        .env("MEDFLEET_TOKEN", fleet.token("st-mary"))
-        .output()
-        .await?;
-    Ok(output)
-}
-
 /// The exit code and what was said on stdout.
 async fn medfleet(fleet: &Fleet, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-    let output = output(fleet, arguments).await?;
+    let output = fleet.command("st-mary", arguments).await?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok((output.status.code(), said))
 }
@@ -397,7 +385,7 @@ async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> 
     );
     // Of several jobs, one that is not there is named, and the others go.
     let unknown = format!("jobs/{}", "0".repeat(32));
-    let refused = output(&fleet, &["erase", &unknown, job]).await?;
+    let refused = fleet.command("st-mary", &["erase", &unknown, job]).await?;
     let told = String::from_utf8_lossy(&refused.stderr);
     let done = String::from_utf8_lossy(&refused.stdout);
     ensure!(

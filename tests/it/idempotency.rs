@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use medfleet_proto::v1::{JobState, SubmitJobRequest};
-use medfleet_tests::client::{inline, report};
+use medfleet_testkit::{FaultyLink, wait_until};
+use medfleet_tests::client::{PATIENCE, inline, report};
 use medfleet_tests::fleet::{Fleet, Options};
 use medfleet_tests::picture;
 use tonic::Code;
@@ -45,6 +46,46 @@ async fn one_request_id_is_one_job() -> Result<()> {
     ensure!(refused.code() == Code::AlreadyExists, "{refused:?}");
     let (jobs, _) = client.list(100, "").await?;
     ensure!(jobs.len() == 1, "{jobs:?}");
+    Ok(())
+}
+
+/// The connection breaks as soon as the whole request has been sent, so that the answer is lost: the command line asks again, under
+/// the same request id, which it chose itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_makes_one_job_though_an_answer_is_lost() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let link = FaultyLink::to(fleet.api()).await?;
+    let server = link.nats_url().replace("nats://", "http://");
+    let folder = tempfile::tempdir()?;
+    let film = picture::noise(200, 1)?;
+    let path = folder.path().join("film.png");
+    std::fs::write(&path, &film)?;
+    let path = path.display().to_string();
+    let arguments = [
+        "submit",
+        &path,
+        "--task",
+        "report",
+        "--no-wait",
+        "--server",
+        &server,
+    ];
+    // There is more in a request than its film.
+    link.cut_after(film.len() as u64 + 1);
+    let submitted = fleet.command("st-mary", &arguments);
+    let cut = wait_until(PATIENCE, "the request to be sent", async || {
+        link.is_cut().then(|| link.mend())
+    });
+    let (submitted, cut) = tokio::join!(submitted, cut);
+    cut?;
+    let submitted = submitted?;
+    ensure!(submitted.status.success(), "{submitted:?}");
+    let client = fleet.client("st-mary").await?;
+    let (jobs, _) = client.list(100, "").await?;
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    let printed = String::from_utf8(submitted.stdout)?;
+    ensure!(names == [printed.trim()], "{names:?} for {printed:?}");
+    client.wait_completed(printed.trim()).await?;
     Ok(())
 }
 

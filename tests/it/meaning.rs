@@ -79,6 +79,15 @@ async fn comparisons(up: &Up) -> Result<()> {
     Ok(())
 }
 
+/// One box is asked for each finding, and lies where the finding was drawn.
+async fn boxes(up: &Up, set: &Path) -> Result<()> {
+    let localised = eval(up, set, "localise", "localised").await?;
+    let overlap = figure(&localised, "mean_iou")?;
+    eprintln!("boxes: mean overlap {overlap:.2}");
+    ensure!(overlap >= 0.5, "boxes lie elsewhere: {overlap}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn drafts_say_what_the_pictures_show() -> Result<()> {
     let siglip = demo("phantom-siglip");
@@ -120,6 +129,7 @@ async fn drafts_say_what_the_pictures_show() -> Result<()> {
     eprintln!("zero-shot: mean AUC {auc:.2}");
     ensure!(auc >= 0.75, "zero-shot is guessing: {auc}");
 
+    boxes(&up, &set).await?;
     comparisons(&up).await?;
     up.stop().await
 }

@@ -91,7 +91,7 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
 
 /// Has decoders that are started from now on take so long for a step, and hand back a second after they were told to stop, with
 /// all the time that they need to end in order.
-fn configure_decode(fleet: &Fleet, decode_step: &str) -> Result<()> {
+pub(crate) fn configure_decode(fleet: &Fleet, decode_step: &str) -> Result<()> {
     let file = fleet.tokens_file().with_file_name("decode.toml");
     let mut config: Table = std::fs::read_to_string(&file)?.parse()?;
     let hand_back = toml! { hand_back_before = "119s" };

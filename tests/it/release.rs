@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, Job, JobState, SubmitJobRequest};
 use medfleet_testkit::wait_until;
+use medfleet_tests::alerts::told;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Pace, Role, http_get};
 use medfleet_tests::picture;
@@ -98,6 +99,93 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     ensure!(operator.pauses().await?.is_empty());
     held.wait_completed(&waiting.name).await?;
     wait_for_no_backlog(&fleet).await
+}
+
+/// Every tenant's work of a class, by the command line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_is_held_back_and_the_others_go_on() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let pause = ["pause", "--class", "bulk", "--json"];
+    let refused = fleet.command("st-mary", &pause).await?;
+    ensure!(refused.status.code() == Some(2), "{refused:?}");
+    let nothing = fleet.command(OPERATOR, &["pause"]).await?;
+    ensure!(nothing.status.code() == Some(2), "{nothing:?}");
+    let paused = fleet.command_json(OPERATOR, &pause).await?;
+    let listed = fleet.command_json(OPERATOR, &["pauses", "--json"]).await?;
+    ensure!(listed == paused, "{listed:?} is not {paused:?}");
+    ensure!(
+        paused.len() == 1 && paused[0]["class"] == "BULK" && paused[0]["tenant"].is_null(),
+        "{paused:?}"
+    );
+    // The leader looks once a second; by the time that it leads anew it has looked.
+    fleet.kill9(Role::Ingest).await?;
+    fleet.start_role(Role::Ingest).await?;
+    let (mary, john) = (
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    let held = [
+        (&mary, mary.submit(job(Class::Bulk)?).await?),
+        (&john, john.submit(job(Class::Bulk)?).await?),
+    ];
+    for client in [&mary, &john] {
+        let free = client.submit(job(Class::Routine)?).await?;
+        client.wait_completed(&free.name).await?;
+    }
+    for (client, job) in &held {
+        ensure!(client.get(&job.name).await?.state() == JobState::Accepted);
+    }
+    let resume = ["resume", "--class", "bulk", "--json"];
+    fleet.command_json(OPERATOR, &resume).await?;
+    for (client, job) in &held {
+        client.wait_completed(&job.name).await?;
+    }
+    Ok(())
+}
+
+/// Its time is over before anybody encodes: it ends then, and no worker takes it up later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_time_is_over_is_expired_and_not_worked_on() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    fleet.stop_role(Role::Encode).await?;
+    let time_to_live = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let late = client
+        .submit(SubmitJobRequest {
+            time_to_live,
+            ..job(Class::Stat)?
+        })
+        .await?;
+    let watched = client.watch_to_end(&late.name).await?;
+    let told_last = watched.last.context("a final job")?;
+    let last = client.get(&late.name).await?;
+    ensure!(
+        (told_last.state(), last.state()) == (JobState::Expired, JobState::Expired),
+        "{told_last:?} {last:?}"
+    );
+    let no_result = client.result(&late.name).await.expect_err("it has none");
+    ensure!(
+        no_result.code() == Code::FailedPrecondition,
+        "{no_result:?}"
+    );
+    let shown = fleet.command("st-mary", &["watch", &late.name]).await?;
+    let said = String::from_utf8_lossy(&shown.stderr);
+    ensure!(
+        shown.status.code() == Some(1) && said.contains("ended EXPIRED"),
+        "{shown:?}"
+    );
+
+    fleet.start_role(Role::Encode).await?;
+    let other = client.submit_picture(picture::png(64, 2)?).await?;
+    client.wait_completed(&other.name).await?;
+    fleet.wait_idle().await?;
+    let encoded = told(fleet.admin(Role::Encode), "medfleet_encode_frames_total").await?;
+    ensure!(encoded == 1, "{encoded} frames were encoded");
+    ensure!(client.get(&late.name).await? == last, "a final job changed");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,7 +118,8 @@ fn distance(one: &v1::Classification, other: &v1::Classification) -> f32 {
         .fold(0.0, f32::max)
 }
 
-async fn localise(client: &Client) -> Result<()> {
+/// Whatever boxes the model writes, or none; where a model that means them puts them is in `meaning.rs`.
+async fn localise(client: &Client, may_ramble: bool) -> Result<()> {
     let kind = Kind::Localise(LocaliseTask {
         target: "the heart".into(),
     });
@@ -127,6 +128,7 @@ async fn localise(client: &Client) -> Result<()> {
     let last = client.wait_final(&job.name).await?;
     if last.state() == JobState::Failed {
         // A model of meaningless text may write boxes until the limit: then it says so, and gives none.
+        ensure!(may_ramble, "{last:?}");
         let failure = last.failure.context("a reason")?;
         ensure!(
             failure.reason() == FailureReason::AnswerUnusable,
@@ -298,7 +300,7 @@ async fn labels_boxes_fields_and_comparisons_from_the_simulated_model() -> Resul
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
     classify(&client).await?;
-    localise(&client).await?;
+    localise(&client, false).await?;
     extract(&client).await?;
     compare(&client).await
 }
@@ -309,7 +311,7 @@ async fn labels_boxes_fields_and_comparisons_from_the_tiny_model() -> Result<()>
     let fleet = Fleet::with_model(Model::Tiny).await?;
     let client = fleet.client("st-mary").await?;
     classify(&client).await?;
-    localise(&client).await?;
+    localise(&client, true).await?;
     extract(&client).await?;
     compare(&client).await
 }

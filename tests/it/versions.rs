@@ -5,6 +5,8 @@ use medfleet_proto::v1::JobState;
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
 use medfleet_tests::picture;
 
+use crate::operators::configure_decode;
+
 async fn short_set(version: &'static str) -> Result<()> {
     let pace = Pace {
         // Sixteen words: seconds, also for a test that is late to see that they are written.
@@ -48,6 +50,10 @@ async fn short_set(version: &'static str) -> Result<()> {
         "a killed nats-server"
     );
 
+    // From now on a word takes longer than a test waits, so that the job rests until its cancel, however late that is.
+    fleet.stop_role(Role::Decode).await?;
+    configure_decode(&fleet, "600s")?;
+    fleet.start_role(Role::Decode).await?;
     let job = client.submit_picture(picture::png(64, 4)?).await?;
     client
         .wait_for(&job.name, |job| job.state() == JobState::Decoding)
@@ -56,7 +62,7 @@ async fn short_set(version: &'static str) -> Result<()> {
         client.cancel(&job.name).await?.state() == JobState::Cancelled,
         "a cancel"
     );
-    Ok(())
+    fleet.wait_idle().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,14 @@
 //! The walk: a study in at one end, a draft out at the other, through four processes and NATS.
 
 use anyhow::{Result, ensure};
-use medfleet_proto::v1::{JobState, result::Output};
+use medfleet_proto::v1::{self, DecodingParameters, JobState, SubmitJobRequest, result::Output};
 use medfleet_tests::alerts::told;
 use medfleet_tests::client::{report, uploaded};
 use medfleet_tests::fleet::{Fleet, Model, Role};
 use medfleet_tests::picture;
+
+/// What a result has to repeat.
+const SEED: u64 = 77;
 
 /// The real chest radiograph through the real (tiny) model.
 #[tokio::test(flavor = "multi_thread")]
@@ -13,7 +16,15 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
     let fleet = Fleet::with_model(Model::Tiny).await?;
     let client = fleet.client("st-mary").await?;
     let upload = client.upload(&picture::radiograph("RG1_UNCR.dcm")?).await?;
-    let job = client.submit(report(vec![uploaded(&upload)])).await?;
+    let decoding = DecodingParameters {
+        seed: SEED,
+        ..DecodingParameters::default()
+    };
+    let request = SubmitJobRequest {
+        decoding: Some(decoding),
+        ..report(vec![uploaded(&upload)])
+    };
+    let job = client.submit(request).await?;
     let seen = client.watch_to_end(&job.name).await?;
     let last = seen.last.as_ref().expect("watch_to_end checked it");
     ensure!(last.state() == JobState::Completed, "{last:?}");
@@ -53,6 +64,17 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
         "{:?}",
         result.frames
     );
+    says_what_made_it(&result)?;
+    let usage = result.usage.as_ref().expect("every result has one");
+    ensure!(
+        usage.image_tokens > 0 && usage.output_tokens > 0,
+        "{usage:?}"
+    );
+    Ok(())
+}
+
+/// What whoever replays it, or doubts it, has to know.
+fn says_what_made_it(result: &v1::Result) -> Result<()> {
     let provenance = result.provenance.as_ref().expect("every result has one");
     for (name, digest) in [
         ("input", &provenance.input_digests[0]),
@@ -65,14 +87,24 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
     ] {
         ensure!(digest.len() == 64, "the {name} digest is {digest:?}");
     }
+    for (name, said) in [
+        ("preprocessing", &provenance.preprocessing_version),
+        ("prompt", &provenance.prompt_version),
+        ("code", &provenance.code_version),
+        ("model", &provenance.model),
+        ("device", &provenance.device),
+    ] {
+        ensure!(!said.is_empty(), "no {name}: {provenance:?}");
+    }
+    ensure!(provenance.dtype == "f32", "{provenance:?}");
+    let decoding = provenance.decoding.as_ref();
+    ensure!(
+        decoding.is_some_and(|decoding| decoding.max_tokens > 0 && decoding.seed == SEED),
+        "{provenance:?}"
+    );
     ensure!(
         provenance.encoder_devices == [provenance.device.as_str()],
         "one machine did all of it: {provenance:?}"
-    );
-    let usage = result.usage.as_ref().expect("every result has one");
-    ensure!(
-        usage.image_tokens > 0 && usage.output_tokens > 0,
-        "{usage:?}"
     );
     Ok(())
 }

@@ -7,15 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::Output;
 use std::sync::atomic::AtomicU16;
 
 use anyhow::{Context, Result, bail, ensure};
 use medfleet_testkit::{NatsServer, own_address, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
 use crate::client::{Client, PATIENCE};
@@ -269,6 +271,31 @@ impl Fleet {
     #[must_use]
     pub fn token(&self, tenant: &str) -> String {
         self.tokens.get(tenant).cloned().unwrap_or_default()
+    }
+
+    /// Runs `medfleet` with these arguments against it, as a tenant.
+    ///
+    /// # Errors
+    /// When the binary cannot be run.
+    pub async fn command(&self, tenant: &str, arguments: &[&str]) -> Result<Output> {
+        let output = Command::new(binary("medfleet")?)
+            .args(arguments)
+            .env("MEDFLEET_SERVER", self.url())
+            .env("MEDFLEET_TOKEN", self.token(tenant))
+            .output()
+            .await?;
+        Ok(output)
+    }
+
+    /// What `medfleet` prints then, a JSON object a line.
+    ///
+    /// # Errors
+    /// As [`Fleet::command`], and when it ends with another code than 0 or prints something else.
+    pub async fn command_json(&self, tenant: &str, arguments: &[&str]) -> Result<Vec<Value>> {
+        let output = self.command(tenant, arguments).await?;
+        ensure!(output.status.success(), "{arguments:?}: {output:?}");
+        let lines = std::str::from_utf8(&output.stdout)?.lines();
+        lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
     /// The file of token hashes.

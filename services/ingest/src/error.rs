@@ -346,6 +346,24 @@ mod tests {
         assert_eq!(away, (Code::Unavailable, "QUEUE_AWAY".to_owned()));
     }
 
+    /// To the millisecond, whatever its text rounds: by then there is room, and before that there is none.
+    #[test]
+    fn who_is_over_a_quota_is_told_when_to_come_back() {
+        let retry_after = Duration::from_millis(6_500);
+        let refused = status(&Refusal::Quota {
+            what: "jobs a minute",
+            retry_after,
+        });
+        let details = refused.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.as_str());
+        assert_eq!(
+            (refused.code(), reason),
+            (Code::ResourceExhausted, Some("QUOTA"))
+        );
+        let told = details.retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(told, Some(retry_after));
+    }
+
     /// Nobody has to read its text to know how much has to go.
     #[test]
     fn who_has_too_much_stored_is_told_how_much() {

@@ -4,8 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use futures::FutureExt;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use futures::{FutureExt, StreamExt};
 use medfleet_core::{
     Class, Digest, FailureReason, JobKey, JobState, Move, Stage, UnixMillis, Verdict,
 };
@@ -242,45 +242,75 @@ async fn hasty(server: &NatsServer, replicas: Replicas) -> Result<Queue> {
     Ok(Queue::connect(&config, Arc::new(ahead)).await?)
 }
 
+/// Waits until a worker is seen to ask for units of the class.
+async fn asked(pulls: &mut async_nats::Subscriber, class: Class) -> Result<()> {
+    let durable = format!("{}_{class}", kit::pool());
+    let asks = async {
+        loop {
+            let pull = pulls.next().await.context("the subscription ended")?;
+            if pull.subject.ends_with(&durable) {
+                return Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asks).await?
+}
+
 /// What is behind it would wait out the acknowledge wait.
 #[tokio::test]
 async fn closing_hands_back_what_is_behind_a_unit_that_cannot_be_read() -> Result<()> {
     let long = 10 * u64::try_from(PATIENCE.as_millis())?;
     let (server, queue) = start_with(|config| config.ack_wait = short(long)).await?;
     let hasty = hasty(&server, Replicas::Three).await?;
+    let client = async_nats::connect(server.url()).await?;
+    let mut seen = client
+        .subscribe("$JS.API.CONSUMER.MSG.NEXT.WORK_ENCODE.*")
+        .await?;
+    // The server deals with what a connection sends in its order: after this it knows of the subscription.
+    consumer(&client).await?;
     let mut first = hasty.puller(Stage::Encode, kit::pool());
     let (mut second, mut third) = (first.clone(), first.clone());
-    // Subscribes and looks once.
-    let looked = tokio::time::timeout(Duration::from_millis(300), first.next()).await;
-    ensure!(looked.is_err());
     {
         let mut pulls = pin!(first.next());
         let waits = pin!(second.next());
         let waits_too = pin!(third.next());
         ensure!(pulls.as_mut().now_or_never().is_none());
         ensure!(waits.now_or_never().is_none() && waits_too.now_or_never().is_none());
+        // The last class of a look, so the others were found empty. From here on it pulls only where it is told to.
+        tokio::select! {
+            biased;
+            looked = asked(&mut seen, Class::Bulk) => looked?,
+            taken = pulls.as_mut() => bail!("{taken:?}"),
+        }
         let (key, _) = kit::record(1, 1);
         put_garbage(&server, &key.to_string(), 0).await?;
         queue.publish_work(&unit(2, Class::Stat), &traced()).await?;
-        // One look in so long, so that both have come before they could be dealt with.
-        let client = async_nats::connect(server.url()).await?;
-        wait_until(PATIENCE, "both to be on their way", async || {
-            if pulls.as_mut().now_or_never().is_some() {
-                return Some(Err("one was taken"));
+        // Whatever it sent or was sent before an answer to it has come: hints, and here what was seen of its pulls.
+        let settle = async || {
+            hasty.time().await?;
+            consumer(&client).await
+        };
+        settle().await?;
+        while seen.next().now_or_never().flatten().is_some() {}
+        // Until it has asked for three units of the class in which both are, and has not seen the answer.
+        wait_until(PATIENCE, "it to ask", async || {
+            if let Some(taken) = pulls.as_mut().now_or_never() {
+                return Some(Err(anyhow!("{taken:?}")));
             }
-            let arrived = async {
-                loop {
-                    let info = consumer(&client).await.ok()?;
-                    if info["num_ack_pending"].as_u64()? == 2 {
-                        return Some(Ok(()));
-                    }
-                }
-            };
-            let arrived = tokio::time::timeout(Duration::from_secs(1), arrived).await;
-            arrived.ok().flatten()
+            if let Err(error) = settle().await {
+                return Some(Err(error));
+            }
+            let mut pulled = std::iter::from_fn(|| seen.next().now_or_never().flatten());
+            let is_asked = pulled.any(|pull| pull.subject.ends_with("_stat"));
+            is_asked.then_some(Ok(()))
         })
-        .await?
-        .map_err(anyhow::Error::msg)?;
+        .await??;
+        wait_until(PATIENCE, "both to be on their way", async || {
+            let info = consumer(&client).await.ok()?;
+            (info["num_ack_pending"].as_u64()? == 2).then_some(())
+        })
+        .await?;
+        settle().await?;
     }
     first.close().await?;
     let mut other = queue.puller(Stage::Encode, kit::pool());

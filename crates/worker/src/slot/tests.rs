@@ -1,7 +1,7 @@
-//! How a unit ends whose images are said to be missing.
+//! How a unit ends whose time is over, or whose images are said to be missing.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{Class, FailureReason};
+use medfleet_core::{Class, FailureReason, JobState, UnixMillis};
 use medfleet_queue::Replicas;
 use medfleet_runtime::{Metrics, SystemClock};
 use medfleet_testkit as kit;
@@ -42,6 +42,33 @@ fn slot(queue: Queue) -> Slot<Nothing> {
         places: Arc::new(Semaphore::new(1)),
         place: Arc::default(),
     }
+}
+
+/// Nobody waits for its answer any more.
+#[tokio::test]
+async fn a_unit_whose_time_is_over_ends_its_job_before_it_is_started() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    let (key, mut record) = kit::record(1, 1);
+    let now = kit::clock()();
+    record.times.accepted = UnixMillis(now.0 - 10_000);
+    record.expires = UnixMillis(now.0 - 1_000);
+    queue.create_record(&key, &record).await?;
+    let unit = WorkUnit {
+        expires: record.expires,
+        ..kit::unit(&key, Nothing::STAGE, Class::Routine, 0)
+    };
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let slot = slot(queue.clone());
+    let hints = slot.hints.subscribe();
+    let verdict = slot.begin(&delivery, hints).await;
+    ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
+    let (ended, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(
+        ended.state == JobState::Expired && ended.starts.preprocess == 0,
+        "{ended:?}"
+    );
+    Ok(())
 }
 
 /// A server that leads no more and does not know it yet has not got what was stored a moment ago. One server only, whose answers

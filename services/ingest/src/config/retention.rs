@@ -80,6 +80,73 @@ mod tests {
     use super::*;
     use crate::config::sample;
 
+    fn days(count: u64) -> DurationText {
+        DurationText::from_secs(count * 24 * 60 * 60)
+    }
+
+    fn named(name: &str, count: u64) -> BTreeMap<String, DurationText> {
+        BTreeMap::from([(name.to_owned(), days(count))])
+    }
+
+    #[test]
+    fn a_class_is_kept_in_place_of_all_and_a_tenant_in_place_of_both() {
+        let retention = RetentionConfig {
+            keep: days(30),
+            classes: named("bulk", 3),
+            tenants: named("north", 7),
+            ..RetentionConfig::default()
+        };
+        let check = |tenant: &str, class, expected: u64| {
+            let name = TenantId::new(tenant).expect("a tenant");
+            let found = retention.keep(&name, class);
+            assert_eq!(found, days(expected).get(), "{tenant} {class}");
+        };
+        check("south", Class::Routine, 30);
+        check("south", Class::Bulk, 3);
+        check("north", Class::Bulk, 7);
+        check("north", Class::Stat, 7);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_so_is_named() {
+        let check = |change: &dyn Fn(&mut RetentionConfig), expected: Option<&str>| {
+            let mut retention = RetentionConfig::default();
+            change(&mut retention);
+            let found = retention.check(days(30)).err();
+            let found = found.map(|error| error.to_string());
+            let begins = expected.is_some_and(|begin| {
+                let text = found.as_deref();
+                text.is_some_and(|text| text.starts_with(begin))
+            });
+            assert!(begins || expected.is_none() && found.is_none(), "{found:?}");
+        };
+        check(&|_| {}, None);
+        check(&|retention| retention.classes = named("bulk", 30), None);
+        let class = "ingest.retention.classes.slow: ";
+        check(
+            &|retention| retention.classes = named("slow", 3),
+            Some(class),
+        );
+        let tenant = "ingest.retention.tenants.North: ";
+        check(
+            &|retention| retention.tenants = named("North", 3),
+            Some(tenant),
+        );
+        let longest = "ingest.retention: nothing is kept longer than queue.record_retention";
+        check(&|retention| retention.keep = days(31), Some(longest));
+        check(
+            &|retention| retention.classes = named("bulk", 31),
+            Some(longest),
+        );
+        check(
+            &|retention| retention.tenants = named("north", 31),
+            Some(longest),
+        );
+        let often = "ingest.retention.sweep_every";
+        let never = |retention: &mut RetentionConfig| retention.sweep_every = days(0);
+        check(&never, Some(often));
+    }
+
     #[test]
     fn nothing_of_an_open_job_goes_before_the_job() {
         let day = 24 * 60 * 60;

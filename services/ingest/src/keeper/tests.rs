@@ -1,6 +1,7 @@
 //! A sweep over a real server's records and blobs in memory, at a time that the test sets.
 
 use bytes::Bytes;
+use medfleet_core::setting::DurationText;
 use medfleet_core::{BlobKind, Class, Digest, Failure, FailureReason, JobState, Move, Stage};
 use medfleet_queue::{Applied, Created};
 use medfleet_runtime::{ManualClock, Metrics};
@@ -109,6 +110,22 @@ async fn an_ended_job_is_forgotten_when_its_time_is_over_and_an_open_one_never()
     assert!(!setup.has(&ended, &of_ended).await);
     assert!(setup.has(&open, &of_open).await);
     assert_eq!(setup.state(&open).await, Some(JobState::Accepted));
+}
+
+#[tokio::test]
+async fn a_class_may_be_kept_for_less_than_the_others() {
+    let mut setup = Setup::new().await;
+    let three_days = DurationText::from_secs(3 * DAY.as_secs());
+    // That of the jobs here.
+    let classes = &mut setup.keeper.config.classes;
+    classes.insert(Class::Routine.to_string(), three_days);
+    let (ended, of_ended) = setup.job(1).await;
+    setup.fail(&ended).await;
+    setup.sweep_after(2).await;
+    assert_eq!(setup.state(&ended).await, Some(JobState::Failed));
+    setup.sweep_after(2).await;
+    assert_eq!(setup.state(&ended).await, None);
+    assert!(!setup.has(&ended, &of_ended).await);
 }
 
 /// Where no tenant has a quota of stored bytes nobody else does.
