@@ -15,7 +15,6 @@ use medfleet_queue::{Queue, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use medfleet_store::{COLLECT_AGE_MIN, Holder, Relied};
-use tracing::field::display;
 
 use crate::blobs::Blobs;
 use crate::config::RetentionConfig;

@@ -106,16 +106,16 @@ fn environment(pod: &Placed, image: &Image, cluster: &Cluster) -> Result<BTreeMa
 fn value(variable: &Variable, pod: &Placed, cluster: &Cluster) -> Result<String> {
     Ok(match (&variable.value, &variable.value_from) {
         (Some(value), None) => value.clone(),
-        (None, Some(Origin::FieldRef(field))) => match field.field_path.as_str() {
+        (None, Some(Origin::Field(field))) => match field.field_path.as_str() {
             "status.podIP" => pod.address.clone(),
             "metadata.name" => pod.name.clone(),
             other => bail!("{other} is not translated"),
         },
-        (None, Some(Origin::ResourceFieldRef(field))) => match field.resource.as_str() {
+        (None, Some(Origin::Resource(field))) => match field.resource.as_str() {
             "limits.memory" => bytes(&pod.spec.container().resources.limits.memory)?.to_string(),
             other => bail!("{other} is not translated"),
         },
-        (None, Some(Origin::SecretKeyRef(key))) => cluster.secret(&key.name, &key.key)?.to_owned(),
+        (None, Some(Origin::Secret(key))) => cluster.secret(&key.name, &key.key)?.to_owned(),
         _ => bail!("expected a value or valueFrom"),
     })
 }

@@ -100,11 +100,13 @@ pub(super) struct Variable {
 
 /// Where a variable's value is.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) enum Origin {
-    FieldRef(Field),
-    ResourceFieldRef(Resource),
-    SecretKeyRef(Key),
+    #[serde(rename = "fieldRef")]
+    Field(Field),
+    #[serde(rename = "resourceFieldRef")]
+    Resource(Resource),
+    #[serde(rename = "secretKeyRef")]
+    Secret(Key),
 }
 
 /// A fact about the pod.

@@ -148,12 +148,7 @@ impl Session {
             match step {
                 Step::Waiting(first) => session.take_intake(first, &mut intake)?,
                 Step::Offered(entry, offered) => session.take_offered(&entry, offered),
-                Step::Followed(key) => {
-                    let was = session.followed.remove(&key);
-                    if was.is_some_and(|was| was.is_hinted) {
-                        session.follow(key);
-                    }
-                }
+                Step::Followed(key) => session.go_on_following(key),
                 Step::Hint(key) => session.hint(key),
                 Step::Records(page) => {
                     for (key, record) in page {
@@ -179,6 +174,14 @@ impl Session {
                 }
             }
             session.go_on(has_scanned)?;
+        }
+    }
+
+    /// After a look at a job: another one where it was told of meanwhile.
+    fn go_on_following(&mut self, key: JobKey) {
+        let was = self.followed.remove(&key);
+        if was.is_some_and(|was| was.is_hinted) {
+            self.follow(key);
         }
     }
 
