@@ -4,7 +4,7 @@
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use medfleet_core::{JobKey, JobRecord};
+use medfleet_core::{JobKey, JobRecord, chain};
 use tokio::sync::oneshot;
 
 use crate::api::{Api, BATCH_MAX};
@@ -127,7 +127,7 @@ impl Looks {
             Err(error) => {
                 tracing::debug!(
                     stream = self.stream.as_str(),
-                    error = &error as &dyn std::error::Error,
+                    error = chain(&error),
                     "it is not known whether jobs are known"
                 );
                 None

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use medfleet_core::{JobKey, JobRecord};
+use medfleet_core::{JobKey, JobRecord, chain};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
 
 use crate::api::{Operation, Which, repeatable};
@@ -38,7 +38,7 @@ impl Queue {
         match published {
             Err(error @ QueueError::Full { .. }) => {
                 tracing::error!(
-                    error = &error as &dyn std::error::Error,
+                    error = chain(&error),
                     "an event is lost; raise queue.stream_bytes_max.events or shorten queue.event_retention"
                 );
                 Ok(())

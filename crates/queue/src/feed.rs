@@ -8,7 +8,7 @@ use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use medfleet_core::UnixMillis;
+use medfleet_core::{UnixMillis, chain};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -107,7 +107,7 @@ impl Feed {
                     Err(error) => {
                         tracing::warn!(
                             stream = self.stream,
-                            error = &error as &dyn std::error::Error,
+                            error = chain(&error),
                             "cannot read a stream; trying again"
                         );
                         rest(&mut pause).await;

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use medfleet_core::chain;
+
 use crate::{Queue, QueueError, Result, Revision};
 
 /// Times that a renewal is tried from where our own lease is found.
@@ -90,10 +92,7 @@ impl Lease {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
-                    tracing::debug!(
-                        error = &error as &dyn std::error::Error,
-                        "a lease could not be renewed"
-                    );
+                    tracing::debug!(error = chain(&error), "a lease could not be renewed");
                 }
                 Err(_) if until == ends => return,
                 Err(_) => tracing::debug!("a lease was not renewed in time, and is tried again"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use medfleet_core::{Class, FailureReason, JobKey, TenantId, UnixMillis, UploadId};
+use medfleet_core::{Class, FailureReason, JobKey, TenantId, UnixMillis, UploadId, chain};
 use medfleet_proto::work::v1::{AuditEntry, DeadLetter, PauseRecord, UploadRecord, WorkUnit};
 
 use crate::api::{Operation, Stored, Which, code, once, repeatable};
@@ -385,7 +385,7 @@ fn letter_of(stored: Stored) -> DeadLetter {
     } = stored;
     decode("a dead letter", payload).unwrap_or_else(|error| {
         tracing::warn!(
-            error = &error as &dyn std::error::Error,
+            error = chain(&error),
             sequence,
             "a dead letter cannot be read"
         );

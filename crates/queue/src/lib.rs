@@ -44,7 +44,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{PoolName, UnixMillis};
+use medfleet_core::{PoolName, UnixMillis, chain};
 use tokio::time::Instant;
 
 use api::Api;
@@ -177,7 +177,7 @@ impl Queue {
                 return Err(error);
             }
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = chain(&error),
                 "the queue is not prepared yet; trying again"
             );
             tokio::time::sleep(ENSURE_AGAIN).await;

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
-use medfleet_core::UnixMillis;
+use medfleet_core::{UnixMillis, chain};
 use medfleet_store::{Backend, BackendError, Entry, Name, Version};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -210,7 +210,7 @@ impl Inner {
     async fn discard(&self, chunk_subject: &str) {
         if let Err(error) = self.api.purge(&self.stream, chunk_subject).await {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = chain(&error),
                 "unused chunks stay in the object store"
             );
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{Class, PoolName, Stage, Verdict};
+use medfleet_core::{Class, PoolName, Stage, Verdict, chain};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -213,7 +213,7 @@ impl Pulls {
                     // It comes again after the acknowledge wait.
                     Err(error) => tracing::error!(
                         stage = %self.stage,
-                        error = &error as &dyn std::error::Error,
+                        error = chain(&error),
                         "a message that is not a unit of work could not be dealt with"
                     ),
                 }
@@ -231,7 +231,7 @@ impl Pulls {
                 Err(error) => {
                     tracing::debug!(
                         stage = %self.stage,
-                        error = &error as &dyn std::error::Error,
+                        error = chain(&error),
                         "cannot pull now; trying again"
                     );
                     tokio::time::sleep(self.pause).await;

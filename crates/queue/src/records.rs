@@ -13,7 +13,8 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use medfleet_core::protocol::Tried;
 use medfleet_core::{
-    JobId, JobKey, JobRecord, JobState, Move, Refused, TenantId, UnixMillis, invariant, protocol,
+    JobId, JobKey, JobRecord, JobState, Move, Refused, TenantId, UnixMillis, chain, invariant,
+    protocol,
 };
 
 use crate::api::BATCH_MAX;
@@ -449,7 +450,7 @@ impl Queue {
                     Err(QueueError::Closed) => return None,
                     Err(error) => {
                         tracing::warn!(
-                            error = &error as &dyn std::error::Error,
+                            error = chain(&error),
                             "cannot read the job records; trying again"
                         );
                         left.push_back(from);
@@ -490,7 +491,7 @@ fn readable(key: &str, value: Bytes) -> Option<(JobKey, JobRecord)> {
         Err(error) => {
             tracing::error!(
                 job = %key.job,
-                error = &error as &dyn std::error::Error,
+                error = chain(&error),
                 "a job record cannot be read and is left out"
             );
             None

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use medfleet_core::{JobId, JobRecord, PseudonymHash, PseudonymKind, TenantId};
+use medfleet_core::{JobId, JobRecord, PseudonymHash, PseudonymKind, TenantId, chain};
 
 use crate::api::BATCH_MAX;
 use crate::bucket::Entry;
@@ -52,7 +52,7 @@ impl Queue {
                     Err(error) => {
                         tracing::error!(
                             job = %key.job,
-                            error = &error as &dyn std::error::Error,
+                            error = chain(&error),
                             "a job record cannot be read: whose it is is not known"
                         );
                         found.unreadable.push(key.job);

@@ -11,7 +11,7 @@ use async_nats::Message;
 use medfleet_core::protocol::{self, Change};
 use medfleet_core::{
     Failure, FailureReason, JobKey, JobRecord, JobState, Move, UnixMillis, Verdict, WorkUnit,
-    doubled,
+    chain, doubled,
 };
 
 use crate::ack::AckInfo;
@@ -37,7 +37,7 @@ pub(crate) async fn bury(
 ) -> QueueError {
     let Some(unit) = subject::unit_of(&message.subject) else {
         tracing::error!(
-            error = why as &dyn std::error::Error,
+            error = chain(why),
             sequence = info.stream_sequence,
             "a message among the units of work is none and names no job: it is dropped, and a job may wait for it"
         );
@@ -54,7 +54,7 @@ pub(crate) async fn bury(
     match fail(queue, unit, message, (is_over, now)).await {
         Ok(Fate::Settled) => {
             tracing::error!(
-                error = why as &dyn std::error::Error,
+                error = chain(why),
                 job = %key.job,
                 "a unit of work cannot be read: its job was failed, unless it has no need of it"
             );
@@ -64,7 +64,7 @@ pub(crate) async fn bury(
         // A server that does not know yet that it leads no more has not got the latest jobs.
         Ok(Fate::NotFound(_)) if age < queue.outdated_max() => {
             tracing::warn!(
-                error = why as &dyn std::error::Error,
+                error = chain(why),
                 job = %key.job,
                 "a unit of work cannot be read, and its job is not found yet"
             );
@@ -73,7 +73,7 @@ pub(crate) async fn bury(
         }
         Ok(Fate::NotFound(unit)) => {
             tracing::error!(
-                error = why as &dyn std::error::Error,
+                error = chain(why),
                 job = %key.job,
                 "a unit of work cannot be read, and its job is not there"
             );
@@ -98,7 +98,7 @@ async fn leave(
     match queue.is_crowded(unit).await {
         Ok(true) => {
             tracing::warn!(
-                error = why as &dyn std::error::Error,
+                error = chain(why),
                 job = %key.job,
                 "a unit of work cannot be read, and too many are with workers: it is removed, and ingest queues its job again"
             );
@@ -107,7 +107,7 @@ async fn leave(
         }
         Ok(false) => {
             tracing::warn!(
-                error = why as &dyn std::error::Error,
+                error = chain(why),
                 job = %key.job,
                 deliveries = info.deliveries,
                 "a unit of work cannot be read: it is handed back, for a worker of another release"

@@ -292,7 +292,7 @@ impl<'a> Session<'a> {
                         self.index.leave(held);
                     }
                     Outcome::Failed(held, error) => {
-                        tracing::warn!(error = chain(&error), stage = %held.unit.stage, "a unit could not be released");
+                        tracing::warn!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit could not be released");
                         self.index.put_back(held);
                     }
                 }

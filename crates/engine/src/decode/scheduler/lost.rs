@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use medfleet_core::chain;
 use tokio::sync::mpsc;
 
 use super::{Panicked, Request, Scheduler};
@@ -32,7 +33,7 @@ impl Scheduler {
         let computes = self.reporter.still_computes(&error, || backend.computes());
         if computes && works.len() > 1 {
             tracing::warn!(
-                error = &error as &dyn Error,
+                error = chain(&error),
                 texts = works.len(),
                 "a pass failed, and each of its texts is computed alone"
             );
