@@ -26,6 +26,19 @@ pub(crate) enum Matrix {
 }
 
 impl Matrix {
+    /// One that is stored the other way round, as [in, out]; it is never quantised.
+    pub(crate) fn load_across(
+        scope: &Scope,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Self, LoadError> {
+        let weight = scope.get(name, &shape)?.t().map_err(BackendError::from)?;
+        let Some(kernels) = scope.kernels() else {
+            return Ok(Self::Plain(weight));
+        };
+        Ok(Self::Cpu(cpu::Matrix::packed(kernels, cpu::pack(&weight)?)))
+    }
+
     /// x [rows, in] → x Wᵀ [rows, out], in the dtype of x.
     pub(crate) fn product(&self, x: &Tensor) -> Result<Tensor, BackendError> {
         Ok(match self {

@@ -39,9 +39,11 @@ impl Projector {
                 vision.hidden,
                 vision.norm_eps,
             )?,
-            // Stored the other way round than linear layers are.
-            weight: scope
-                .matrix_across("mm_input_projection_weight", [vision.hidden, text.hidden])?,
+            weight: Matrix::load_across(
+                scope,
+                "mm_input_projection_weight",
+                [vision.hidden, text.hidden],
+            )?,
             vision: vision.clone(),
             dtype,
             device: device.clone(),

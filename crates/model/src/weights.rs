@@ -472,19 +472,6 @@ impl Scope<'_> {
         }
     }
 
-    /// A matrix [out, in] for products that is stored as [in, out], and never quantised.
-    pub(crate) fn matrix_across(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
-        let across = self.get(name, &shape)?;
-        let weight = across.t().map_err(BackendError::from)?;
-        Ok(match self.kernels() {
-            Some(kernels) => {
-                let weight = weight.contiguous().map_err(BackendError::from)?;
-                Matrix::Cpu(cpu::Matrix::packed(kernels, cpu::pack(&weight)?))
-            }
-            None => Matrix::Plain(weight),
-        })
-    }
-
     /// A matrix laid out for the CPU's kernels, row by row: there is never a second copy of one that is stored plainly,
     /// whatever its numbers become.
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed, LoadError> {

@@ -193,11 +193,11 @@ mod tests {
         );
         check(
             |load| load.encode.variation = -0.5,
-            Some("the encode variation must be 0 or a positive number"),
+            Some("the encode variation must be zero or a positive number"),
         );
         check(
             |load| load.other_seconds = -0.5,
-            Some("the time beside both stages must be 0 or a positive number"),
+            Some("the time beside both stages must be zero or a positive number"),
         );
         check(|load| load.kinds[0].share = 0.5, Some("must add up to 1"));
         check(

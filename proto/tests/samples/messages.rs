@@ -319,13 +319,10 @@ fn tokens_with_device() -> work::TokensManifest {
 }
 
 fn result_encoded() -> v1::Result {
-    v1::Result {
-        provenance: Some(v1::Provenance {
-            encoder_device: "cuda:sm_90".into(),
-            ..provenance()
-        }),
-        ..Default::default()
-    }
+    of_provenance(v1::Provenance {
+        encoder_device: "cuda:sm_90".into(),
+        ..provenance()
+    })
 }
 
 fn tokens() -> work::TokensManifest {
@@ -353,34 +350,32 @@ fn cached_tokens() -> work::TokensManifest {
     tokens
 }
 
-fn result_with_devices() -> v1::Result {
+fn of_provenance(provenance: v1::Provenance) -> v1::Result {
     v1::Result {
-        provenance: Some(v1::Provenance {
-            encoder_devices: vec!["cuda:sm_90".into(), "cpu:amx".into()],
-            ..provenance()
-        }),
+        provenance: Some(provenance),
         ..Default::default()
     }
+}
+
+fn result_with_devices() -> v1::Result {
+    of_provenance(v1::Provenance {
+        encoder_devices: vec!["cuda:sm_90".into(), "cpu:amx".into()],
+        ..provenance()
+    })
 }
 
 fn result_with_settings() -> v1::Result {
-    v1::Result {
-        provenance: Some(v1::Provenance {
-            settings_digest: "05".repeat(32),
-            ..provenance()
-        }),
-        ..Default::default()
-    }
+    of_provenance(v1::Provenance {
+        settings_digest: "05".repeat(32),
+        ..provenance()
+    })
 }
 
 fn result_cached() -> v1::Result {
-    v1::Result {
-        provenance: Some(v1::Provenance {
-            frames_cached: 1,
-            ..provenance()
-        }),
-        ..Default::default()
-    }
+    of_provenance(v1::Provenance {
+        frames_cached: 1,
+        ..provenance()
+    })
 }
 
 fn event() -> work::JobEvent {
@@ -578,13 +573,10 @@ fn extraction() -> v1::Result {
 }
 
 fn result_with_weights() -> v1::Result {
-    v1::Result {
-        provenance: Some(v1::Provenance {
-            weights: "q4_k, q6_k".into(),
-            ..provenance()
-        }),
-        ..Default::default()
-    }
+    of_provenance(v1::Provenance {
+        weights: "q4_k, q6_k".into(),
+        ..provenance()
+    })
 }
 
 fn provenance() -> v1::Provenance {

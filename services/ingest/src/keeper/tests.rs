@@ -125,6 +125,9 @@ async fn a_class_may_be_kept_for_less_than_the_others() {
     assert_eq!(setup.state(&ended).await, Some(JobState::Failed));
     setup.sweep_after(2).await;
     assert_eq!(setup.state(&ended).await, None);
+    // A blob stays for as long as a job may be open.
+    assert!(setup.has(&ended, &of_ended).await);
+    setup.sweep_after(4).await;
     assert!(!setup.has(&ended, &of_ended).await);
 }
 
