@@ -7,13 +7,13 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::amx::{self, Halves, PairLines};
+use crate::amx::{self, Halves};
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 use crate::number::Number;
 use crate::pack::{Line, Packed};
 use crate::pieces::{Shared, filled, load, store};
-use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
+use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep, widen};
 
 /// Rows of a block; with [`BLOCK_DEPTH`] a quarter of a megabyte.
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
@@ -256,11 +256,12 @@ impl<'a> Tiles<'a> {
                     let left = &numbers[(tile * self.depth + at.input) * tile_rows..];
                     let mut right = self.weight.right(self.first + at.panel, at.input);
                     if widens {
-                        let sizes = (sizes.1, sizes.2, block);
                         if at.row == 0 {
                             let from = self.weight.pair_lines(self.first + at.panel, at.input);
-                            let lines = &mut lines;
-                            kernels.run(Widen { from, sizes, lines });
+                            let (sizes, lines) = ((sizes.1, sizes.2, block), &mut lines);
+                            // Asked for is the same of the next block, which is widened once all rows were multiplied.
+                            // SAFETY: the weights have these panels, of pairs for all of this depth.
+                            unsafe { widen(kernels, from, sizes, sizes.1 / 2, lines) };
                         }
                         right = Right::F32 {
                             at: lines.as_ptr().cast(),
@@ -318,33 +319,6 @@ impl<'a> Tiles<'a> {
                         inputs.min(self.depth - input),
                     );
                     work(Corner { row, panel, input }, sizes);
-                }
-            }
-        }
-    }
-}
-
-/// Pairs of bf16 that become lines of f32: for panels and an even depth, panels `.2` lines apart.
-struct Widen<'a> {
-    from: PairLines,
-    sizes: (usize, usize, usize),
-    lines: &'a mut [Line],
-}
-
-impl Work for Widen<'_> {
-    #[inline(always)]
-    fn run<S: Lanes>(self) {
-        let (panels, depth, apart) = self.sizes;
-        for panel in 0..panels {
-            let to = &mut self.lines[panel * apart..][..depth];
-            for (pair, to) in to.chunks_exact_mut(2).enumerate() {
-                // SAFETY: the panel has pairs for all of this depth.
-                unsafe {
-                    let line = self.from.at.add((panel * self.from.panel + pair) * LANES);
-                    // The same line of the next block, which is widened once all rows were multiplied.
-                    S::prefetch(line.wrapping_add(depth / 2 * LANES).cast());
-                    S::load_bf16_low(line).store(to[0].0.as_mut_ptr().cast());
-                    S::load_bf16_high(line).store(to[1].0.as_mut_ptr().cast());
                 }
             }
         }

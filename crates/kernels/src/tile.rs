@@ -3,14 +3,16 @@
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use crate::amx::PairLines;
 use crate::lanes::{LANES, Lanes, MANY_PANELS};
 use crate::level::{Kernels, Work};
+use crate::pack::Line;
 
 /// Rows worked on together at most; with them all sixteen registers of AVX2 are in use, and with four panels those of AVX-512.
 pub(crate) const TILE_ROWS: usize = 6;
 
 /// How many lines ahead of their use pairs are asked for. (For f32 it does not pay.)
-const AHEAD: usize = 32;
+pub(crate) const AHEAD: usize = 32;
 
 /// The left side: f32 at `at + k × step + r × row`.
 #[derive(Clone, Copy)]
@@ -224,7 +226,10 @@ impl Work for Sweep {
     #[inline(always)]
     fn run<S: Lanes>(self) {
         let (rows, panels, depth) = self.sizes;
-        for at in (0..rows).step_by(TILE_ROWS) {
+        // Five panels and four rows keep as many registers busy as four and six, and leave no single panel over.
+        let five = S::PANELS == MANY_PANELS && panels == MANY_PANELS + 1;
+        let together = if five { 4 } else { TILE_ROWS };
+        for at in (0..rows).step_by(together) {
             // SAFETY: what the caller of `sweep` promised, for these rows.
             unsafe {
                 let left = Left {
@@ -235,8 +240,58 @@ impl Work for Sweep {
                     at: self.sums.at.add(at * self.sums.row),
                     ..self.sums
                 };
-                let sizes = (TILE_ROWS.min(rows - at), panels, depth);
-                multiply::<S>(sizes, left, self.right, sums);
+                let rows = together.min(rows - at);
+                if five && rows == 4 {
+                    block::<S, 4, { MANY_PANELS + 1 }>(depth, left, self.right, sums);
+                } else {
+                    multiply::<S>((rows, panels, depth), left, self.right, sums);
+                }
+            }
+        }
+    }
+}
+
+/// Pairs of bf16 become lines of f32, once for many rows: `sizes` are panels, an even depth, and how many `lines` apart the panels
+/// are put. The pair `ahead` of each is asked for.
+///
+/// # Safety
+/// `from` has these panels, of pairs for all of this depth.
+pub(crate) unsafe fn widen(
+    kernels: Kernels,
+    from: PairLines,
+    sizes: (usize, usize, usize),
+    ahead: usize,
+    lines: &mut [Line],
+) {
+    kernels.run(Widen {
+        from,
+        sizes,
+        ahead,
+        lines,
+    });
+}
+
+struct Widen<'a> {
+    from: PairLines,
+    sizes: (usize, usize, usize),
+    ahead: usize,
+    lines: &'a mut [Line],
+}
+
+impl Work for Widen<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        let (panels, depth, apart) = self.sizes;
+        for panel in 0..panels {
+            let to = &mut self.lines[panel * apart..][..depth];
+            for (pair, to) in to.chunks_exact_mut(2).enumerate() {
+                // SAFETY: what the caller of `widen` promised.
+                unsafe {
+                    let line = self.from.at.add((panel * self.from.panel + pair) * LANES);
+                    S::prefetch(line.wrapping_add(self.ahead * LANES).cast());
+                    S::load_bf16_low(line).store(to[0].0.as_mut_ptr().cast());
+                    S::load_bf16_high(line).store(to[1].0.as_mut_ptr().cast());
+                }
             }
         }
     }

@@ -5,10 +5,15 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::rounded::CHUNK;
 use super::{LANES, Lanes, Left, Number, Right, State, Sums, TILE_ROWS, Task, sweep};
 use crate::amx::{self, Halves, PairLines};
 use crate::level::Kernels;
 use crate::pack::{Line, interleave};
+use crate::tile::{AHEAD, widen};
+
+/// From so many rows on keys and values are widened once for all of them.
+const WIDENED_ROWS: usize = 4 * TILE_ROWS;
 
 /// What the queries of a task read: the positions from `first` on.
 pub(super) struct Pairs {
@@ -31,6 +36,70 @@ pub(super) struct Part {
     pub(super) rows: Range<usize>,
     /// From a multiple of [`amx::STEP`] to one of [`LANES`].
     pub(super) positions: Range<usize>,
+}
+
+/// Where a part's numbers are widened.
+pub(super) struct Wide {
+    /// `[rows, positions]`: scores, later weights.
+    pub(super) numbers: Vec<f32>,
+    /// Keys or values of some panels, a line for each number of a key or each position; none where pairs are widened in registers.
+    lines: Vec<Line>,
+}
+
+impl Wide {
+    pub(super) fn new(kernels: Kernels, numbers: usize) -> Self {
+        let widens = kernels.panels() > 1 && !kernels.has_tiles();
+        let lines = if widens {
+            (kernels.panels() + 1) * CHUNK
+        } else {
+            0
+        };
+        Self {
+            numbers: vec![0.0; numbers],
+            lines: vec![Line([0; LANES]); lines],
+        }
+    }
+
+    /// How many of so many panels of values are worked on at once.
+    fn together(&self, panels: usize) -> usize {
+        match self.lines.len() / CHUNK {
+            0 => panels,
+            room if panels <= room => panels,
+            room => room - 1,
+        }
+    }
+
+    /// The right side of a product with `rows` rows; widened once for all of them where there are many.
+    ///
+    /// # Safety
+    /// `from` has these panels, of pairs for all of the depth.
+    unsafe fn right(
+        &mut self,
+        kernels: Kernels,
+        from: PairLines,
+        (rows, panels, depth): (usize, usize, usize),
+    ) -> Right {
+        if rows < WIDENED_ROWS || panels * depth > self.lines.len() {
+            return Right::Pairs {
+                at: from.at,
+                panel: from.panel,
+            };
+        }
+        // SAFETY: as said.
+        unsafe {
+            widen(
+                kernels,
+                from,
+                (panels, depth, depth),
+                AHEAD,
+                &mut self.lines,
+            )
+        };
+        Right::F32 {
+            at: self.lines.as_ptr().cast(),
+            panel: depth,
+        }
+    }
 }
 
 /// These positions and some before and behind them, so that no step of a tile begins elsewhere because of where a row's window
@@ -113,7 +182,7 @@ impl Pairs {
         task: &Task<'_, T>,
         state: &State,
         part: &Part,
-        scores: &mut [f32],
+        wide: &mut Wide,
     ) {
         let (rows, count) = (part.rows.len(), part.positions.len());
         let (words, panels) = (self.depth / 2, count / LANES);
@@ -128,7 +197,7 @@ impl Pairs {
                 at: keys.cast(),
                 panel: words,
             };
-            let sums = sums(scores, count, true);
+            let sums = sums(&mut wide.numbers, count, true);
             // SAFETY: there are tiles where queries are; keys and scores are there.
             unsafe { amx::sweep((rows, panels, self.depth), left, right, sums) };
             return;
@@ -145,14 +214,17 @@ impl Pairs {
             task.kernels.panels()
         };
         for panel in (0..panels).step_by(together) {
-            let right = Right::Pairs {
+            let from = PairLines {
                 at: keys.wrapping_add(panel * words).cast(),
                 panel: words,
             };
             let sizes = (rows, together.min(panels - panel), self.depth);
-            let sums = sums(&mut scores[panel * LANES..], count, true);
             // SAFETY: as above; a query is as deep as two numbers of each line.
-            unsafe { sweep(task.kernels, sizes, left, right, sums) };
+            unsafe {
+                let right = wide.right(task.kernels, from, sizes);
+                let sums = sums(&mut wide.numbers[panel * LANES..], count, true);
+                sweep(task.kernels, sizes, left, right, sums);
+            }
         }
     }
 
@@ -167,7 +239,7 @@ impl Pairs {
         (kernels, state): (Kernels, &mut State),
         part: &Part,
         (weights, stride): (&[T], usize),
-        wide: &mut [f32],
+        wide: &mut Wide,
     ) {
         let (rows, count) = (part.rows.len(), part.positions.len());
         let values = self.values[part.positions.start / 2..].as_ptr();
@@ -187,7 +259,7 @@ impl Pairs {
         }
         for (weights, wide) in weights
             .chunks(stride)
-            .zip(wide.chunks_exact_mut(count))
+            .zip(wide.numbers.chunks_exact_mut(count))
             .take(rows)
         {
             for at in (0..count).step_by(LANES) {
@@ -196,13 +268,29 @@ impl Pairs {
             }
         }
         let left = Left {
-            at: wide.as_ptr(),
+            at: wide.numbers.as_ptr(),
             step: 1,
             row: count,
         };
-        let at = values.cast();
-        // SAFETY: as above.
-        unsafe { sweep(kernels, sizes, left, Right::Pairs { at, panel }, sums) };
+        let mut done = 0;
+        while done < sizes.1 {
+            let panels = wide.together(sizes.1 - done);
+            let from = PairLines {
+                at: values.wrapping_add(done * panel).cast(),
+                panel,
+            };
+            let sums = Sums {
+                at: sums.at.wrapping_add(done * LANES),
+                ..sums
+            };
+            let sizes = (rows, panels, count);
+            // SAFETY: as above.
+            unsafe {
+                let right = wide.right(kernels, from, sizes);
+                sweep(kernels, sizes, left, right, sums);
+            }
+            done += panels;
+        }
     }
 }
 
