@@ -268,8 +268,18 @@ impl<'a> File<'a> {
     /// Whether it is of the chest. Some add the view to the part's name, and a film of DX need not name a part: its region has a
     /// code (C.8.11.2).
     fn shows_chest(&self) -> bool {
-        /// Chest and lung, of SNOMED CT and of the older SNOMED RT (PS3.16 annex L).
-        const CODES: [&str; 5] = ["816094009", "51185008", "T-D3000", "39607008", "T-28000"];
+        /// Chest, its cavity, lung, and chest with abdomen, of SNOMED CT and of the older SNOMED RT (PS3.16 annex L).
+        const CODES: [&str; 9] = [
+            "816094009",
+            "51185008",
+            "T-D3000",
+            "43799004",
+            "T-D3200",
+            "39607008",
+            "T-28000",
+            "416550000",
+            "R-FAB55",
+        ];
         let part = self.word(tags::BODY_PART_EXAMINED).to_ascii_uppercase();
         if ["CHEST", "THORAX", "LUNG"]
             .iter()

@@ -74,7 +74,7 @@ fn a_chest_film_is_known_by_its_region_and_by_longer_names() {
         })
     };
     let mirrored = Some(Reason::NotUpright);
-    for code in ["T-D3000", "51185008", "816094009", "39607008"] {
+    for code in ["T-D3000", "51185008", "816094009", "43799004", "39607008"] {
         assert_eq!(film("", code, "R\\F"), mirrored, "{code}");
         assert_eq!(film("", code, "L\\F"), None, "{code}");
     }
