@@ -28,6 +28,8 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::IMAGER_PIXEL_SPACING,
     tags::VIEW_POSITION,
     tags::BODY_PART_EXAMINED,
+    tags::ANATOMIC_REGION_SEQUENCE,
+    tags::CODE_VALUE,
     tags::PATIENT_ORIENTATION,
     tags::NOMINAL_SCANNED_PIXEL_SPACING,
     tags::SHUTTER_SHAPE,

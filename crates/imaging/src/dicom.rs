@@ -238,16 +238,13 @@ impl<'a> File<'a> {
     /// A chest film that says it is mirrored or lies on its side would have a heart on the right. What other parts of the body
     /// are shown like has no one way up; Field of View Horizontal Flip says what was done on the way, and not how it lies now.
     pub(crate) fn refuse_turned_chest(&self) -> Result<(), Refusal> {
-        // Some write these in their own language and character set, which names no part and no view that is known here.
-        let word = |tag| self.header.text(tag, VR::CS).ok().flatten();
-        let part = word(tags::BODY_PART_EXAMINED);
-        if !matches!(part, Some("CHEST" | "THORAX" | "LUNG")) {
+        if !self.shows_chest() {
             return Ok(());
         }
         let Some(orientation) = self.header.text(tags::PATIENT_ORIENTATION, VR::CS)? else {
             return Ok(());
         };
-        let view = word(tags::VIEW_POSITION).unwrap_or_default();
+        let view = self.word(tags::VIEW_POSITION);
         let frontal = view.starts_with("PA") || view.starts_with("AP");
         // The first letter of each is the main one (C.7.6.1.1.1). A word that is not made of such letters says no direction.
         let mut directions = orientation.split('\\').map(|direction| {
@@ -266,6 +263,44 @@ impl<'a> File<'a> {
         } else {
             Err(Refusal::at(Reason::NotUpright, tags::PATIENT_ORIENTATION))
         }
+    }
+
+    /// Whether it is of the chest. Some add the view to the part's name, and a film of DX need not name a part: its region has a
+    /// code (C.8.11.2).
+    fn shows_chest(&self) -> bool {
+        /// Chest, its cavity, lung, and chest with abdomen, of SNOMED CT and of the older SNOMED RT (PS3.16 annex L).
+        const CODES: [&str; 9] = [
+            "816094009",
+            "51185008",
+            "T-D3000",
+            "43799004",
+            "T-D3200",
+            "39607008",
+            "T-28000",
+            "416550000",
+            "R-FAB55",
+        ];
+        let part = self.word(tags::BODY_PART_EXAMINED).to_ascii_uppercase();
+        if ["CHEST", "THORAX", "LUNG"]
+            .iter()
+            .any(|name| part.starts_with(name))
+        {
+            return true;
+        }
+        let region = self
+            .header
+            .elements
+            .first_item(tags::ANATOMIC_REGION_SEQUENCE);
+        region.ok().flatten().is_some_and(|region| {
+            let code = region.text(tags::CODE_VALUE, VR::SH).ok().flatten();
+            code.is_some_and(|code| CODES.contains(&code))
+        })
+    }
+
+    /// A word of a header. Some write it in their own language and character set, which is none that is known here.
+    fn word(&self, tag: Tag) -> &str {
+        let text = self.header.text(tag, VR::CS);
+        text.ok().flatten().unwrap_or_default()
     }
 
     /// A presentation LUT other than the plain one has no known right place before a model.

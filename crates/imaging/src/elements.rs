@@ -70,6 +70,7 @@ const SEQUENCES: &[Tag] = &[
     tags::PIXEL_MEASURES_SEQUENCE,
     tags::OPTICAL_PATH_SEQUENCE,
     tags::PLANE_POSITION_SLIDE_SEQUENCE,
+    tags::ANATOMIC_REGION_SEQUENCE,
 ];
 
 /// One top-level element: where it lies, measured.

@@ -7,7 +7,7 @@
 //! `dicom` (a file's frames), then what a model takes: `grey`, `voi` and `shutter` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
 //! `square` (padding and resize), `ahead` (several frames or files at a time); `picture` for PNG and JPEG, `tiff`; `parts`
-//! (archives), `pair` (prior and current).
+//! (archives), `pair` (one patient, prior and current).
 //! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
 //! `deidentify` (objects that leave).
 
@@ -70,7 +70,7 @@ pub use lettering::{
     Area, FoundText, Page, TextCheck, TextKind, TextKinds, TextReader, TextReaderError, Word,
 };
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
-pub use pair::{Examination, PairOrder, examination, pair_order};
+pub use pair::{Examination, PairOrder, Patients, examination, one_patient, pair_order};
 pub use parts::{
     EachSlice, Part, ReadInput, decode_parts, files_beside, is_dicom_directory, prepare_parts,
     read_input, unpacks,

@@ -1,4 +1,4 @@
-//! Prior and current: which of two examinations of one patient was taken first.
+//! Whose images are: that those of one job are of one patient, and of two examinations to compare, which was taken first.
 //!
 //! It reads what `dataset` never keeps, the patient's identity and the date, and gives away nothing but an order.
 
@@ -25,6 +25,17 @@ impl fmt::Debug for Examination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Examination").finish_non_exhaustive()
     }
+}
+
+/// Of how many patients the files of an input may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patients {
+    /// Of any: each is looked at by itself.
+    Any,
+    /// Of one: nothing that one file says contradicts another.
+    One,
+    /// Of one that is known, to be compared with another input's.
+    Known,
 }
 
 /// Which of two images is the prior one.
@@ -82,7 +93,8 @@ pub fn examination(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>,
         if fault.is_some() || sniff(&member.bytes).is_err() {
             return;
         }
-        fault = join(&mut found, &member.bytes, &limits.beside(&member.bytes)).err();
+        let limits = limits.beside(&member.bytes);
+        fault = join(&mut found, &member.bytes, &limits, Patients::Known).err();
     })?;
     fault.map_or(Ok(found), Err)
 }
@@ -92,9 +104,17 @@ pub(crate) fn join(
     found: &mut Option<Examination>,
     bytes: &[u8],
     limits: &Limits,
+    patients: Patients,
 ) -> Result<(), Refusal> {
+    if patients == Patients::Any {
+        return Ok(());
+    }
     let read = of_file(bytes, limits)?;
     *found = match (found.take(), read) {
+        (Some(mut known), Some(read)) if patients == Patients::One => {
+            known.patient.add(&read.patient)?;
+            Some(known)
+        }
         (Some(known), Some(read)) => Some(known.with(read)?),
         (known, read) => known.or(read),
     };
@@ -123,6 +143,16 @@ pub fn pair_order(
         std::cmp::Ordering::Greater => Ok(PairOrder::SecondIsPrior),
         std::cmp::Ordering::Equal => Err(Refusal::new(Reason::SameAcquisition)),
     }
+}
+
+/// Whether inputs may be of one patient, of which one is told at a time.
+///
+/// # Errors
+/// [`Reason::DifferentPatients`] where what one says contradicts another.
+pub fn one_patient(examinations: &[Option<Examination>]) -> Result<(), Refusal> {
+    let mut known = Patient::default();
+    let mut patients = examinations.iter().flatten();
+    patients.try_for_each(|examination| known.add(&examination.patient))
 }
 
 fn of_file(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal> {
@@ -215,17 +245,38 @@ impl Patient {
     /// The same number from the same issuer, or where one has none, the same name and date of birth; nothing that contradicts it.
     fn same(&self, other: &Self) -> Result<(), Refusal> {
         let same = |a: &[u8], b: &[u8]| !a.is_empty() && a == b;
-        let differ = |a: &[u8], b: &[u8]| !a.is_empty() && !b.is_empty() && a != b;
-        let contrary = differ(&self.id, &other.id)
-            || differ(&self.issuer, &other.issuer)
-            || differ(&self.birth_date, &other.birth_date);
         let known = same(&self.id, &other.id)
             || same(&self.name, &other.name) && same(&self.birth_date, &other.birth_date);
-        if known && !contrary {
+        if known && !self.contradicts(other) {
             Ok(())
         } else {
             Err(Refusal::new(Reason::DifferentPatients))
         }
+    }
+
+    /// Names count for nothing here, as one may be written in several ways.
+    fn contradicts(&self, other: &Self) -> bool {
+        let differ = |a: &[u8], b: &[u8]| !a.is_empty() && !b.is_empty() && a != b;
+        differ(&self.id, &other.id)
+            || differ(&self.issuer, &other.issuer)
+            || differ(&self.birth_date, &other.birth_date)
+    }
+
+    /// Learns what another file says of the same patient.
+    fn add(&mut self, other: &Self) -> Result<(), Refusal> {
+        if self.contradicts(other) {
+            return Err(Refusal::new(Reason::DifferentPatients));
+        }
+        for (own, other) in [
+            (&mut self.id, &other.id),
+            (&mut self.issuer, &other.issuer),
+            (&mut self.birth_date, &other.birth_date),
+        ] {
+            if own.is_empty() {
+                own.clone_from(other);
+            }
+        }
+        Ok(())
     }
 }
 

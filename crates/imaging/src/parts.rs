@@ -9,7 +9,8 @@ use crate::pair::join;
 use crate::volume::each_slice;
 use crate::{
     Archive, Decoded, Examination, Format, Frame, FrameInfo, Identifiers, Limits, Options,
-    Prepared, Reason, Refusal, SlicePlan, decode_slices, header, picture, prepare, slide, sniff,
+    Patients, Prepared, Reason, Refusal, SlicePlan, decode_slices, header, picture, prepare, slide,
+    sniff,
 };
 
 /// One file of an input.
@@ -28,11 +29,11 @@ pub struct ReadInput {
     pub parts: Vec<Part>,
     /// What their headers say about whose they are, as [`identifiers`](crate::identifiers) gives it.
     pub identifiers: Identifiers,
-    /// Where that is asked for, as [`examination`](crate::examination) gives it.
+    /// Of one patient, whose it is; of a known one, as [`examination`](crate::examination) gives it; of any, none.
     pub examination: Option<Examination>,
 }
 
-/// As [`prepare_parts`], with what the headers say about the patient and, for a comparison, about the time; an archive is
+/// As [`prepare_parts`], with what the headers say about the patient and, to be compared, about the time; an archive is
 /// unpacked once for all of it. The frames of each file that stands for itself go to `each` as soon as they are made, with
 /// which file of the archive it is, since those of all files together may be too much to hold.
 ///
@@ -40,12 +41,12 @@ pub struct ReadInput {
 /// are left out. [`ReadInput::parts`] has [`Prepared::Frames`] for the files whose frames count, and for no other.
 ///
 /// # Errors
-/// As [`prepare_parts`], [`identifiers`](crate::identifiers) and [`examination`](crate::examination).
+/// As [`prepare_parts`] and [`identifiers`](crate::identifiers), and files of other `patients` than there may be.
 pub fn read_input(
     bytes: &[u8],
     options: &Options,
     frames_max: u32,
-    compared: bool,
+    patients: Patients,
     each: &mut dyn FnMut(Option<u32>, Decoded),
 ) -> Result<ReadInput, Refusal> {
     let (mut identifiers, mut examination) = (Identifiers::default(), None);
@@ -55,10 +56,7 @@ pub fn read_input(
             return Ok(());
         }
         identifiers.read_file(file, limits)?;
-        if compared {
-            join(&mut examination, file, limits)?;
-        }
-        Ok(())
+        join(&mut examination, file, limits, patients)
     };
     let mut taken = |member: Option<u32>, decoded: &mut Decoded| {
         let frames = std::mem::take(&mut decoded.frames);

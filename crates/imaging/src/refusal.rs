@@ -162,7 +162,7 @@ reasons! {
     NotDicom, "NOT_DICOM", "a picture without a header can't be de-identified", "DICOM images";
     AcquisitionUnknown, "ACQUISITION_UNKNOWN", "nothing says which of the two images was taken first", "for a comparison, DICOM files with the date of acquisition or of the study, and its time where both are of one day; or two images without a header, prior first";
     SameAcquisition, "SAME_ACQUISITION", "both images were taken at the same time", "for a comparison, a prior and a current examination";
-    DifferentPatients, "DIFFERENT_PATIENTS", "the two images are not known to be of one patient", "for a comparison, DICOM files with the same Patient ID, or the same name and date of birth, and nothing that contradicts it";
+    DifferentPatients, "DIFFERENT_PATIENTS", "the images are of several patients, or not known to be of one", "images of one patient, whose headers do not contradict each other; for a comparison, DICOM files with the same Patient ID, or the same name and date of birth; for embeddings and zero-shot scores, any";
     FlatImage, "FLAT_IMAGE", "every pixel has the same value, or the same level by the header's window", "images with content";
 }
 

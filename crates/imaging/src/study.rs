@@ -238,14 +238,18 @@ impl<'a> Choice<'a> {
             .map(|(_, file)| *file)
             .filter(|file| !file.derived)
             .collect();
+        let copies = lossy_series(&left, &originals);
         self.drop_where(Unused::Derived, |file| {
-            file.derived && !is_lossy_slice(file, &originals)
+            file.derived
+                && !is_lossy_slice(file, &originals)
+                && !copies.contains(file.series.as_str())
         });
     }
 
-    /// Axial ones that can be shown before others, then the most slices, then the lowest series number, then what was given first.
+    /// Axial ones that can be shown before others, then the most slices, then originals, then the lowest series number, then what was
+    /// given first.
     fn choose_series(&mut self) {
-        let mut series: Vec<(&str, bool, usize, i64)> = Vec::new();
+        let mut series: Vec<(&str, bool, usize, bool, i64)> = Vec::new();
         let mut places = BTreeMap::new();
         for (_, file) in self.left() {
             let is_axial = |place: Place| place.is_axial();
@@ -254,17 +258,29 @@ impl<'a> Choice<'a> {
                 file.unusable.is_none() && places_of.all(|place| place.is_some_and(is_axial));
             let place = *places.entry(&file.series).or_insert(series.len());
             match series.get_mut(place) {
-                Some((_, all_axial, slices, _)) => {
+                Some((_, all_axial, slices, derived, _)) => {
                     *all_axial &= axial;
                     *slices += file.frames.len();
+                    *derived &= file.derived;
                 }
-                None => series.push((&file.series, axial, file.frames.len(), file.series_number)),
+                None => {
+                    let slices = file.frames.len();
+                    series.push((
+                        &file.series,
+                        axial,
+                        slices,
+                        file.derived,
+                        file.series_number,
+                    ));
+                }
             }
         }
         // The first of equals, as `min_by_key` gives it.
         let best = series
             .iter()
-            .min_by_key(|(_, axial, slices, number)| (!axial, usize::MAX - slices, *number))
+            .min_by_key(|(_, axial, slices, derived, number)| {
+                (!axial, usize::MAX - slices, *derived, *number)
+            })
             .map(|(uid, ..)| (*uid).to_owned());
         self.drop_where(Unused::OtherSeries, |file| {
             Some(&file.series) != best.as_ref()
@@ -316,6 +332,26 @@ fn is_lossy_slice(file: &Slices, originals: &[&Slices]) -> bool {
         .filter(|other| other.kind == file.kind && other.series == file.series)
         .peekable();
     file.lossy && beside.peek().is_some() && beside.all(|other| lie_apart(file, other))
+}
+
+/// Series of nothing but slices that were compressed with loss, of the kind of originals that are here, and not all of which lie
+/// where one of those does: of such a study the originals are a part, and the copies the volume.
+fn lossy_series<'a>(left: &[(usize, &'a Slices)], originals: &[&Slices]) -> BTreeSet<&'a str> {
+    let mut series: BTreeMap<&str, Vec<&Slices>> = BTreeMap::new();
+    for &(_, file) in left {
+        series.entry(&file.series).or_default().push(file);
+    }
+    series.retain(|_, files| {
+        let is_copy = |file: &Slices| {
+            file.derived && file.lossy && originals.iter().any(|other| other.kind == file.kind)
+        };
+        let is_apart = |file: &Slices| {
+            let mut alike = originals.iter().filter(|other| other.kind == file.kind);
+            alike.all(|other| lie_apart(file, other))
+        };
+        files.iter().all(|file| is_copy(file)) && files.iter().any(|file| is_apart(file))
+    });
+    series.into_keys().collect()
 }
 
 /// Whether no slice of one file is known to lie, or may lie, where one of the other does.

@@ -39,8 +39,8 @@ pub(crate) enum PreprocessError {
     /// A file is not right for the model; imaging says why.
     #[error("input {index} was refused: {}: {refusal}", refusal.reason)]
     Refused { index: usize, refusal: Refusal },
-    /// The slices are no volume that a model could be shown; imaging says why.
-    #[error("the slices were refused: {}: {refusal}", refusal.reason)]
+    /// The files together are nothing that a model could be shown, as slices that are no volume; imaging says why.
+    #[error("the study was refused: {}: {refusal}", refusal.reason)]
     Volume { refusal: Refusal },
     /// More than the model is shown.
     #[error(

@@ -243,14 +243,14 @@ impl Studies {
         let Declared { index, input } = declared;
         let options = self.options_for(job.tenant, input).unpacking(held.room);
         let frames_max = self.frames_max;
-        let compared = pairing == Pairing::PriorAndCurrent;
+        let patients = pairing.patients();
         let (made, mut come) = mpsc::channel(FRAMES_WAITING_MAX);
         let read = move || {
             let mut each = |member: Option<u32>, decoded: Decoded| {
                 // Nobody takes it any more when the unit was dropped.
                 let _nobody = made.blocking_send((member, decoded));
             };
-            let outcome = read_input(&held.bytes, &options, frames_max, compared, &mut each);
+            let outcome = read_input(&held.bytes, &options, frames_max, patients, &mut each);
             (outcome, held)
         };
         let store = async {

@@ -1,7 +1,7 @@
 //! Pure decisions: how frames are divided into chunks, and in which order they come.
 
 use medfleet_core::CHUNKS_MAX;
-use medfleet_imaging::{Examination, PairOrder, Refusal, pair_order};
+use medfleet_imaging::{Examination, PairOrder, Patients, Refusal, one_patient, pair_order};
 use medfleet_proto::v1::task::Kind;
 use medfleet_proto::work::v1 as wire;
 
@@ -29,11 +29,13 @@ pub(crate) fn in_order<T>(ready: Vec<(usize, Vec<T>)>, volume: Vec<(usize, T)>) 
     out
 }
 
-/// Whether the inputs of a job are one study, or two of them to compare.
+/// Whether the inputs of a job are one patient's, of one study or two to compare, or stand each for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pairing {
     /// One study.
     None,
+    /// The answer is one for each image.
+    Apart,
     /// The task calls its first image the prior one and its second the current one.
     PriorAndCurrent,
 }
@@ -44,7 +46,17 @@ impl Pairing {
         match kind {
             // Any other number of images is refused where the task is read.
             Some(Kind::Compare(_)) if study.inputs.len() == 2 => Self::PriorAndCurrent,
+            Some(Kind::Embed(_) | Kind::ZeroShot(_)) => Self::Apart,
             _ => Self::None,
+        }
+    }
+
+    /// Of how many patients the files of an input may be.
+    pub(crate) fn patients(self) -> Patients {
+        match self {
+            Self::None => Patients::One,
+            Self::Apart => Patients::Any,
+            Self::PriorAndCurrent => Patients::Known,
         }
     }
 
@@ -57,6 +69,7 @@ impl Pairing {
             (Self::PriorAndCurrent, [first, second]) => {
                 Ok(Some(pair_order(first.as_ref(), second.as_ref())?))
             }
+            (Self::None, examinations) => one_patient(examinations).map(|()| None),
             _ => Ok(None),
         }
     }
@@ -121,6 +134,7 @@ mod tests {
         check(compare(), 2, Pairing::PriorAndCurrent);
         check(compare(), 3, Pairing::None);
         check(Kind::Report(v1::ReportTask::default()), 2, Pairing::None);
+        check(Kind::Embed(v1::EmbedTask {}), 2, Pairing::Apart);
         assert_eq!(Pairing::of(&wire::StudyManifest::default()), Pairing::None);
         assert_eq!(Pairing::None.order(&[None, None]), Ok(None));
         let order = Pairing::PriorAndCurrent.order(&[None, None]);

@@ -148,6 +148,22 @@ fn of_one_patient_or_not_at_all() {
 }
 
 #[test]
+fn what_is_looked_at_together_is_of_one_patient() {
+    let check = |headers: &[Header<'_>], expected: bool| {
+        let examinations: Vec<_> = headers.iter().map(|header| Some(of(header))).collect();
+        assert_eq!(one_patient(&examinations).is_ok(), expected, "{headers:?}");
+    };
+    let other = (tags::PATIENT_ID, "13");
+    let born_later = (tags::PATIENT_BIRTH_DATE, "19500103");
+    check(&[], true);
+    check(&[&[ID], &[], &[ID, NAME]], true);
+    check(&[&[ID], &[(tags::PATIENT_NAME, "ROE")]], true);
+    check(&[&[ID], &[], &[other]], false);
+    check(&[&[NAME, BORN], &[ID], &[NAME, born_later]], false);
+    assert!(one_patient(&[None, Some(of(&[ID])), None]).is_ok());
+}
+
+#[test]
 fn it_says_nothing_about_a_patient() {
     assert_eq!(format!("{:?}", of(&[ID, NAME, BORN])), "Examination { .. }");
 }

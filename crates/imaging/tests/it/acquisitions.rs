@@ -119,7 +119,50 @@ fn slices_that_were_compressed_with_loss_stay_in_their_volume() {
     assert_eq!(with(3.0, series, copy, "00"), unused);
     let average = "DERIVED\\PRIMARY\\AXIAL\\AVERAGE";
     assert_eq!(with(3.0, series, average, "01"), unused);
-    assert_eq!(with(3.0, "2.25.20", copy, "01"), unused);
+    let other = Fate::Unused(Unused::OtherSeries);
+    assert_eq!(with(3.0, "2.25.20", copy, "01"), other);
+    assert_eq!(with(1.0, "2.25.20", copy, "01"), unused);
+}
+
+/// The few slices that were not compressed would be shown as all that there is.
+#[test]
+fn a_series_compressed_with_loss_is_the_volume_where_the_originals_are_few() {
+    let copy = |z: f64, kind: &str| {
+        slice(z, |object| {
+            put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.20");
+            put(object, tags::SERIES_NUMBER, VR::IS, "-1");
+            put(object, tags::IMAGE_TYPE, VR::CS, kind);
+            put(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, "01");
+            put(
+                object,
+                tags::SOP_INSTANCE_UID,
+                VR::UI,
+                format!("2.25.20.{z}"),
+            );
+        })
+    };
+    let shown = |originals: &[f64], kind: &str| {
+        let mut files: Vec<_> = originals.iter().map(|z| slice(*z, |_| {})).collect();
+        files.extend([0.0, 1.0, 2.0, 3.0].map(|z| copy(z, kind)));
+        let plan = plan_of(&files).unwrap();
+        let first = originals.len();
+        (
+            plan.frames[0].0 == first,
+            plan.fates[0].1,
+            plan.fates[first].1,
+        )
+    };
+    let (kind, unused) = ("DERIVED\\PRIMARY\\AXIAL", Fate::Unused(Unused::OtherSeries));
+    assert_eq!(shown(&[1.0, 2.0], kind), (true, unused, Fate::Used));
+    // All of them are there, or as many others.
+    let derived = Fate::Unused(Unused::Derived);
+    let all = [0.0, 1.0, 2.0, 3.0];
+    assert_eq!(shown(&all, kind), (false, Fate::Used, derived));
+    let others = [10.0, 11.0, 12.0, 13.0];
+    assert_eq!(shown(&others, kind), (false, Fate::Used, unused));
+    // Made of several.
+    let average = "DERIVED\\PRIMARY\\AXIAL\\AVERAGE";
+    assert_eq!(shown(&[1.0, 2.0], average), (false, Fate::Used, derived));
 }
 
 /// By its own normal the second would lie above the third: half a degree is 2 mm where a corner lies 250 mm to the side.

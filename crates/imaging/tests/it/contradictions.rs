@@ -14,7 +14,7 @@ use crate::{decode, options};
 /// Retired, so that it is not among the names.
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 
-fn refused(change: impl FnOnce(&mut InMemDicomObject)) -> Option<Reason> {
+pub(crate) fn refused(change: impl FnOnce(&mut InMemDicomObject)) -> Option<Reason> {
     let decoded = decode_file(&file(change), &options(8));
     decoded.err().map(|refusal| refusal.reason)
 }
@@ -30,57 +30,6 @@ fn table(descriptor: (VR, [u16; 3]), data: &[u16]) -> InMemDicomObject {
     put(&mut item, tags::LUT_DESCRIPTOR, vr, words(&numbers));
     put(&mut item, tags::LUT_DATA, VR::OW, words(data));
     item
-}
-
-#[test]
-fn a_chest_film_lies_as_it_is_looked_at_or_is_refused() {
-    let film = |part: &str, view: &str, orientation: &str| {
-        refused(|object| {
-            put(object, tags::BODY_PART_EXAMINED, VR::CS, part);
-            put(object, tags::VIEW_POSITION, VR::CS, view);
-            put(object, tags::PATIENT_ORIENTATION, VR::CS, orientation);
-        })
-    };
-    for (view, orientation) in [
-        ("PA", "L\\F"),
-        ("AP", "L\\FA"),
-        ("LL", "P\\F"),
-        ("RL", "A\\F"),
-        ("", "L\\F"),
-        ("PA", ""),
-        ("PA", "UNKNOWN"),
-        ("PA", "\\F"),
-    ] {
-        assert_eq!(
-            film("CHEST", view, orientation),
-            None,
-            "{view} {orientation}"
-        );
-    }
-    for (view, orientation) in [
-        ("PA", "R\\F"),
-        ("AP", "L\\H"),
-        ("AP", "R\\H"),
-        ("PA", "F\\R"),
-        ("PA", "P\\F"),
-        ("LL", "P\\H"),
-        ("LL", "F\\P"),
-        ("", "R\\F"),
-    ] {
-        let found = film("CHEST", view, orientation);
-        assert_eq!(found, Some(Reason::NotUpright), "{view} {orientation}");
-    }
-    assert_eq!(film("HAND", "PA", "R\\F"), None);
-    // "TÓRAX" in a character set of one byte a letter is no reason to refuse a film whose pixels are good.
-    let in_latin_1 = |part: &'static [u8]| {
-        refused(|object| {
-            let part = PrimitiveValue::U8(part.to_vec().into());
-            put(object, tags::BODY_PART_EXAMINED, VR::UN, part);
-            put(object, tags::PATIENT_ORIENTATION, VR::CS, "L\\F");
-        })
-    };
-    assert_eq!(in_latin_1(b"T\xd3RAX "), None);
-    assert_eq!(in_latin_1(b"CHEST "), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod acquisitions;
 mod burned_in;
+mod chest_films;
 mod codecs;
 mod contradictions;
 mod corpus;

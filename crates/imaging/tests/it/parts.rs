@@ -4,9 +4,9 @@ use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use medfleet_imaging::{
-    Convention, Decoded, Frame, FrameInfo, Limits, Options, Part, Prepared, Reason, Refusal,
-    Slices, decode_parts, decode_slices, examination, identifiers, is_dicom_directory, plan_volume,
-    prepare_parts, read_input, unpacks,
+    Convention, Decoded, Frame, FrameInfo, Limits, Options, Part, Patients, Prepared, Reason,
+    Refusal, Slices, decode_parts, decode_slices, examination, identifiers, is_dicom_directory,
+    plan_volume, prepare_parts, read_input, unpacks,
 };
 use medfleet_testkit::tar;
 
@@ -206,11 +206,11 @@ fn slices_of_an_archive_have_a_limit() {
 #[test]
 fn an_archive_is_read_once_for_all_that_is_known_of_it() {
     let archive = tar(&[("1", &slice(1)), ("2", b"no image"), ("3", &slice(2))]);
-    let read = |compared| {
+    let read = |patients| {
         let mut none = |_, _| panic!("slices stand for nothing by themselves");
-        read_input(&archive, &options(), 128, compared, &mut none).unwrap()
+        read_input(&archive, &options(), 128, patients, &mut none).unwrap()
     };
-    let found = read(true);
+    let found = read(Patients::Known);
     let parts = prepare_parts(&archive, &options(), 128).unwrap();
     assert_eq!(refused(&found.parts), refused(&parts));
     let text = "Planted, Name: what about the left lung?";
@@ -220,7 +220,26 @@ fn an_archive_is_read_once_for_all_that_is_known_of_it() {
     assert_ne!(screened, text);
     let examined = examination(&archive, options().limits()).unwrap();
     assert!(found.examination == examined && examined.is_some());
-    assert!(read(false).examination.is_none());
+    assert!(read(Patients::One).examination.is_some());
+    assert!(read(Patients::Any).examination.is_none());
+}
+
+/// Where each is looked at by itself they may be of any.
+#[test]
+fn an_archive_of_two_patients_is_refused_where_it_is_to_be_of_one() {
+    let of = |id: &str| file(|object| put(object, tags::PATIENT_ID, VR::LO, id));
+    let read = |ids: [&str; 3], patients| {
+        let files = ids.map(of);
+        let archive = tar(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);
+        let read = read_input(&archive, &options(), 128, patients, &mut |_, _| {});
+        read.err().map(|refusal| refusal.reason)
+    };
+    let different = Some(Reason::DifferentPatients);
+    assert_eq!(read(["12", "", "13"], Patients::One), different);
+    assert_eq!(read(["12", "", "13"], Patients::Any), None);
+    assert_eq!(read(["12", "", "12"], Patients::One), None);
+    // To be compared with others it must be known.
+    assert_eq!(read(["12", "", "12"], Patients::Known), different);
 }
 
 #[test]
@@ -230,7 +249,10 @@ fn an_archive_with_a_header_that_cannot_be_walked_is_refused_as_a_whole() {
     let archive = tar(&[("1", &good), ("2", broken)]);
     let separately = identifiers(&archive, options().limits()).err();
     let mut came = 0;
-    let reason = read_input(&archive, &options(), 128, false, &mut |_, _| came += 1).err();
+    let reason = read_input(&archive, &options(), 128, Patients::One, &mut |_, _| {
+        came += 1
+    })
+    .err();
     assert!(reason.is_some());
     assert_eq!(reason, separately);
     // The frame of the good one was not held until then.
@@ -251,7 +273,7 @@ fn frames_of_an_archive_come_before_its_last_file_is_read() {
         let mut each = |member: Option<u32>, decoded: Decoded| {
             came.push((member, decoded.frames));
         };
-        let read = read_input(bytes, &options(), most, false, &mut each);
+        let read = read_input(bytes, &options(), most, Patients::One, &mut each);
         (read.map_err(|refusal| refusal.reason), came)
     };
     let (whole, came) = read(&archive, 3);

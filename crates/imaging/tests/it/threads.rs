@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use medfleet_imaging::{
     CodestreamError, Codestreams, Convention, Decoded, Decoder, Frame, FrameInfo, Here, Limits,
-    Options, Plane, Prepared, Reason, Refusal, SlicePlan, decode_parts, files_beside, plan_volume,
-    prepare, prepare_parts, read_input,
+    Options, Patients, Plane, Prepared, Reason, Refusal, SlicePlan, decode_parts, files_beside,
+    plan_volume, prepare, prepare_parts, read_input,
 };
 use medfleet_testkit::tar;
 
@@ -325,7 +325,7 @@ fn an_archive_is_read_the_same_on_any_number_of_threads() {
     let came = |bytes: &[u8], most: u32, threads: u32| {
         let mut came = Vec::new();
         let mut each = |member: Option<u32>, decoded: Decoded| came.push((member, decoded.frames));
-        let read = read_input(bytes, &options(threads), most, false, &mut each);
+        let read = read_input(bytes, &options(threads), most, Patients::Any, &mut each);
         (read.err().map(|refusal| refusal.reason), came)
     };
     for (bytes, most, refused, frames) in [

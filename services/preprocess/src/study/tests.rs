@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use medfleet_core::{BlobKind, JobId, JobKey, PoolName};
-use medfleet_imaging::Limits;
+use medfleet_imaging::{Limits, Patients};
 use medfleet_runtime::Metrics;
 use medfleet_store::FleetKey;
 use medfleet_testkit::tar;
@@ -117,6 +117,32 @@ async fn pictures_of_an_archive_are_shown_in_its_order_with_its_volume() {
     assert_eq!(same.count(), 3);
 }
 
+/// The film of a patient.
+const FILM: &[u8] = include_bytes!("../../../../crates/imaging/tests/golden/mono2-8bit.dcm");
+
+/// The same film of another one.
+fn of_another_patient() -> &'static [u8] {
+    let own = b"\x10\0\x20\0LO\x08\0PHANTOM ";
+    let other = b"\x10\0\x20\0LO\x08\0SOMEONE ";
+    let at = FILM.windows(own.len()).position(|bytes| bytes == own);
+    let at = at.expect("its patient's id");
+    let bytes = [&FILM[..at], &other[..], &FILM[at + own.len()..]].concat();
+    Box::leak(bytes.into_boxed_slice())
+}
+
+/// A draft about both would be right for neither.
+#[tokio::test]
+async fn films_of_two_patients_are_no_study() {
+    let other = of_another_patient();
+    let whole = study(&[FILM, PICTURE, FILM], 128).await.expect("frames");
+    assert_eq!(whole.frames.len(), 3);
+    for files in [&[FILM, other][..], &[archive(&[FILM, other])]] {
+        let refused = study(files, 128).await.err().expect("two patients");
+        let said = refused.to_string();
+        assert!(said.contains("DIFFERENT_PATIENTS"), "{said}");
+    }
+}
+
 /// Each archive is within the limit, so that only the sum tells.
 #[tokio::test]
 async fn archives_with_too_many_frames_between_them_are_refused() {
@@ -182,11 +208,11 @@ fn what_nobody_waits_for_ends_with_the_frame_that_is_made() {
     let archive = archive(&[PICTURE, PICTURE, PICTURE]);
     let pictures = left_after_the_first(|came| {
         let mut each = |_: Option<u32>, _: Decoded| came();
-        read_input(archive, &options, 128, false, &mut each).map(drop)
+        read_input(archive, &options, 128, Patients::One, &mut each).map(drop)
     });
     assert_eq!(pictures, (1, Some(Reason::DecoderUnavailable)));
     let mut none = |_: Option<u32>, _: Decoded| panic!("slices stand for nothing by themselves");
-    let read = read_input(VOLUME, &options, 128, false, &mut none).expect("a volume");
+    let read = read_input(VOLUME, &options, 128, Patients::One, &mut none).expect("a volume");
     let Some(Ok(Prepared::Slices(slices))) = read.parts.first().map(|part| &part.outcome) else {
         panic!("slices")
     };

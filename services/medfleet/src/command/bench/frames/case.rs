@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use medfleet_core::PoolName;
 use medfleet_imaging::{
-    BurnedIn, Decoded, Options, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts,
-    files_beside, plan_volume, read_input,
+    BurnedIn, Decoded, Options, Patients, Prepared, Reason, Refusal, SlicePlan, Slices,
+    decode_parts, files_beside, plan_volume, read_input,
 };
 use medfleet_preprocess::Config;
 use medfleet_preprocess::codecs::Codecs;
@@ -103,7 +103,13 @@ impl Case {
             let mut each = |member: Option<u32>, decoded: Decoded| {
                 made.insert(member, decoded.frames.len());
             };
-            let read = read_input(&bytes, &self.options, self.frames_max, false, &mut each);
+            let read = read_input(
+                &bytes,
+                &self.options,
+                self.frames_max,
+                Patients::Any,
+                &mut each,
+            );
             Ok(read.map(|read| (made, read.parts)))
         })?;
         let (mut frames, mut slices, mut members) = (0, Vec::new(), Vec::new());
