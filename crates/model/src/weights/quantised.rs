@@ -7,7 +7,8 @@ use candle_core::DType;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use medfleet_kernels::{Form, Quantised, store_q8_0};
 
-use super::{Entry, Scope, Stored, Weights, widen};
+use super::numbers::widen;
+use super::{Entry, Scope, Stored, Weights};
 use crate::dtype::Dtype;
 use crate::error::{BackendError, LoadError};
 use crate::fused::cpu;
