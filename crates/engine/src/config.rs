@@ -333,16 +333,19 @@ impl ModelConfig {
                     .into(),
             ));
         };
-        if !loaded.verifies_proposals() {
-            let device = &loaded.description().device;
-            tracing::warn!(
-                %device,
-                "the draft model is left out: on this device a row depends on those beside it, so proposals are never verified"
-            );
+        if let Some(cause) = loaded.verifies_none_because() {
+            tracing::warn!(cause, "the draft model is left out");
             return Ok(LoadedModel::Real(loaded));
         }
-        let draft = self.load_draft(path)?;
-        loaded.with_draft(draft).map(LoadedModel::Real)
+        let loaded = loaded.with_draft(self.load_draft(path)?)?;
+        let forms = loaded.draft_without_kernels();
+        if !forms.is_empty() {
+            tracing::warn!(
+                forms,
+                "the draft model holds matrices for which there are no kernels: it is slow, and proposes only where that pays all the same"
+            );
+        }
+        Ok(LoadedModel::Real(loaded))
     }
 
     /// The text half of another model, held and computed as this one is.

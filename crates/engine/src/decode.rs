@@ -15,7 +15,7 @@ use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
 };
 use crate::encoding::Encoding;
-use crate::health::{Health, Monitor, Patience, Reporter};
+use crate::health::{Health, Monitor, Patience, Reporter, Suspect};
 use crate::prompt::Prompt;
 use crate::speculation::{Phrases, Speculation};
 use crate::text::TokenSpan;
@@ -132,6 +132,7 @@ pub struct DecodeEngine {
 pub struct DecodeStream {
     events: mpsc::Receiver<Result<DecodeEvent, EngineError>>,
     monitor: Monitor,
+    suspect: Suspect,
     encoding: Option<Encoding>,
 }
 
@@ -249,23 +250,26 @@ impl DecodeEngine {
         let capacity = request.decoding.max_tokens as usize + 2;
         let (events, receiver) = mpsc::channel(capacity.min(mpsc_capacity_max()));
         let (admitted, answer) = oneshot::channel();
+        let suspect = Suspect::default();
         let request = scheduler::Request {
             request,
             events,
+            suspect: suspect.clone(),
             admitted,
         };
         // Dropped while it waits here, the request is cancelled like any other.
         let stream = DecodeStream {
             events: receiver,
             monitor: self.monitor.clone(),
+            suspect,
             encoding: self.encoding.clone(),
         };
         self.monitor.send(&self.requests, request).await?;
         if let Some(encoding) = &self.encoding {
             encoding.changed();
         }
-        let answer = self.monitor.answer(answer).await?;
-        answer.map_err(|_| self.monitor.gone())??;
+        let answer = self.monitor.answer(&stream.suspect, answer).await?;
+        answer.map_err(|_| self.monitor.gone(&stream.suspect))??;
         Ok(stream)
     }
 }
@@ -276,9 +280,10 @@ impl DecodeStream {
     /// # Errors
     /// The model's failure, or the end of the engine.
     pub async fn next(&mut self) -> Result<DecodeEvent, EngineError> {
-        match self.monitor.answer(self.events.recv()).await? {
+        let event = self.monitor.answer(&self.suspect, self.events.recv());
+        match event.await? {
             Some(event) => event,
-            None => Err(self.monitor.gone()),
+            None => Err(self.monitor.gone(&self.suspect)),
         }
     }
 

@@ -10,7 +10,7 @@ use model::Dtype;
 use tokio::sync::Semaphore;
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
-use crate::health::{Call, Monitor, Patience, Reporter};
+use crate::health::{Call, Monitor, Patience, Reporter, Suspect};
 use crate::real::{as_u32, failed, name_of};
 
 /// A loaded MedSigLIP; all clones are one.
@@ -120,7 +120,8 @@ impl LoadedEmbedder {
     /// How well each label fits each picture.
     ///
     /// # Errors
-    /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`], [`EngineError::Hung`].
+    /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`], [`EngineError::Hung`], and
+    /// [`EngineError::Stopped`] where another comparison hangs.
     pub async fn compare(
         &self,
         images: &[ImageTokens],
@@ -158,16 +159,21 @@ impl LoadedEmbedder {
     ) -> Result<T, EngineError> {
         // The semaphore is never closed. The turn ends with the thread, not with whoever waits for it.
         let turn = Arc::clone(&self.turn).acquire_owned();
-        let turn = self.monitor.answer(turn).await?;
+        let suspect = Suspect::default();
+        let turn = self.monitor.answer(&suspect, turn).await?;
         let (model, reporter) = (Arc::clone(&self.model), Arc::clone(&self.reporter));
+        let asked = suspect.clone();
         let computing = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            asked.set(true);
             let computed = reporter.guard(call, compute);
             match &computed {
                 // The engine has ended by then.
                 Ok(_) => reporter.made_numbers(),
                 Err(EngineError::Panicked) => {}
                 Err(EngineError::NotFinite) => {
+                    // What is tried now is not of these labels.
+                    asked.set(false);
                     let reads =
                         || !matches!(model.text("chest"), Err(model::EmbedError::NotFinite));
                     return Err(reporter.without_numbers(Call::compute(1), reads).told());
@@ -178,7 +184,7 @@ impl LoadedEmbedder {
             }
             computed
         });
-        match self.monitor.answer(computing).await? {
+        match self.monitor.answer(&suspect, computing).await? {
             Ok(computed) => computed,
             Err(_) => Err(EngineError::Panicked),
         }

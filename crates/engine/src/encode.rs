@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::encoding::{Encoding, Purpose};
-use crate::health::{Call, Health, Monitor, Patience, Reporter};
+use crate::health::{Call, Health, Monitor, Patience, Reporter, Suspect};
 
 /// A handle on the encoder's thread; cheap to clone. The thread ends when the last handle is dropped.
 #[derive(Debug, Clone)]
@@ -40,6 +40,7 @@ pub struct EncodeLoad {
 struct Request {
     frames: Vec<Frame>,
     purpose: Purpose,
+    suspect: Suspect,
     answer: oneshot::Sender<Result<Encoded, EngineError>>,
 }
 
@@ -123,14 +124,16 @@ impl EncodeEngine {
             frame.check(self.description.frame_side)?;
         }
         let (answer, receiver) = oneshot::channel();
+        let suspect = Suspect::default();
         let request = Request {
             frames,
             purpose,
+            suspect: suspect.clone(),
             answer,
         };
         self.monitor.send(&self.requests, request).await?;
-        let answer = self.monitor.answer(receiver).await?;
-        answer.map_err(|_| self.monitor.gone())?
+        let answer = self.monitor.answer(&suspect, receiver).await?;
+        answer.map_err(|_| self.monitor.gone(&suspect))?
     }
 }
 
@@ -144,17 +147,21 @@ fn serve(
         let Request {
             frames,
             purpose,
+            suspect,
             answer,
         } = request;
         if answer.is_closed() {
             continue;
         }
+        suspect.set(true);
         let mark = encoding.begin(purpose);
         let start = Instant::now();
         let call = Call::compute(frames.len());
         let outcome = reporter.guard(call, || checked(backend.as_mut(), &frames));
         let outcome = match outcome {
             Err(EngineError::NotFinite) => {
+                // What is tried now is not of these frames.
+                suspect.set(false);
                 let tried = Call::compute(1);
                 let found = reporter.without_numbers(tried, || backend.makes_numbers());
                 Err(found.told())
@@ -328,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_encode_that_does_not_come_back_ends_the_engine_and_its_caller_learns_it() {
+    async fn an_encode_that_does_not_come_back_ends_the_engine_and_only_its_caller_is_blamed() {
         let (permit, permits) = blocking::channel::<()>();
         let simulated = Simulated::new(SHAPE, SimulatedTiming::default());
         let hasty = Patience {
@@ -337,13 +344,14 @@ mod tests {
             slower: 20,
         };
         let backend = Box::new(Hanging(simulated, permits));
-        let engine = EncodeEngine::start_with(backend, 1, hasty).expect("a thread starts");
-        let encode = engine.encode(vec![grey()], LAST);
-        let (ended, encoded) = tokio::join!(engine.ended(), encode);
+        let engine = EncodeEngine::start_with(backend, 2, hasty).expect("a thread starts");
+        let encode = || engine.encode(vec![grey()], LAST);
+        let (ended, encoded, waited) = tokio::join!(engine.ended(), encode(), encode());
         assert_eq!(ended, Health::Hung);
         assert!(matches!(encoded, Err(EngineError::Hung)), "{encoded:?}");
+        assert!(matches!(waited, Err(EngineError::Stopped)), "{waited:?}");
         let load = engine.load();
-        assert_eq!(load().waiting, 0, "the thread has taken the only one");
+        assert_eq!(load().waiting, 1, "the thread has taken the first one");
         assert_ne!(load().call, Duration::ZERO);
         drop(permit);
     }

@@ -2,7 +2,7 @@
 //! calls into the model that do not come back (a stalled driver, a deadlock), which nothing can end but the process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -235,6 +235,28 @@ impl Shared {
     }
 }
 
+/// Whether a request may be what a call that does not come back is at: only it counts as begun in vain then, and the others are
+/// done elsewhere. All clones are one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Suspect(Arc<AtomicBool>);
+
+impl Suspect {
+    /// To be said before a call begins.
+    pub(crate) fn set(&self, is_suspect: bool) {
+        // Whoever finds that the call hangs has taken the lock under which it began since.
+        self.0.store(is_suspect, Ordering::Relaxed);
+    }
+
+    /// What the request is told when a call does not come back.
+    fn told(&self) -> EngineError {
+        if self.0.load(Ordering::Relaxed) {
+            EngineError::Hung
+        } else {
+            EngineError::Stopped
+        }
+    }
+}
+
 /// The side of the model's thread. Dropping it reports the end, also when the thread unwinds.
 #[derive(Debug)]
 pub(crate) struct Reporter(Arc<Shared>);
@@ -400,19 +422,20 @@ impl Monitor {
         }
     }
 
-    /// Waits for an answer of the model's thread.
+    /// Waits for an answer of the model's thread to a request.
     ///
     /// # Errors
-    /// [`EngineError::Hung`] as soon as the thread hangs.
+    /// As soon as the thread hangs: [`EngineError::Hung`] where it may hang because of the request, else [`EngineError::Stopped`].
     pub(crate) async fn answer<T>(
         &self,
+        suspect: &Suspect,
         answer: impl Future<Output = T>,
     ) -> Result<T, EngineError> {
         let mut health = self.0.health.subscribe();
         tokio::select! {
             biased;
             answer = answer => Ok(answer),
-            _ = health.wait_for(|health| *health == Health::Hung) => Err(EngineError::Hung),
+            _ = health.wait_for(|health| *health == Health::Hung) => Err(suspect.told()),
         }
     }
 
@@ -429,17 +452,20 @@ impl Monitor {
         if self.health() != Health::Running {
             return Err(EngineError::Stopped);
         }
-        match self.answer(requests.send(request)).await {
+        match self
+            .answer(&Suspect::default(), requests.send(request))
+            .await
+        {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(EngineError::Stopped),
         }
     }
 
     /// Why an engine did not answer a request that it has.
-    pub(crate) fn gone(&self) -> EngineError {
+    pub(crate) fn gone(&self, suspect: &Suspect) -> EngineError {
         match self.health() {
             Health::Failed => EngineError::Panicked,
-            Health::Hung => EngineError::Hung,
+            Health::Hung => suspect.told(),
             Health::Running | Health::Stopped | Health::Damaged => EngineError::Stopped,
         }
     }

@@ -131,6 +131,31 @@ impl Loaded {
         self.model.rows_stand_alone()
     }
 
+    /// Why they cannot, where they cannot.
+    #[must_use]
+    pub fn verifies_none_because(&self) -> Option<String> {
+        if self.verifies_proposals() {
+            return None;
+        }
+        let (forms, device) = (self.model.without_kernels(), &self.description.device);
+        let place = if forms.is_empty() {
+            format!("on this device ({device})")
+        } else {
+            format!("where matrices are held in {forms}, for which there are no kernels")
+        };
+        Some(format!(
+            "a row of a pass depends on those beside it {place}, so no proposal is ever verified"
+        ))
+    }
+
+    /// The forms in which a second model holds matrices without kernels, as in [`Model::without_kernels`]: it is slow then, and
+    /// proposes only where that pays all the same.
+    #[must_use]
+    pub fn draft_without_kernels(&self) -> &str {
+        let draft = self.draft.as_ref();
+        draft.map_or("", |draft| draft.without_kernels())
+    }
+
     /// With a second, smaller model, loaded with its text half, that proposes tokens where a decoder is asked to propose any.
     /// It takes no part in what is written.
     ///

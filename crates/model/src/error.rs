@@ -93,6 +93,16 @@ pub enum LoadError {
         /// Its stored dtype.
         found: String,
     },
+    /// A tensor has values that are no numbers: whatever was computed with it would be none.
+    #[error(
+        "tensor {name} in {file} has values that are no numbers: the file is damaged, or was made wrongly; fetch the model anew"
+    )]
+    NotFinite {
+        /// Full name in the checkpoint's own scheme.
+        name: String,
+        /// Which file.
+        file: String,
+    },
     /// A matrix that cannot be quantised: its rows are no whole blocks.
     #[error(
         "tensor {name} has rows of {inputs} values, which are no blocks of {block}: it cannot be quantised"

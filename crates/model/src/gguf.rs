@@ -15,6 +15,11 @@ pub(crate) mod write;
 
 use std::path::PathBuf;
 
+use crate::config::Config;
+use crate::error::LoadError;
+use crate::tokenizer::Tokenizer;
+use value::Metadata;
+
 /// Where the parts of a model in GGUF form are, and how its weights are held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufSource {
@@ -44,6 +49,30 @@ impl GgufSource {
             digest_cache: None,
         }
     }
+
+    /// The file of the tokenizer that is named, or lies beside the language model's.
+    pub(crate) fn tokenizer_apart(&self) -> Option<PathBuf> {
+        let beside = self.text.with_file_name("tokenizer.json");
+        let beside = beside.is_file().then_some(beside);
+        self.tokenizer.clone().or(beside)
+    }
+}
+
+/// The tokenizer of this file, or the one inside the GGUF.
+pub(crate) fn tokenizer(
+    apart: Option<PathBuf>,
+    metadata: &Metadata,
+    config: &Config,
+) -> Result<Tokenizer, LoadError> {
+    let (rows, with_images) = (config.text.vocab, config.vision.is_some());
+    let Some(path) = apart else {
+        return vocabulary::tokenizer(metadata, rows, with_images);
+    };
+    let text = std::fs::read_to_string(&path).map_err(|source| LoadError::Read {
+        file: file::file_name(&path),
+        source,
+    })?;
+    Tokenizer::parse(&text, rows, with_images)
 }
 
 #[cfg(test)]

@@ -14,8 +14,7 @@ use crate::dtype::Dtype;
 use crate::error::{CacheError, EncodeError, ForwardError, LoadError, PromptError};
 use crate::frame::Frame;
 use crate::gguf::file::GgufFile;
-use crate::gguf::value::Metadata;
-use crate::gguf::{GgufSource, names, vocabulary};
+use crate::gguf::{self, GgufSource, names};
 use crate::projector::Projector;
 use crate::prompt::{Message, Prompt};
 use crate::settings::{self, Settings};
@@ -98,6 +97,7 @@ pub struct Model {
     digests: Digests,
     settings: Digest,
     held: String,
+    without_kernels: String,
     quantised_cache: QuantisedCache,
     device: Device,
     kernels: Option<Kernels>,
@@ -214,7 +214,7 @@ impl Model {
             config.vision = Some(vision);
         }
         let metadata = weights.add_gguf(file, source.quantised, names::text)?;
-        let apart = tokenizer_apart(source);
+        let apart = source.tokenizer_apart();
         if let Some(path) = &apart {
             settings = settings.file(path)?;
         }
@@ -224,7 +224,7 @@ impl Model {
             known,
             settings: settings.digest(),
         };
-        let tokenizer = move |config: &Config| gguf_tokenizer(apart, &metadata, config);
+        let tokenizer = move |config: &Config| gguf::tokenizer(apart, &metadata, config);
         Self::assemble(loaded, &weights, options, tokenizer)
     }
 
@@ -281,6 +281,7 @@ impl Model {
             digests: digests.held(&held),
             settings,
             held,
+            without_kernels: weights.without_kernels(),
             quantised_cache,
             forbidden_tokens: soft_token.into_iter().collect(),
             config,
@@ -311,6 +312,12 @@ impl Model {
     #[must_use]
     pub fn held(&self) -> &str {
         &self.held
+    }
+
+    /// Those of them that the CPU's kernels do not multiply, where they are used; empty where there are none.
+    #[must_use]
+    pub fn without_kernels(&self) -> &str {
+        &self.without_kernels
     }
 
     /// What became of [`FolderSource::quantised_cache`] when this was loaded.
@@ -524,30 +531,6 @@ fn open_vision(
     let mut weights = Weights::default();
     weights.add_gguf(file, false, |name| names::vision(name, swapped))?;
     Ok((config, weights, settings))
-}
-
-/// The file of the tokenizer that is named, or lies beside the GGUF.
-fn tokenizer_apart(source: &GgufSource) -> Option<PathBuf> {
-    let beside = source.text.with_file_name("tokenizer.json");
-    let beside = beside.is_file().then_some(beside);
-    source.tokenizer.clone().or(beside)
-}
-
-/// The tokenizer of this file, or the one inside the GGUF.
-fn gguf_tokenizer(
-    apart: Option<PathBuf>,
-    metadata: &Metadata,
-    config: &Config,
-) -> Result<Tokenizer, LoadError> {
-    let (rows, with_images) = (config.text.vocab, config.vision.is_some());
-    let Some(path) = apart else {
-        return vocabulary::tokenizer(metadata, rows, with_images);
-    };
-    let text = std::fs::read_to_string(&path).map_err(|source| LoadError::Read {
-        file: crate::gguf::file::file_name(&path),
-        source,
-    })?;
-    Tokenizer::parse(&text, rows, with_images)
 }
 
 fn load_tokenizer(dir: &Path, config: &Config) -> Result<Tokenizer, LoadError> {

@@ -1,9 +1,11 @@
 //! The safetensors of a model folder, memory-mapped: one file or the shards of an index.
 //! Tensors are found under any of the naming schemes in circulation ([`Part`]) and digested under one (`digest`).
-//! Matrices that are held quantised are in `quantised`, and what an earlier start kept of them in `kept`.
+//! Matrices that are held quantised are in `quantised`, what an earlier start kept of them in `kept`; what numbers are is in
+//! `numbers`.
 
 mod digest;
 mod kept;
+mod numbers;
 mod quantised;
 
 use std::collections::BTreeMap;
@@ -14,9 +16,9 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
+use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
-use half::{bf16, f16};
 use medfleet_kernels::{Kernels, Packed};
 use memmap2::Mmap;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
@@ -33,6 +35,7 @@ use crate::layers::Matrix;
 use crate::pages::prefer_huge_pages;
 
 use kept::Kept;
+use numbers::widen;
 
 pub use digest::Digests;
 pub use kept::QuantisedCache;
@@ -315,19 +318,20 @@ impl Weights {
         &self.shards[entry.shard].map[entry.bytes.clone()]
     }
 
-    /// The tensor as it lies in its file, read straight into its place; `None` where it cannot be taken as it is.
+    /// The tensor as it lies in its file, read straight into its place and checked; `None` where it cannot be taken as it is.
     fn read(
         &self,
         entry: &Entry,
-        dtype: DType,
-        device: &Device,
+        (dtype, device): (DType, &Device),
+        check: impl Fn(&[u8]) -> Result<(), LoadError>,
     ) -> Result<Option<Tensor>, LoadError> {
         if !device.is_cpu() {
             return Ok(None);
         }
         let fill = |bytes: &mut [u8]| {
             prefer_huge_pages(bytes);
-            self.shards[entry.shard].read(entry.bytes.start, bytes)
+            self.shards[entry.shard].read(entry.bytes.start, bytes)?;
+            check(bytes)
         };
         let (count, shape) = (
             entry.bytes.len() / dtype.size_in_bytes(),
@@ -382,6 +386,7 @@ impl Weights {
             prefix,
             dtype,
             quantise: self.quantise && part == Part::Text,
+            numbers_only: part != Part::Text,
             device: device.clone(),
         }
     }
@@ -393,6 +398,7 @@ impl Weights {
             prefix: String::new(),
             dtype,
             quantise: false,
+            numbers_only: true,
             device: device.clone(),
         }
     }
@@ -405,6 +411,9 @@ pub(crate) struct Scope<'a> {
     dtype: Dtype,
     /// Matrices are quantised while they are read.
     quantise: bool,
+    /// A tensor with values that are no numbers is refused. Only the language model is left to whoever loads it: to read one
+    /// token with it tries all of its layers.
+    numbers_only: bool,
     device: Device,
 }
 
@@ -416,6 +425,7 @@ impl Scope<'_> {
             prefix: format!("{}{name}.", self.prefix),
             dtype: self.dtype,
             quantise: self.quantise,
+            numbers_only: self.numbers_only,
             device: self.device.clone(),
         }
     }
@@ -475,16 +485,22 @@ impl Scope<'_> {
     /// A matrix laid out for the CPU's kernels, row by row: there is never a second copy of one that is stored plainly,
     /// whatever its numbers become.
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed, LoadError> {
-        let (_, entry) = self.entry(name, &shape)?;
+        let (full_name, entry) = self.entry(name, &shape)?;
         let Some(stored) = entry.dtype.plain() else {
             return Ok(cpu::pack(&self.get(name, &shape)?)?);
         };
         let row_bytes = shape[1] * stored.size_in_bytes();
         let shard = &self.weights.shards[entry.shard];
+        let check = |bytes: &[u8]| self.check_numbers((full_name.as_str(), entry), stored, bytes);
         let read = |rows: Range<usize>, into: &mut [u8]| {
-            shard.read(entry.bytes.start + rows.start * row_bytes, into)
+            shard.read(entry.bytes.start + rows.start * row_bytes, into)?;
+            check(into)
         };
-        let stored_rows = |rows: Range<usize>| self.weights.rows(entry, rows, row_bytes);
+        let stored_rows = |rows: Range<usize>| {
+            let bytes = self.weights.rows(entry, rows, row_bytes)?;
+            check(&bytes)?;
+            Ok::<_, LoadError>(bytes)
+        };
         match (stored, self.dtype) {
             (DType::F32, Dtype::F32) => {
                 Packed::read(shape, prefer_huge_pages, |rows, into: &mut [f32]| {
@@ -542,7 +558,9 @@ impl Scope<'_> {
                         .dequantize(&self.device)?
                         .to_dtype(dtype.candle())
                 };
-                return load().map_err(|error| BackendError::from(error).into());
+                let values = load().map_err(BackendError::from)?;
+                self.check_values((name.as_str(), entry), &values)?;
+                return Ok(values);
             }
             (None, Stored::Safetensors(other)) => {
                 return Err(LoadError::TensorDtype {
@@ -552,11 +570,13 @@ impl Scope<'_> {
                 });
             }
         };
+        let check = |bytes: &[u8]| self.check_numbers((name.as_str(), entry), stored, bytes);
         if stored == dtype.candle()
-            && let Some(tensor) = self.weights.read(entry, stored, &self.device)?
+            && let Some(tensor) = self.weights.read(entry, (stored, &self.device), check)?
         {
             return Ok(tensor);
         }
+        check(self.weights.bytes(entry))?;
         let load = || {
             Tensor::from_raw_buffer(self.weights.bytes(entry), stored, shape, &self.device)?
                 .to_dtype(dtype.candle())
@@ -564,28 +584,5 @@ impl Scope<'_> {
         let tensor = load().map_err(BackendError::from)?;
         self.weights.let_go(entry);
         Ok(tensor)
-    }
-}
-
-/// Numbers that are stored plainly, as f32, which holds all of them.
-///
-/// `stored` is F32, BF16 or F16, and `bytes` has as many as `into`.
-fn widen(stored: DType, bytes: &[u8], into: &mut [f32]) {
-    match stored {
-        DType::F32 => {
-            for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(4)) {
-                *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            }
-        }
-        DType::F16 => {
-            for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(2)) {
-                *value = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-            }
-        }
-        _ => {
-            for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(2)) {
-                *value = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-            }
-        }
     }
 }

@@ -27,7 +27,7 @@ use super::stretch::Stretches;
 use super::taken::Taken;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::backend::{DecodeBackend, EngineError, Finish, Outcome, Sequence, Step, Work};
-use crate::health::{Call, Reporter};
+use crate::health::{Call, Reporter, Suspect};
 use crate::speculation::pace::{Pace, Pass, Took};
 use crate::speculation::{PROPOSED_TOKENS_MAX, Proposed};
 
@@ -43,6 +43,7 @@ pub(super) type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
 pub(super) struct Request {
     pub(super) request: DecodeRequest,
     pub(super) events: Events,
+    pub(super) suspect: Suspect,
     pub(super) admitted: oneshot::Sender<Result<(), EngineError>>,
 }
 
@@ -149,8 +150,11 @@ impl Scheduler {
         let Request {
             request,
             events,
+            suspect,
             admitted,
         } = request;
+        self.suspect(|_| false);
+        suspect.set(true);
         let sequence = Sequence(self.next_sequence);
         self.next_sequence += 1;
         let backend = self.backend.as_mut();
@@ -168,7 +172,10 @@ impl Scheduler {
                 return Err(error);
             }
             let (haste, decoding) = (request.haste, request.decoding);
-            self.queue(Taken::new(sequence, events, size, haste, decoding));
+            self.queue(Taken {
+                suspect,
+                ..Taken::new(sequence, events, size, haste, decoding)
+            });
             Ok(())
         });
         // A caller that is gone meanwhile has also dropped its stream: the next look at cancellations finds it.
@@ -183,6 +190,8 @@ impl Scheduler {
     /// One forward pass, and what leads up to it; or a wait for company.
     fn turn(&mut self) -> Result<(), Panicked> {
         self.drop_cancelled();
+        // What it is at will not be known.
+        self.suspect(|_| true);
         let begun = {
             let _under_way = self.reporter.begin(Call::PREPARE);
             let mut this = std::panic::AssertUnwindSafe(&mut *self);
@@ -198,7 +207,6 @@ impl Scheduler {
         };
         let Ok(begun) = begun else {
             self.reporter.failed();
-            // What it was at is not known.
             return Err(self.fail_all(|_| true));
         };
         self.show_load();
@@ -270,6 +278,7 @@ impl Scheduler {
 
     /// Has the model do a pass; says how long it took.
     fn pass(&mut self, works: &[Work]) -> (Result<Vec<Outcome>, EngineError>, Duration) {
+        self.suspect(|sequence| works.iter().any(|work| work.sequence == sequence));
         let mark = self.beside.as_ref().map(Beside::begin_pass);
         let begun = Instant::now();
         let backend = self.backend.as_mut();

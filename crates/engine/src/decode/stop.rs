@@ -28,8 +28,12 @@ impl StopFilter {
     /// Takes the next piece of the model's text.
     pub(super) fn push(&mut self, piece: &str) -> Passed {
         self.held.push_str(piece);
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop));
-        if let Some(at) = found.min() {
+        let found = self.stops.iter().filter_map(|stop| {
+            let at = self.held.find(stop)?;
+            Some((at + stop.len(), at))
+        });
+        // The one that is complete first, which a shorter piece would have shown: of those, the longest.
+        if let Some((_, at)) = found.min() {
             let mut text = std::mem::take(&mut self.held);
             text.truncate(at);
             return Passed {
@@ -102,6 +106,8 @@ mod tests {
         check(&["END"], "an EN", "an EN", false);
         check(&["END", "\n\n"], "one\ntwo\n\nEND", "one\ntwo", true);
         check(&["aab"], "aaab", "a", true);
+        check(&["abcd", "bc"], "abcd", "a", true);
+        check(&["bc", "abc"], "abcd", "", true);
         check(&["END"], "END", "", true);
         check(&["ß!"], "Größe ß!", "Größe ", true);
     }

@@ -9,6 +9,7 @@ use super::scheduler::Events;
 use super::stop::StopFilter;
 use super::{DecodeEvent, Haste};
 use crate::backend::{Alternative, Decoding, PromptSize, Sequence, Step};
+use crate::health::Suspect;
 use crate::text::TokenSpan;
 
 /// So many later ones may begin before a request that waits; then it counts as one of STAT.
@@ -18,6 +19,7 @@ pub(super) const OVERTAKEN_MAX: u32 = 8;
 pub(super) struct Taken {
     pub(super) sequence: Sequence,
     pub(super) events: Events,
+    pub(super) suspect: Suspect,
     pub(super) size: PromptSize,
     pub(super) arrived: Instant,
     pub(super) haste: Haste,
@@ -51,6 +53,7 @@ impl Taken {
         Self {
             sequence,
             events,
+            suspect: Suspect::default(),
             size,
             arrived: Instant::now(),
             haste,

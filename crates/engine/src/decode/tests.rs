@@ -256,6 +256,22 @@ fn wrapped(
     kv_bytes_max: u64,
     pass: Pass,
 ) -> (DecodeEngine, tokio::sync::mpsc::UnboundedReceiver<Sequence>) {
+    wrapped_with(limits, kv_bytes_max, pass, Patience::SAFE)
+}
+
+/// Far longer than the engine's thread may wait for a processor while it takes a request on.
+const HASTY: Patience = Patience {
+    unknown: Duration::from_millis(500),
+    known: Duration::from_millis(500),
+    slower: 20,
+};
+
+fn wrapped_with(
+    limits: DecodeLimits,
+    kv_bytes_max: u64,
+    pass: Pass,
+    patience: Patience,
+) -> (DecodeEngine, tokio::sync::mpsc::UnboundedReceiver<Sequence>) {
     let (released, releases) = tokio::sync::mpsc::unbounded_channel();
     let backend = Wrapped {
         inner: simulated().decoder(kv_bytes_max),
@@ -264,8 +280,8 @@ fn wrapped(
         makes_numbers: true,
         released,
     };
-    let engine = DecodeEngine::start(Box::new(backend), limits).expect("a thread starts");
-    (engine, releases)
+    let engine = DecodeEngine::start_with(Box::new(backend), limits, None, patience);
+    (engine.expect("a thread starts"), releases)
 }
 
 /// Every pass waits for permission; `false` makes it panic.
@@ -379,22 +395,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
         let _ = permits.recv();
         inner.run(works)
     });
-    let (released, _releases) = tokio::sync::mpsc::unbounded_channel();
-    let backend = Wrapped {
-        inner: simulated().decoder(PLENTY),
-        pass,
-        computes: true,
-        makes_numbers: true,
-        released,
-    };
-    // Far longer than the engine's thread may wait for a processor while it takes the request on.
-    let hasty = Patience {
-        unknown: Duration::from_millis(500),
-        known: Duration::from_millis(500),
-        slower: 20,
-    };
-    let engine = DecodeEngine::start_with(Box::new(backend), LIMITS, None, hasty);
-    let engine = engine.expect("a thread starts");
+    let (engine, _releases) = wrapped_with(LIMITS, PLENTY, pass, HASTY);
     let taken = engine.decode(request(&[1], greedy())).await;
     let mut stream = taken.expect("it is taken");
     let (ended, event) = tokio::join!(engine.monitor().ended(), stream.next());

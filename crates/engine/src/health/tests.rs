@@ -57,6 +57,8 @@ fn a_call_is_due_after_its_time_without_that_in_which_the_process_stood_still() 
 #[test]
 fn a_call_that_does_not_come_back_is_found_by_who_looks() {
     let (reporter, monitor) = Reporter::new(Patience::SAFE);
+    let suspect = Suspect::default();
+    suspect.set(true);
     let under_way = reporter.begin(Call::compute(512));
     let begun = Instant::now();
     let next = monitor.0.look(begun);
@@ -65,7 +67,9 @@ fn a_call_that_does_not_come_back_is_found_by_who_looks() {
     assert_eq!(monitor.health(), Health::Running);
     monitor.0.look(begun + seconds(3600));
     assert_eq!(monitor.health(), Health::Hung);
-    assert!(matches!(monitor.gone(), EngineError::Hung));
+    assert!(matches!(monitor.gone(&suspect), EngineError::Hung));
+    let waits = Suspect::default();
+    assert!(matches!(monitor.gone(&waits), EngineError::Stopped));
     // What becomes of it later changes nothing.
     drop(under_way);
     reporter.failed();

@@ -44,8 +44,8 @@ fn load(source: FolderSource, device: ComputeDevice, dtype: Dtype) -> Loaded {
         .expect("the repository ships this checkpoint")
 }
 
-/// The folder with one weight of this tensor that is no number.
-fn poisoned(tensor: &str) -> tempfile::TempDir {
+/// The folder with this value in place of one of this tensor.
+fn poisoned(tensor: &str, index: usize, value: f32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for entry in std::fs::read_dir(tiny_folder()).expect("it is there") {
         let path = entry.expect("an entry").path();
@@ -62,25 +62,37 @@ fn poisoned(tensor: &str) -> tempfile::TempDir {
     let place = tensor.and_then(|(_, of)| of.split_once("\"data_offsets\":["));
     let from = place.and_then(|(_, of)| of.split_once(','));
     let from = from.and_then(|(from, _)| from.parse::<usize>().ok());
-    let at = header + from.expect("the header says where it is");
-    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let at = header + from.expect("the header says where it is") + 4 * index;
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     std::fs::write(&path, bytes).expect("it is written");
     dir
 }
 
 #[test]
 fn weights_that_are_no_numbers_are_found_when_they_are_loaded() {
-    let dir = poisoned("language_model.model.norm.weight");
-    let load = |half| {
-        let origin = Origin::Folder(FolderSource::new(dir.path()));
-        Loaded::load(&origin, ComputeDevice::Cpu, Dtype::F32, half)
+    let check = |tensor, broken, named: &str, sound| {
+        let dir = poisoned(tensor, 0, f32::NAN);
+        let load = |half| {
+            let origin = Origin::Folder(FolderSource::new(dir.path()));
+            Loaded::load(&origin, ComputeDevice::Cpu, Dtype::F32, half)
+        };
+        let Err(EngineError::Model(reason)) = load(broken) else {
+            panic!("every job would fail");
+        };
+        let reason = reason.to_string();
+        assert!(reason.contains("no numbers"), "{reason}");
+        assert!(reason.contains(named), "{reason}");
+        // The other half does not have them.
+        assert!(load(sound).is_ok());
     };
-    let Err(EngineError::Model(reason)) = load(Half::Decode) else {
-        panic!("every job would fail");
-    };
-    assert!(reason.to_string().contains("no numbers"), "{reason}");
-    // An encoder does not have them.
-    assert!(load(Half::Encode).is_ok());
+    let (encode, decode) = (Half::Encode, Half::Decode);
+    check("language_model.model.norm.weight", decode, "", encode);
+    let vision = "vision_tower.vision_model.encoder.layers.1.self_attn.k_proj.weight";
+    check(vision, encode, vision, decode);
+    let vision = "vision_tower.vision_model.embeddings.position_embedding.weight";
+    check(vision, encode, vision, decode);
+    let projector = "multi_modal_projector.mm_soft_emb_norm.weight";
+    check(projector, decode, projector, encode);
 }
 
 fn frame(side: u32, seed: u32) -> Frame {
@@ -476,12 +488,15 @@ fn thinking_is_neither_text_nor_token() {
 
 #[tokio::test]
 async fn damage_that_loading_does_not_find_ends_an_engine_at_its_first_image() {
-    let damaged = |tensor| {
-        let dir = poisoned(tensor);
+    // Numbers all of them, but too large.
+    let damaged = |tensor, index, value| {
+        let dir = poisoned(tensor, index, value);
         let source = FolderSource::new(dir.path());
         (load(source, ComputeDevice::Cpu, Dtype::F32), dir)
     };
-    let (loaded, _dir) = damaged("vision_tower.vision_model.embeddings.patch_embedding.bias");
+    // It is added to every patch, and the sum of several is infinite.
+    let bias = "vision_tower.vision_model.post_layernorm.bias";
+    let (loaded, _dir) = damaged(bias, 0, f32::MAX);
     let picture = frame(loaded.description().frame_side, 1);
     let encoder = EncodeEngine::start(loaded.encoder(), 1).expect("a thread starts");
     let purpose = Purpose {
@@ -491,8 +506,14 @@ async fn damage_that_loading_does_not_find_ends_an_engine_at_its_first_image() {
     let failed = encoder.encode(vec![picture.clone()], purpose).await;
     assert!(matches!(failed, Err(EngineError::Damaged)), "{failed:?}");
 
-    let (loaded, _dir) = damaged("multi_modal_projector.mm_soft_emb_norm.weight");
-    let tokens = tiny().encoder().encode(&[picture]).expect("it is sound");
+    // A token of every prompt, and not the first one, which is read when a model is loaded. Embeddings are eight times as large
+    // as their weights here, which makes this one infinite.
+    let tiny = tiny();
+    let special = tiny.model.tokenizer().expect("it is loaded").special();
+    let at = special.start_of_turn as usize * tiny.model.config().text.hidden + 1;
+    let embeddings = "language_model.model.embed_tokens.weight";
+    let (loaded, _dir) = damaged(embeddings, at, 5e37);
+    let tokens = tiny.encoder().encode(&[picture]).expect("it is sound");
     let backend = loaded.decoder(KV_BYTES_MAX, LIMITS.prefill_tokens_max);
     let decoder = DecodeEngine::start(backend.expect("a block fits"), LIMITS);
     let question = Question::Answer {

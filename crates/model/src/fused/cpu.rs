@@ -1,6 +1,8 @@
 //! The kernels of `crates/kernels` over candle tensors, on CPUs. A layer that has them holds them: whether they are used was
 //! said when the model was loaded.
 
+use std::borrow::Cow;
+
 use candle_core::{CpuStorage, DType, Storage, Tensor, WithDType};
 use half::bf16;
 use medfleet_kernels::{
@@ -15,17 +17,27 @@ use crate::sampling::{Choice, Sampling, Situation, choose};
 /// What a tensor holds and a kernel computes with.
 trait Value: Number + WithDType {
     fn slice(storage: &CpuStorage) -> candle_core::Result<&[Self]>;
+    /// A row in f32: copied only where that is another type.
+    fn widened(row: &[Self]) -> Cow<'_, [f32]>;
 }
 
 impl Value for f32 {
     fn slice(storage: &CpuStorage) -> candle_core::Result<&[Self]> {
         storage.as_slice()
     }
+
+    fn widened(row: &[Self]) -> Cow<'_, [f32]> {
+        Cow::Borrowed(row)
+    }
 }
 
 impl Value for bf16 {
     fn slice(storage: &CpuStorage) -> candle_core::Result<&[Self]> {
         storage.as_slice()
+    }
+
+    fn widened(row: &[Self]) -> Cow<'_, [f32]> {
+        row.iter().map(|value| value.wide()).collect()
     }
 }
 
@@ -176,8 +188,7 @@ fn likeliest_of<T: Value>(
         if !*wanted {
             return None;
         }
-        let row: Vec<f32> = row.iter().map(|logit| logit.wide()).collect();
-        choose(&row, &Sampling::greedy(), &situation).ok()
+        choose(&T::widened(row), &Sampling::greedy(), &situation).ok()
     };
     with::<T, _>(logits, |logits| {
         logits.par_chunks(width).zip(wanted).map(choice).collect()

@@ -311,6 +311,32 @@ fn a_folder_that_is_quantised_is_its_gguf_as_stored() {
     }
 }
 
+/// Who asks for what only the kernels promise can say why a file is without it.
+#[test]
+fn types_without_kernels_are_named() {
+    for (stored, device, expected) in [
+        (GgmlDType::Q5_0, "cpu", "q5_0"),
+        (GgmlDType::Q8_0, "cpu", ""),
+        (GgmlDType::Q5_0, "cpu:generic", ""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = GgufSource {
+            vision: None,
+            quantised: true,
+            ..write(dir.path(), stored, usize::MAX)
+        };
+        let options = LoadOptions {
+            device: device.parse().unwrap(),
+            ..all(Dtype::F32)
+        };
+        let model = Model::load_gguf(&source, options).unwrap();
+        let what = format!("{stored:?} on {device}");
+        assert_eq!(model.without_kernels(), expected, "{what}");
+        let have_kernels = device == "cpu" && expected.is_empty();
+        assert_eq!(model.rows_stand_alone(), have_kernels, "{what}");
+    }
+}
+
 /// Another form of the same weights is another model; its image tokens are the same.
 #[test]
 fn a_form_has_a_digest_of_its_own() {

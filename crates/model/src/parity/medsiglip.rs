@@ -203,6 +203,17 @@ fn a_damaged_folder_is_named() {
         &|dir| std::fs::remove_file(dir.join("spiece.model")).unwrap(),
         "cannot read tokenizer.json",
     );
+    let poison = |dir: &Path| {
+        let path = dir.join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(path, bytes).unwrap();
+    };
+    check(
+        &poison,
+        "vision_model.post_layernorm.weight in model.safetensors has values that are no numbers",
+    );
     check(
         &|dir| std::fs::write(dir.join("spiece.model"), [0xff; 40]).unwrap(),
         "spiece.model: it does not parse",

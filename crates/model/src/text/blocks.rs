@@ -298,11 +298,18 @@ impl Blocks {
         }
     }
 
-    /// Makes a table's blocks unfindable, those that it shares included. What local groups have given back of it is not found
-    /// either, as its beginning is not.
-    pub fn forget(&mut self, table: &BlockTable) {
+    /// Makes a table's blocks unfindable, those that it shares included, and what else is found by these keys: what local groups
+    /// have given back of it would be found again as soon as somebody else has read its beginning.
+    pub fn forget(&mut self, table: &BlockTable, keys: impl Iterator<Item = BlockKey>) {
         for number in table.groups.iter().flat_map(|run| &run.blocks) {
             self.hide(*number);
+        }
+        for key in keys {
+            for group in 0..self.layout.groups() {
+                if let Some(number) = self.find(key, group) {
+                    self.hide(number);
+                }
+            }
         }
     }
 

@@ -142,7 +142,11 @@ impl Progress {
 
     /// Nobody finds what was computed of it any more, or what it took over from others: it is of no use.
     pub fn forget(&self, blocks: &mut Blocks) {
-        blocks.forget(&self.table);
+        let whole = self.keys.iter().take(self.published).copied();
+        // Of the block in which it goes on by itself, a part may have been copied.
+        let parts = self.parts.iter();
+        let parts = parts.filter(|part| part.block <= self.published);
+        blocks.forget(&self.table, whole.chain(parts.map(|part| part.key)));
     }
 
     /// A token of the answer.
@@ -211,6 +215,22 @@ mod tests {
         // An image across positions 14..18: the block edge at 16 lies inside it, and it ends inside the next block.
         check(14, 18);
         check(16, 16);
+    }
+
+    #[test]
+    fn what_was_copied_of_another_is_forgotten_too() {
+        let mut blocks = Blocks::new(32, BlockLayout::global(4));
+        let mut one = sequence(14);
+        read_all(&mut one, &mut blocks);
+        let mut two = sequence(14);
+        assert_eq!(two.begin(&mut blocks).0, 18, "two positions were copied");
+        two.forget(&mut blocks);
+        let mut again = sequence(14);
+        assert_eq!(again.begin(&mut blocks).0, 0);
+        read_all(&mut again, &mut blocks);
+        let (tokens, copies) = sequence(14).begin(&mut blocks);
+        assert_eq!((tokens, copies.len()), (18, 1));
+        assert_eq!(copies[0].from, again.table().blocks()[4]);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use candle_core::DType;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use medfleet_kernels::{Form, Quantised, store_q8_0};
 
-use super::{Entry, Scope, Stored, Weights, widen};
+use super::numbers::widen;
+use super::{Entry, Scope, Stored, Weights};
 use crate::dtype::Dtype;
 use crate::error::{BackendError, LoadError};
 use crate::fused::cpu;
@@ -49,9 +50,22 @@ impl Weights {
         if self.quantise {
             return name_of(GgmlDType::Q8_0).to_owned();
         }
+        self.kept_in(|_| true)
+    }
+
+    /// Those of them for which there are no kernels, though others have some.
+    pub(crate) fn without_kernels(&self) -> String {
+        if self.kernels.is_none() {
+            return String::new();
+        }
+        self.kept_in(|dtype| form(dtype).is_none())
+    }
+
+    /// The quantised types that matrices are stored in and kept in, of those that are asked for.
+    fn kept_in(&self, asked: impl Fn(GgmlDType) -> bool) -> String {
         let kept = self.entries.values().filter(|entry| entry.keep_quantised);
         let names = kept.filter_map(|entry| match entry.dtype {
-            Stored::Ggml(dtype) if dtype.block_size() > 1 => Some(name_of(dtype)),
+            Stored::Ggml(dtype) if dtype.block_size() > 1 && asked(dtype) => Some(name_of(dtype)),
             _ => None,
         });
         let names: BTreeSet<&str> = names.collect();

@@ -78,6 +78,8 @@ impl Scheduler {
         if without.peek().is_none() {
             return false;
         }
+        // What is tried now is of none of them.
+        self.suspect(|_| false);
         let backend = self.backend.as_mut();
         // It reads an image and some words.
         let tried = Call::compute(backend.description().tokens_per_image as usize);
@@ -89,6 +91,13 @@ impl Scheduler {
             outcome.push(Err(found.told()));
         }
         found.ends()
+    }
+
+    /// Says whose the call into the model is that begins now.
+    pub(super) fn suspect(&self, is_suspect: impl Fn(Sequence) -> bool) {
+        for taken in self.active.iter().chain(&self.waiting) {
+            taken.suspect.set(is_suspect(taken.sequence));
+        }
     }
 
     /// Nothing of the model is used again, and every stream learns it: those that may have been the cause, and the others, which

@@ -32,6 +32,17 @@ async fn of_a_pass_that_failed_only_those_are_lost_that_fail_alone() {
     assert_eq!(engine.health(), Health::Running);
 }
 
+/// One that waits while another is written, where there is no second place.
+fn routine(shade: u8) -> DecodeRequest {
+    DecodeRequest {
+        haste: Haste {
+            class: Class::Routine,
+            ..Haste::STAT
+        },
+        ..request(&[shade], greedy())
+    }
+}
+
 #[tokio::test]
 async fn a_panic_is_blamed_only_on_those_that_were_computed() {
     let (permit, permits) = blocking::channel();
@@ -44,13 +55,6 @@ async fn a_panic_is_blamed_only_on_those_that_were_computed() {
         ..LIMITS
     };
     let (engine, _releases) = wrapped(limits, PLENTY, pass);
-    let routine = |shade| DecodeRequest {
-        haste: Haste {
-            class: Class::Routine,
-            ..Haste::STAT
-        },
-        ..request(&[shade], greedy())
-    };
     let mut computed = engine.decode(routine(1)).await.expect("it is taken");
     // Polled in this order: the next pass begins when it was sent.
     let (waits, ()) = tokio::join!(engine.decode(routine(2)), async {
@@ -65,6 +69,41 @@ async fn a_panic_is_blamed_only_on_those_that_were_computed() {
     );
     let waits = waits.collect().await;
     assert!(matches!(waits, Err(EngineError::Stopped)), "{waits:?}");
+}
+
+#[tokio::test]
+async fn a_pass_that_does_not_come_back_is_blamed_only_on_those_that_were_computed() {
+    let (permit, permits) = blocking::channel::<()>();
+    let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let pass: Pass = Box::new(move |inner, works| {
+        // A test that is over neither listens nor permits.
+        let _ = (begins.send(()), permits.recv());
+        inner.run(works)
+    });
+    let limits = DecodeLimits {
+        sequences_max: 1,
+        ..LIMITS
+    };
+    let (engine, _releases) = wrapped_with(limits, PLENTY, pass, HASTY);
+    let mut computed = engine.decode(routine(1)).await.expect("it is taken");
+    begun.recv().await.expect("the first pass begins");
+    // Polled in this order: the next pass begins when it was sent.
+    let (waits, ()) = tokio::join!(engine.decode(routine(2)), async {
+        permit.send(()).expect("the first pass waits");
+    });
+    let mut waits = waits.expect("it is taken");
+    begun.recv().await.expect("the next pass begins");
+    let (ended, computed, waits, unseen) = tokio::join!(
+        engine.monitor().ended(),
+        computed.collect(),
+        waits.collect(),
+        engine.decode(routine(3)),
+    );
+    assert_eq!(ended, Health::Hung);
+    assert!(matches!(computed, Err(EngineError::Hung)), "{computed:?}");
+    assert!(matches!(waits, Err(EngineError::Stopped)), "{waits:?}");
+    assert!(matches!(unseen, Err(EngineError::Stopped)), "{unseen:?}");
+    drop(permit);
 }
 
 /// An engine whose model makes no numbers of any text.

@@ -395,6 +395,9 @@ async fn where_rows_do_not_stand_alone_a_draft_is_left_out() {
         &tiny_folder(),
     );
     assert!(!with.verifies_proposals());
+    let cause = with.verifies_none_because().expect("it does not");
+    assert!(cause.contains("on this device (cpu "), "{cause}");
+    assert_eq!(tiny().verifies_none_because(), None);
     let engine = start(&with, ALWAYS, KV_BYTES_MAX);
     assert!(engine.phrases().is_none());
     let asked = request(&question(), &[], Decoding::greedy(12));

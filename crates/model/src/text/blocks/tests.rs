@@ -228,10 +228,41 @@ fn what_is_forgotten_is_found_no_more_and_its_memory_is_free() {
     }
     let shared = share(&mut blocks, &keys, |_| true);
     assert_eq!(shared.blocks().len(), 2);
-    blocks.forget(&table);
+    blocks.forget(&table, keys.iter().copied());
     blocks.release(table);
     blocks.release(shared);
     assert_eq!(blocks.available(), 4);
     let shared = share(&mut blocks, &keys, |_| true);
     assert!(shared.blocks().is_empty());
+}
+
+/// Reads a prompt a block at a time. Gives the table, and which block of the second group each stretch was written to.
+fn read(blocks: &mut Blocks, keys: &[BlockKey]) -> (BlockTable, Vec<Option<u32>>) {
+    let (mut table, mut written) = (BlockTable::default(), Vec::new());
+    for (index, key) in keys.iter().enumerate() {
+        let end = (index + 1) * 4;
+        blocks.reserve(&mut table, end).expect("there is room");
+        written.push(table.block(1, index));
+        blocks.publish(&table, index, *key);
+        blocks.trim(&mut table, end);
+    }
+    (table, written)
+}
+
+#[test]
+fn what_local_groups_have_given_back_is_forgotten_with_its_beginning() {
+    let mut blocks = windowed(18);
+    let tokens: Vec<u32> = (0..20).collect();
+    let keys = keys(&tokens, &[]);
+    let (wrong, _) = read(&mut blocks, &keys);
+    blocks.forget(&wrong, keys.iter().copied());
+    blocks.release(wrong);
+    let (right, written) = read(&mut blocks, &keys);
+    // Of the local groups, position 12 needs the third block alone.
+    let shared = share(&mut blocks, &keys, |end| end <= 12);
+    assert_eq!(shared.blocks().len(), 3);
+    assert_eq!(shared.block(1, 2), written[2]);
+    blocks.release(right);
+    blocks.release(shared);
+    assert_eq!(blocks.available(), 18);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use medfleet_core::Digest;
 use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Haste, ImageTokens,
@@ -84,10 +84,9 @@ fn start(model: Model, draft: Model, tokens: usize) -> Result<DecodeEngine> {
     let position_bytes = model.kv_position_bytes() + draft.kv_position_bytes();
     let kv_bytes_max = (tokens + SPARE_TOKENS) as u64 * position_bytes as u64;
     let loaded = Loaded::of(model, "").with_draft(draft)?;
-    ensure!(
-        loaded.verifies_proposals(),
-        "nothing is proposed on this device, a row of a pass depends on those beside it: leave --draft out"
-    );
+    if let Some(cause) = loaded.verifies_none_because() {
+        bail!("{cause}: leave --draft out");
+    }
     let limits = DecodeLimits {
         sequences_max: 1,
         queue_max: 1,
