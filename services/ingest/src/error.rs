@@ -78,6 +78,9 @@ pub(crate) enum Refusal {
     Invalid(Vec<Violation>),
     #[error("no such {what}")]
     NotFound { what: &'static str },
+    /// Of a job that has many, the one that has to be sent again.
+    #[error("{field}: no such upload, or it has expired; send the file again")]
+    UploadGone { field: String },
     #[error("request_id was used before with another body; a new request needs a new one")]
     OtherBody,
     #[error(
@@ -266,7 +269,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::WrongToken => (Code::Unauthenticated, "TOKEN_UNKNOWN"),
         Refusal::NotOperator => (Code::PermissionDenied, "NOT_OPERATOR"),
         Refusal::Invalid(_) => (Code::InvalidArgument, "INVALID_REQUEST"),
-        Refusal::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
+        Refusal::NotFound { .. } | Refusal::UploadGone { .. } => (Code::NotFound, "NOT_FOUND"),
         Refusal::OtherBody => (Code::AlreadyExists, "REQUEST_ID_REUSED"),
         Refusal::TaskUnavailable { .. } => (Code::Unimplemented, "TASK_UNAVAILABLE"),
         Refusal::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE"),
