@@ -190,7 +190,15 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     let of_file = &mut |index, news: UploadNews| progress.upload(index, &news);
     let response = send(&client, &files.files, modality, request, of_file)
         .await
-        .map_err(|error| error.known_by(&files.files, &files.names))?;
+        .map_err(|error| error.known_by(&files.files, &files.names))
+        .inspect_err(|error| {
+            if args.request_id.is_none() && error.exit() == Exit::Unreachable {
+                // The answer may be all that was lost, and nobody else knows the id.
+                eprintln!(
+                    "medfleet: to try again without making a second job, add --request-id {request_id}"
+                );
+            }
+        })?;
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
     let named = files.names.clone();
