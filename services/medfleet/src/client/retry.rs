@@ -71,10 +71,19 @@ pub(crate) fn may_pass(status: &Status) -> bool {
 
 /// Whether the request did not come whole in the fleet's time: sent again it would take as long.
 pub(crate) fn is_late(status: &Status) -> bool {
+    is_told(status, |reason| reason == "REQUEST_LATE")
+}
+
+/// Whether a fleet was reached and says that it cannot serve now.
+pub(crate) fn is_told_away(status: &Status) -> bool {
+    status.code() == Code::Unavailable && is_told(status, |_| true)
+}
+
+/// Whether a fleet, and nothing on the way to it, gives such a reason.
+fn is_told(status: &Status, is_wanted: impl FnOnce(&str) -> bool) -> bool {
     let details = status.get_error_details();
-    details
-        .error_info()
-        .is_some_and(|info| info.domain == "medfleet" && info.reason == "REQUEST_LATE")
+    let info = details.error_info();
+    info.is_some_and(|info| info.domain == "medfleet" && is_wanted(&info.reason))
 }
 
 /// Whether the fleet will take it later. Without a delay it is the request itself that is too much.
