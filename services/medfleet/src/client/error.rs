@@ -163,7 +163,9 @@ impl ClientError {
             }
             // Somebody answered: the line is too slow for so large a request.
             _ if retry::is_late(&status) => Exit::Usage,
-            Code::Unavailable | Code::DeadlineExceeded => {
+            code if retry::is_broken(&status)
+                || matches!(code, Code::Unavailable | Code::DeadlineExceeded) =>
+            {
                 return Self::Unreachable {
                     server: server.to_owned(),
                     attempts,
@@ -361,6 +363,23 @@ mod tests {
             Exit::Unreachable,
             "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: connection refused; \
              see that a fleet answers there, or name another with --server URL",
+        );
+    }
+
+    /// As where a fleet with TLS is called without.
+    #[test]
+    fn a_connection_that_breaks_is_no_refusal() {
+        let broken = Box::new(std::io::Error::other("frame with invalid size"));
+        check(
+            Status::from_error(broken),
+            Exit::Unreachable,
+            "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: frame with invalid size; \
+             see that a fleet answers there, or name another with --server URL",
+        );
+        check(
+            Status::unknown("a proxy's own word"),
+            Exit::Failed,
+            "the fleet refused (UNKNOWN): a proxy's own word",
         );
     }
 

@@ -56,17 +56,21 @@ impl Retry {
     }
 }
 
-/// Whether the same call may succeed later. A transport that breaks in the middle of a call reads as unknown or cancelled.
+/// Whether the same call may succeed later.
 pub(crate) fn may_pass(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::Aborted => true,
         Code::DeadlineExceeded => !is_late(status),
         Code::ResourceExhausted => is_busy(status),
-        Code::Unknown | Code::Cancelled | Code::Internal => {
-            std::error::Error::source(status).is_some()
-        }
-        _ => false,
+        _ => is_broken(status),
     }
+}
+
+/// Whether the line broke under the call, or who is at its other end is no fleet. The transport says unknown, cancelled or internal
+/// then, and keeps its own error behind that.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    let of_transport = [Code::Unknown, Code::Cancelled, Code::Internal];
+    of_transport.contains(&status.code()) && std::error::Error::source(status).is_some()
 }
 
 /// Whether the request did not come whole in the fleet's time: sent again it would take as long.
