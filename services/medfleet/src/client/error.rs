@@ -74,14 +74,14 @@ pub(crate) enum ClientError {
         /// The file.
         path: PathBuf,
     },
-    /// A file became shorter while it was sent.
+    /// A file became shorter or longer while it was sent.
     #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end; submit it once nobody writes to it", path.display())]
     FileChanged {
         /// The file.
         path: PathBuf,
         /// Bytes announced.
         total: u64,
-        /// Bytes found.
+        /// Bytes found in the end.
         sent: u64,
     },
     /// The address is no URL.
