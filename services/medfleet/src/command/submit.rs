@@ -217,7 +217,8 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         }
         return Ok(Exit::Done);
     }
-    let exit = follow::follow(&client, &job.name, &named, args.json, progress).await?;
+    let followed = follow::follow(&client, &job.name, &named, args.json, progress).await;
+    let exit = followed.map_err(|fault| fault.about(&job.name))?;
     if let (Some((out, file)), Exit::Done) = (drawn, exit) {
         draw::boxes(&file, &client.draft(&job.name).await?, out)?;
     }
