@@ -93,6 +93,21 @@ async fn the_command_line_shows_letters_starts_over_and_puts_away() -> Result<()
     json(&["dead", "discard", &letter.name, "--json"]).await?;
     ensure!(json(&["dead", "list", "--json"]).await?.is_empty());
     ensure!(client.get(&job).await?.state() == JobState::Failed);
+    // Of many that a script asks for, which one it was.
+    let asked = ["dead", "show", &letter.name];
+    let gone = fleet.command("st-mary", &asked).await?;
+    let said = String::from_utf8_lossy(&gone.stderr);
+    ensure!(
+        gone.status.code() == Some(1) && said.contains(&letter.name),
+        "{gone:?}"
+    );
+    let nobodys = format!("jobs/{}", "0".repeat(32));
+    let unknown = fleet.command("st-mary", &["get", &nobodys]).await?;
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    ensure!(
+        unknown.status.code() == Some(1) && said.contains(&nobodys),
+        "{unknown:?}"
+    );
     Ok(())
 }
 

@@ -69,6 +69,7 @@ async fn what_the_fleet_refuses_is_refused_before_files_are_sent() -> Result<()>
         Ok(())
     };
     check(&["--model", "unknown"], "model: one of ").await?;
+    check(&["--time-to-live", "8d"], "time_to_live: above 0 up to 7d").await?;
     let output = report(&fleet, folder.path(), &[]).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{said}");

@@ -86,6 +86,10 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
         text.contains("127.0.0.1:1"),
         "what was tried is named: {text}"
     );
+    ensure!(
+        text.contains("--request-id cli-"),
+        "the job may be there: {text}"
+    );
     Ok(())
 }
 

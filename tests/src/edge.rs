@@ -71,13 +71,7 @@ impl Edge {
     /// When one does not become ready, with its log.
     pub async fn start_stages(&self) -> Result<()> {
         for role in [Role::Preprocess, Role::Encode] {
-            let mut file = self.file_of(role)?;
-            if role == Role::Encode {
-                let encode = file.get_mut("encode").and_then(Value::as_table_mut);
-                encode
-                    .context("[encode]")?
-                    .insert("for_edge".into(), true.into());
-            }
+            let file = self.file_of(role)?;
             let path = self.folder.path().join(format!("{}.toml", role.name()));
             let log = self.folder.path().join(format!("{}.log", role.name()));
             fs::write(&path, file.to_string())?;

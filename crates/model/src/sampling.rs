@@ -167,12 +167,17 @@ fn penalise(logits: &[f32], penalty: f32, seen: &[u32]) -> Option<Vec<f32>> {
     ids.sort_unstable();
     ids.dedup();
     for id in ids {
-        if let Some(score) = scores.get_mut(id as usize) {
-            *score = if *score > 0.0 {
+        if let Some(score) = scores
+            .get_mut(id as usize)
+            .filter(|score| score.is_finite())
+        {
+            let moved = if *score > 0.0 {
                 *score / penalty
             } else {
                 *score * penalty
             };
+            // A penalty near 0 would make infinity of it, which reads as a model that makes no numbers.
+            *score = moved.clamp(f32::MIN, f32::MAX);
         }
     }
     Some(scores)

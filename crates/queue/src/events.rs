@@ -58,7 +58,8 @@ impl Queue {
     ) -> Result<Option<(u64, JobEvent)>> {
         let filter = subject::events_of(key);
         let which = Which::Next {
-            seq: after_sequence + 1,
+            // A client may send any number.
+            seq: after_sequence.saturating_add(1),
             next_by_subj: &filter,
         };
         let stored = self.api.get(subject::EVENTS, which).await?;

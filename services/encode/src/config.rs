@@ -52,8 +52,8 @@ pub struct Config {
     /// Tokens kept in memory, for decode workers and for frames that come again, in bytes.
     #[serde(default = "cache_bytes_max_default")]
     pub cache_bytes_max: ByteSize,
-    /// At a hospital's edge whose images stay there: has an encoder of an earlier release leave the edge a note of which tokens it
-    /// made, to hand them on. Later ones always do.
+    /// Has no effect: every encoder leaves a hospital's edge a note of which tokens it made, to hand them on. Those of before
+    /// 2026-11-28 do so only with it, so that one configuration may still serve both.
     #[serde(default)]
     pub for_edge: bool,
 }

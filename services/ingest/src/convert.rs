@@ -295,6 +295,22 @@ mod tests {
         check("jobs/7", None);
     }
 
+    /// As the contract says: the first chunk's start is in no record.
+    #[test]
+    fn a_job_last_came_further_at_its_latest_step() {
+        let (key, mut record) = medfleet_testkit::record(1, 1);
+        let began = record.times.accepted.0;
+        let updated = |record: &JobRecord| job(&key.job, record).update_time;
+        let at = |millis| Some(timestamp(UnixMillis(began + millis)));
+        record.state = JobState::Preprocessed;
+        record.times.preprocessed = Some(UnixMillis(began + 20));
+        assert_eq!(updated(&record), at(20));
+        record.state = JobState::Encoding;
+        assert_eq!(updated(&record), at(20));
+        record.times.encoded = Some(UnixMillis(began + 30));
+        assert_eq!(updated(&record), at(30));
+    }
+
     #[test]
     fn names_and_times() {
         let id = JobId::from_bytes([0xab; 16]);

@@ -4,6 +4,7 @@ use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, TenantId, UnixMill
 use medfleet_proto::v1::{self, dead_letter_service_server::DeadLetterService};
 use medfleet_proto::work::v1 as work;
 use medfleet_queue::{Applied, QueueError};
+use medfleet_store::StoreError;
 use tokio::time::timeout;
 use tonic::Request;
 
@@ -250,9 +251,7 @@ impl DeadLetters {
                     return Ok((key.job, record));
                 }
                 self.acceptor.forget_pending(noted, losses);
-                Err(Refusal::WrongState {
-                    state: record.state,
-                })
+                Err(not_started_over(&record))
             }
             Applied::Missing => {
                 self.acceptor.forget_pending(noted, losses);
@@ -261,6 +260,18 @@ impl DeadLetters {
                 })
             }
         }
+    }
+}
+
+/// Why a job is not started over. The letter of one that was erased is there for a moment, and for as long as its erasure is
+/// broken.
+fn not_started_over(record: &JobRecord) -> Refusal {
+    match record.erased {
+        Some(_) => Refusal::Store(StoreError::JobErased),
+        None => Refusal::WrongState {
+            state: record.state,
+            wanted: "only a failed one is started over",
+        },
     }
 }
 

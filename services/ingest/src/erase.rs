@@ -78,6 +78,7 @@ async fn end(queue: &Queue, key: &JobKey, now: UnixMillis) -> Result<(), Refusal
         Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
             Err(Refusal::WrongState {
                 state: record.state,
+                wanted: "only one that has ended is erased",
             })
         }
         Applied::Missing => Err(Refusal::NotFound { what: "job" }),
@@ -123,7 +124,10 @@ pub(crate) fn no_result(record: &JobRecord) -> Refusal {
         (None, JobState::Completed) => Refusal::NotFound {
             what: "result any more",
         },
-        (None, state) => Refusal::WrongState { state },
+        (None, state) => Refusal::WrongState {
+            state,
+            wanted: "only a completed one has a result",
+        },
     }
 }
 

@@ -78,6 +78,9 @@ pub(crate) enum Refusal {
     Invalid(Vec<Violation>),
     #[error("no such {what}")]
     NotFound { what: &'static str },
+    /// Of a job that has many, the one that has to be sent again.
+    #[error("{field}: no such upload, or it has expired; send the file again")]
+    UploadGone { field: String },
     #[error("request_id was used before with another body; a new request needs a new one")]
     OtherBody,
     #[error(
@@ -85,8 +88,12 @@ pub(crate) enum Refusal {
         available_tasks()
     )]
     TaskUnavailable { task: TaskKind },
-    #[error("the job is {state}")]
-    WrongState { state: JobState },
+    /// `wanted` is what the call is for.
+    #[error("the job is {state}; {wanted}")]
+    WrongState {
+        state: JobState,
+        wanted: &'static str,
+    },
     #[error("{what} must be at most {allowed}")]
     TooLarge { what: &'static str, allowed: String },
     #[error(
@@ -126,7 +133,7 @@ pub(crate) enum Refusal {
         "the request did not come whole within {limit:?} (ingest.limits.request_time_max); send large files by UploadInput"
     )]
     Late { limit: Duration },
-    #[error("the job was started over meanwhile; watch it again")]
+    #[error("the job was started over meanwhile; call again")]
     Replayed,
     #[error("this server is stopping; connect again")]
     Stopping,
@@ -182,7 +189,7 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
     let (code, reason) = code_and_reason(refusal);
     let mut details = ErrorDetails::new();
     let metadata = match refusal {
-        Refusal::WrongState { state } => vec![("state".to_owned(), state.as_str().to_owned())],
+        Refusal::WrongState { state, .. } => vec![("state".to_owned(), state.as_str().to_owned())],
         Refusal::TaskUnavailable { .. } => vec![("available".to_owned(), available_tasks())],
         Refusal::Unfinished { job, .. } => vec![("job".to_owned(), job_name(job))],
         Refusal::Stored { used, allowed, .. } => vec![
@@ -262,7 +269,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::WrongToken => (Code::Unauthenticated, "TOKEN_UNKNOWN"),
         Refusal::NotOperator => (Code::PermissionDenied, "NOT_OPERATOR"),
         Refusal::Invalid(_) => (Code::InvalidArgument, "INVALID_REQUEST"),
-        Refusal::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
+        Refusal::NotFound { .. } | Refusal::UploadGone { .. } => (Code::NotFound, "NOT_FOUND"),
         Refusal::OtherBody => (Code::AlreadyExists, "REQUEST_ID_REUSED"),
         Refusal::TaskUnavailable { .. } => (Code::Unimplemented, "TASK_UNAVAILABLE"),
         Refusal::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE"),
@@ -457,9 +464,10 @@ mod tests {
         check(
             &Refusal::WrongState {
                 state: JobState::Failed,
+                wanted: "only a completed one has a result",
             },
             Code::FailedPrecondition,
-            "the job is failed",
+            "the job is failed; only a completed one has a result",
             false,
         );
     }

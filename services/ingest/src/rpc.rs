@@ -320,6 +320,7 @@ impl Jobs {
             Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
                 Err(Refusal::WrongState {
                     state: record.state,
+                    wanted: "only one that has not ended can be cancelled",
                 })
             }
             Applied::Missing => Err(Refusal::NotFound { what: "job" }),

@@ -10,7 +10,7 @@ use medfleet_runtime::telemetry;
 use prost::Message;
 use tracing::Span;
 
-use crate::accept::{Acceptor, TRACEPARENT, UPLOAD_GONE};
+use crate::accept::{Acceptor, TRACEPARENT};
 use crate::cost;
 use crate::error::Refusal;
 use crate::keys::SentHalf;
@@ -183,7 +183,10 @@ impl Acceptor {
     ) -> Result<StudyInput, Refusal> {
         let (record, _) = match self.queue.upload(tenant, id).await? {
             Some(found) if found.0.expire_unix_millis > self.clock.now().0 => found,
-            _ => return Err(UPLOAD_GONE),
+            _ => {
+                let field = format!("inputs[{index}].upload");
+                return Err(Refusal::UploadGone { field });
+            }
         };
         if record.committed_bytes != record.total_bytes {
             let allowed = format!(

@@ -398,8 +398,12 @@ fn time_to_live(
         return limits.time_to_live_default.get();
     };
     let most = limits.time_to_live_max;
-    match Duration::try_from(sent) {
-        Ok(duration) if duration >= Duration::from_millis(1) && duration <= most.get() => duration,
+    // The library's conversion panics at the lowest of all numbers, as it takes the sign away.
+    let length = (sent.seconds >= 0).then(|| Duration::try_from(sent));
+    match length {
+        Some(Ok(duration)) if duration >= Duration::from_millis(1) && duration <= most.get() => {
+            duration
+        }
         _ => {
             wrong.push(Violation::new(
                 "time_to_live",

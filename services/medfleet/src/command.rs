@@ -51,7 +51,10 @@ impl JobArgs {
     /// Does this with the fleet, and with the name of its job.
     fn with(&self, act: impl AsyncFnOnce(&Client, &str) -> CommandResult) -> CommandResult {
         let name = job_name(&self.job)?;
-        with_client(&self.server, async |client| act(client, &name).await)
+        with_client(&self.server, async |client| {
+            let acted = act(client, &name).await;
+            acted.map_err(|fault| fault.about(&name))
+        })
     }
 }
 

@@ -53,6 +53,14 @@ impl Fault {
         }
     }
 
+    /// The same, with what it is about in front: the fleet does not repeat what it was asked for.
+    pub(crate) fn about(self, what: &str) -> Self {
+        Self {
+            exit: self.exit,
+            error: self.error.context(what.to_owned()),
+        }
+    }
+
     /// Something could not be reached.
     pub(crate) fn unreachable(error: impl Into<anyhow::Error>) -> Self {
         Self {
@@ -110,5 +118,12 @@ mod tests {
         check(Status::unauthenticated("no"), Exit::Usage);
         check(Status::internal("a defect"), Exit::Failed);
         assert_eq!(Fault::from(anyhow::anyhow!("other")).exit, Exit::Failed);
+    }
+
+    #[test]
+    fn what_it_is_about_changes_no_exit_code() {
+        let fault = Fault::usage(anyhow::anyhow!("not a name")).about("jobs/a");
+        assert_eq!(fault.exit, Exit::Usage);
+        assert_eq!(fault.to_string(), "jobs/a: not a name");
     }
 }

@@ -170,6 +170,12 @@ fn what_was_said_is_less_likely() {
     assert_eq!(penalty(1.2, &[1, 1]).token, 3, "3 / 1.2 is below 3");
     assert_eq!(penalty(2.0, &[1, 3]).token, 2, "3 / 2 is below 2");
     assert_eq!(penalty(0.5, &[2]).token, 2, "below 1 it attracts");
+    assert_eq!(penalty(1e-40, &[2]).token, 2, "however near to 0 it is");
+    assert_eq!(
+        penalty(1e-40, &[0, 1, 2, 3]).token,
+        0,
+        "none is left out for it"
+    );
     // Negative logits are multiplied, and the reported probability is the model's own.
     let situation = Situation {
         seen: &[0],

@@ -40,6 +40,7 @@ async fn one_reader_sees_every_job_from_now_on() -> Result<()> {
     ensure!(queue.next_event(&key, 0).await? == Some(seen[0].clone()));
     ensure!(queue.next_event(&key, seen[0].0).await? == Some(seen[1].clone()));
     ensure!(queue.next_event(&key, seen[1].0).await?.is_none());
+    ensure!(queue.next_event(&key, u64::MAX).await?.is_none());
     Ok(())
 }
 

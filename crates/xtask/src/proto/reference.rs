@@ -17,9 +17,10 @@ const PACKAGE: &str = "medfleet.v1";
 
 /// What every method answers, before what each does.
 const ERRORS: &str = "\n## Errors\n\n\
-    Every method also answers UNAUTHENTICATED to a call without a known token, DEADLINE_EXCEEDED with the reason \
-    `REQUEST_LATE` to a request that does not come whole within `ingest.limits.request_time_max` (two minutes), uploads \
-    apart (send large files by UploadInput), and INTERNAL where medfleet has a defect.\n\
+    Every method also answers UNAUTHENTICATED to a call without a known token, RESOURCE_EXHAUSTED with the reason `BUSY` and \
+    a delay where too many requests are under way, DEADLINE_EXCEEDED with the reason `REQUEST_LATE` to a request that does \
+    not come whole within `ingest.limits.request_time_max` (two minutes), uploads apart \
+    (send large files by UploadInput), and INTERNAL where medfleet has a defect.\n\
     UNAVAILABLE is also what a client makes of a connection that breaks or is refused.\n\
     The reasons that `ErrorInfo` has for each code, and which calls to try again: \
     [submit from another language](../how-to/submit-from-another-language.md#errors).\n";

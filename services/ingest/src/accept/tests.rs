@@ -130,6 +130,25 @@ async fn a_job_of_what_was_uploaded_is_not_refused_for_what_is_stored() {
     assert!(!accepted.expect("its file is there").already);
 }
 
+/// Of three hundred slices nobody wants to send all again.
+#[tokio::test]
+async fn the_upload_that_is_gone_is_named() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+    let acceptor = acceptor(queue, store);
+    let mut sent = request(b"film");
+    sent.inputs.push(v1::Input {
+        source: Some(Source::Upload(format!("uploads/{}", "0".repeat(32)))),
+        ..v1::Input::default()
+    });
+    let caller = Caller::of(&kit::tenant());
+    let refused = acceptor.accept(&caller, sent).await;
+    let refused = crate::error::status(&refused.expect_err("one is not there"));
+    assert_eq!(refused.code(), tonic::Code::NotFound, "{refused:?}");
+    let message = refused.message();
+    assert!(message.starts_with("inputs[1].upload: "), "{message}");
+}
+
 /// Its handle lives on, and with each job more would be stored.
 #[tokio::test]
 async fn beyond_the_quota_an_upload_is_good_for_one_job_and_its_repeats() {

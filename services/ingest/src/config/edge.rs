@@ -55,7 +55,7 @@ pub struct EdgeConfig {
     #[serde(default = "probe_every_default")]
     pub probe_every: DurationText,
     /// What of a tenant's jobs goes to the hub, where `tenants` does not say it. With `tokens`, workers of preprocess and encode
-    /// must be at this site, in every pool of `ingest.models`, with the hub's vision weights and `encode.for_edge`.
+    /// must be at this site, in every pool of `ingest.models`, with the hub's vision weights.
     #[serde(default)]
     pub travels: Travels,
     /// What is otherwise for single tenants.

@@ -1,10 +1,11 @@
-//! Starting a job over, over a real queue that has only its reserve left.
+//! Starting a job over, over a real queue: where only its reserve is left, and after an erasure that broke.
 
 use medfleet_core::{Class, Failure, FailureReason, Stage};
 use medfleet_queue::{JOBS_STREAM, Queue};
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit as kit;
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use super::*;
 use crate::accept::sample::acceptor;
@@ -23,6 +24,16 @@ async fn failed(queue: &Queue, key: &JobKey, record: &JobRecord) -> String {
     convert::dead_letter(1, &letter).name
 }
 
+fn letters(queue: Queue) -> DeadLetters {
+    let acceptor = acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])));
+    DeadLetters {
+        calls: Calls {
+            figures: acceptor.figures.clone(),
+        },
+        acceptor,
+    }
+}
+
 async fn replay(letters: &DeadLetters, name: &str) -> Result<v1::Job, Status> {
     let mut request = Request::new(v1::ReplayDeadLetterRequest {
         name: name.to_owned(),
@@ -36,14 +47,7 @@ async fn replay(letters: &DeadLetters, name: &str) -> Result<v1::Job, Status> {
 #[tokio::test]
 async fn who_asks_again_is_told_what_was_done_where_only_the_reserve_is_left() {
     let (_server, queue) = kit::start().await.expect("a queue");
-    let store = BlobStore::in_memory(FleetKey::new([1; 32]));
-    let acceptor = acceptor(queue.clone(), store);
-    let letters = DeadLetters {
-        calls: Calls {
-            figures: acceptor.figures.clone(),
-        },
-        acceptor,
-    };
+    let letters = letters(queue.clone());
     let (key, record) = kit::record(1, 1);
     let name = failed(&queue, &key, &record).await;
     let mut usage = queue.usage().await.expect("lists");
@@ -70,4 +74,21 @@ async fn who_asks_again_is_told_what_was_done_where_only_the_reserve_is_left() {
         let letter = queue.dead_letter_of(&key, 0).await.expect("answers");
         assert!(letter.is_none(), "{letter:?}");
     }
+}
+
+/// Its erasure broke before the letter was gone: "failed" is what a job has to be to be started over.
+#[tokio::test]
+async fn a_job_that_was_erased_is_refused_for_that() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let letters = letters(queue.clone());
+    let (key, record) = kit::record(1, 1);
+    let name = failed(&queue, &key, &record).await;
+    let step = Move::Erase;
+    let moved = queue.apply(&key, Some(0), &step, kit::clock()()).await;
+    assert!(matches!(moved, Ok(Applied::Applied { .. })), "{moved:?}");
+    let refused = replay(&letters, &name).await.expect_err("it was erased");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let details = refused.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.as_str());
+    assert_eq!(reason, Some("JOB_ERASED"));
 }

@@ -353,6 +353,26 @@ fn everything_wrong_is_named_at_once() {
 }
 
 #[test]
+fn a_time_to_live_is_above_zero_and_bounded_whatever_is_sent() {
+    let lives = |seconds, nanos, expected: &[&str]| {
+        let sent = v1::SubmitJobRequest {
+            time_to_live: Some(prost_types::Duration { seconds, nanos }),
+            ..report()
+        };
+        check(sent, expected);
+    };
+    let week = 7 * 24 * 60 * 60;
+    lives(0, 1_000_000, &[]);
+    lives(week, 0, &[]);
+    lives(0, 0, &["time_to_live"]);
+    lives(0, i32::MIN, &["time_to_live"]);
+    lives(week, 1, &["time_to_live"]);
+    lives(i64::MAX, i32::MAX, &["time_to_live"]);
+    lives(i64::MIN, 0, &["time_to_live"]);
+    lives(i64::MIN, i32::MIN, &["time_to_live"]);
+}
+
+#[test]
 fn inputs_are_looked_at_one_by_one() {
     let inputs = |source| v1::SubmitJobRequest {
         inputs: vec![image(), v1::Input { source, ..image() }],

@@ -169,6 +169,33 @@ async fn a_text_that_arrives_behind_the_end_is_told_before_it() {
     assert_eq!(delta.text, "no answer");
 }
 
+/// As a client sends it whose numbers have a sign, for none: only the end is left to be told.
+#[tokio::test]
+async fn a_watch_from_the_highest_sequence_on_tells_the_end() {
+    let (_server, queue) = medfleet_testkit::start().await.expect("a queue");
+    let (key, record) = medfleet_testkit::record(1, 1);
+    queue.create_record(&key, &record).await.expect("a job");
+    let now = medfleet_testkit::clock()();
+    let cancelled = queue.apply(&key, Some(0), &Move::Cancel, now).await;
+    cancelled.expect("is stored");
+    let file = tokens_file("highest");
+    let (tokens, caller) = new_token(&file, &key, 1).await;
+    let request = v1::WatchJobRequest {
+        after_sequence: u64::MAX,
+        ..v1::WatchJobRequest::default()
+    };
+    let watching = Arc::new(watching(queue, tokens));
+    let watch = Watch::begin(watching, (caller, key), &request).await;
+    let told = watch.expect("the job is there").into_stream();
+    let told = tokio::time::timeout(PATIENCE, told.collect::<Vec<_>>()).await;
+    std::fs::remove_file(&file).expect("it was written");
+    let told = told.expect("in time");
+    let [Ok(only)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert!(matches!(only.event, Some(Event::Final(_))), "{only:?}");
+}
+
 #[test]
 fn an_end_of_before_a_replay_is_no_end() {
     let (_, record) = medfleet_testkit::record(1, 1);

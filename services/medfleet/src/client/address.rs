@@ -94,8 +94,12 @@ impl ServerArgs {
     /// # Errors
     /// No fleet is known (exit code 3), or no token for it (2).
     pub(crate) fn resolve(&self) -> Result<Fleet, Fault> {
-        let local = AddressFile::read(&self.data).map_err(Fault::usage)?;
         let given = self.given().map(server_url);
+        if let (Some(server), Some(token)) = (&given, self.given_token()) {
+            // The data folder, which may be somebody else's, has nothing to say then.
+            return Ok(self.fleet(server.clone(), token.to_owned()));
+        }
+        let local = AddressFile::read(&self.data).map_err(Fault::usage)?;
         let server = match (&given, &local) {
             (Some(server), _) => server.clone(),
             (None, Some(local)) => local.server.clone(),
@@ -110,11 +114,15 @@ impl ServerArgs {
         let token = self
             .token_for(&server, local.as_ref())
             .map_err(Fault::usage)?;
-        Ok(Fleet {
+        Ok(self.fleet(server, token))
+    }
+
+    fn fleet(&self, server: String, token: String) -> Fleet {
+        Fleet {
             server,
             token,
             tls: self.tls.clone(),
-        })
+        }
     }
 
     /// Whether a fleet is named, by a flag or by the environment.
@@ -127,6 +135,12 @@ impl ServerArgs {
         self.server.as_deref().filter(|server| !server.is_empty())
     }
 
+    /// The token as it was given; an empty one is none.
+    fn given_token(&self) -> Option<&str> {
+        let token = self.token.as_deref().map(str::trim);
+        token.filter(|token| !token.is_empty())
+    }
+
     /// The data folder of the local fleet.
     pub(crate) fn data(&self) -> &Path {
         &self.data
@@ -134,12 +148,7 @@ impl ServerArgs {
 
     /// The token given, else the local fleet's; that one is never sent to another server.
     fn token_for(&self, server: &str, local: Option<&AddressFile>) -> Result<String> {
-        if let Some(token) = self
-            .token
-            .as_deref()
-            .map(str::trim)
-            .filter(|token| !token.is_empty())
-        {
+        if let Some(token) = self.given_token() {
             return Ok(token.to_owned());
         }
         let Some(local) = local.filter(|local| local.server == server) else {
@@ -268,6 +277,24 @@ mod tests {
             },
             Err((Exit::Unreachable, "medfleet up")),
         );
+    }
+
+    /// Somebody else's folder, who starts a fleet where others work too.
+    #[test]
+    fn who_names_a_fleet_and_a_token_needs_no_data_folder() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = folder.path().to_path_buf();
+        // No file can be read at its place.
+        fs::create_dir(data.join(AddressFile::NAME)).expect("a folder");
+        let args = |token: Option<&str>| ServerArgs {
+            server: Some("http://127.0.0.1:7443".to_owned()),
+            token: token.map(str::to_owned),
+            tls: TlsFiles::default(),
+            data: data.clone(),
+        };
+        let fleet = args(Some("mine")).resolve().expect("all is said");
+        assert_eq!(fleet.token, "mine");
+        assert!(args(None).resolve().is_err());
     }
 
     #[test]

@@ -11,12 +11,16 @@ use super::retry;
 use crate::exit::{Exit, Fault};
 use crate::show::seconds;
 
+/// What to do about a token that is none.
+const OTHER_TOKEN: &str =
+    "give a token that this fleet knows, with MEDFLEET_TOKEN or --token TOKEN";
+
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a call to a fleet failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Nothing answers there, or it keeps answering that it cannot serve now.
+    /// Nothing answers there.
     #[error(
         "{server} cannot be reached: {attempts} attempts in {}, the last one said: {said}; \
          see that a fleet answers there, or name another with --server URL",
@@ -32,7 +36,7 @@ pub(crate) enum ClientError {
         /// The last failure, in words.
         said: String,
     },
-    /// The fleet answered, again and again, that it has no room now.
+    /// The fleet answered, again and again, that it has no room now, or that what it needs itself is away.
     #[error("the fleet does not take it now: {said} ({attempts} attempts in {}); try again later", seconds(*waited))]
     Busy {
         /// How often it was asked.
@@ -70,14 +74,14 @@ pub(crate) enum ClientError {
         /// The file.
         path: PathBuf,
     },
-    /// A file became shorter while it was sent.
+    /// A file became shorter or longer while it was sent.
     #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end; submit it once nobody writes to it", path.display())]
     FileChanged {
         /// The file.
         path: PathBuf,
         /// Bytes announced.
         total: u64,
-        /// Bytes found.
+        /// Bytes found in the end.
         sent: u64,
     },
     /// The address is no URL.
@@ -145,9 +149,12 @@ impl ClientError {
         waited: Duration,
         status: Status,
     ) -> Self {
-        let said = said(&status);
+        let said = match status.code() {
+            Code::Unauthenticated => format!("{}; {OTHER_TOKEN}", said(&status)),
+            _ => said(&status),
+        };
         let exit = match status.code() {
-            _ if retry::is_busy(&status) => {
+            _ if retry::is_busy(&status) || retry::is_told_away(&status) => {
                 return Self::Busy {
                     attempts,
                     waited,
@@ -156,7 +163,9 @@ impl ClientError {
             }
             // Somebody answered: the line is too slow for so large a request.
             _ if retry::is_late(&status) => Exit::Usage,
-            Code::Unavailable | Code::DeadlineExceeded => {
+            code if retry::is_broken(&status)
+                || matches!(code, Code::Unavailable | Code::DeadlineExceeded) =>
+            {
                 return Self::Unreachable {
                     server: server.to_owned(),
                     attempts,
@@ -346,13 +355,44 @@ mod tests {
         check(
             Status::unauthenticated(""),
             Exit::Usage,
-            "the fleet refused (UNAUTHENTICATED): UNAUTHENTICATED",
+            "the fleet refused (UNAUTHENTICATED): UNAUTHENTICATED; give a token that this fleet knows, with MEDFLEET_TOKEN or \
+             --token TOKEN",
         );
         check(
-            Status::unavailable("the queue is not reachable"),
+            Status::unavailable("connection refused"),
             Exit::Unreachable,
-            "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: the queue is not reachable; \
+            "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: connection refused; \
              see that a fleet answers there, or name another with --server URL",
+        );
+    }
+
+    /// As where a fleet with TLS is called without.
+    #[test]
+    fn a_connection_that_breaks_is_no_refusal() {
+        let broken = Box::new(std::io::Error::other("frame with invalid size"));
+        check(
+            Status::from_error(broken),
+            Exit::Unreachable,
+            "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: frame with invalid size; \
+             see that a fleet answers there, or name another with --server URL",
+        );
+        check(
+            Status::unknown("a proxy's own word"),
+            Exit::Failed,
+            "the fleet refused (UNKNOWN): a proxy's own word",
+        );
+    }
+
+    /// Who goes looking for another address would look in vain.
+    #[test]
+    fn a_fleet_that_says_that_its_queue_is_away_was_reached() {
+        let none = [] as [(String, String); 0];
+        let details = ErrorDetails::with_error_info("QUEUE_AWAY", "medfleet", none);
+        let said = "the queue did not take the request";
+        check(
+            Status::with_error_details(Code::Unavailable, said, details),
+            Exit::Unreachable,
+            "the fleet does not take it now: the queue did not take the request (3 attempts in 1.5 s); try again later",
         );
     }
 

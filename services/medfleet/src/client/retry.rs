@@ -56,25 +56,38 @@ impl Retry {
     }
 }
 
-/// Whether the same call may succeed later. A transport that breaks in the middle of a call reads as unknown or cancelled.
+/// Whether the same call may succeed later.
 pub(crate) fn may_pass(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::Aborted => true,
         Code::DeadlineExceeded => !is_late(status),
         Code::ResourceExhausted => is_busy(status),
-        Code::Unknown | Code::Cancelled | Code::Internal => {
-            std::error::Error::source(status).is_some()
-        }
-        _ => false,
+        _ => is_broken(status),
     }
+}
+
+/// Whether the line broke under the call, or who is at its other end is no fleet. The transport says unknown, cancelled or internal
+/// then, and keeps its own error behind that.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    let of_transport = [Code::Unknown, Code::Cancelled, Code::Internal];
+    of_transport.contains(&status.code()) && std::error::Error::source(status).is_some()
 }
 
 /// Whether the request did not come whole in the fleet's time: sent again it would take as long.
 pub(crate) fn is_late(status: &Status) -> bool {
+    is_told(status, |reason| reason == "REQUEST_LATE")
+}
+
+/// Whether a fleet was reached and says that it cannot serve now.
+pub(crate) fn is_told_away(status: &Status) -> bool {
+    status.code() == Code::Unavailable && is_told(status, |_| true)
+}
+
+/// Whether a fleet, and nothing on the way to it, gives such a reason.
+fn is_told(status: &Status, is_wanted: impl FnOnce(&str) -> bool) -> bool {
     let details = status.get_error_details();
-    details
-        .error_info()
-        .is_some_and(|info| info.domain == "medfleet" && info.reason == "REQUEST_LATE")
+    let info = details.error_info();
+    info.is_some_and(|info| info.domain == "medfleet" && is_wanted(&info.reason))
 }
 
 /// Whether the fleet will take it later. Without a delay it is the request itself that is too much.

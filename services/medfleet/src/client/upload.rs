@@ -327,6 +327,15 @@ async fn feed(
         }
         news(UploadNews::Sent { bytes: sent, total });
     }
+    // Who still writes to it has not written all of it: what was sent would be taken for the whole.
+    let length = file.metadata().await.map_err(unreadable)?.len();
+    if length > total {
+        return Err(ClientError::FileChanged {
+            path: path.to_path_buf(),
+            total,
+            sent: length,
+        });
+    }
     Ok(())
 }
 
@@ -469,6 +478,29 @@ mod tests {
             (record.expire_unix_millis > ends).then_some(())
         })
         .await
+    }
+
+    #[tokio::test]
+    async fn a_file_that_grows_while_it_is_sent_is_not_taken_for_whole() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), b"pixels").expect("is written");
+        let check = async |total_bytes, expected: Option<u64>| {
+            let start = UploadStart {
+                total_bytes,
+                ..UploadStart::default()
+            };
+            let (sender, _receiver) = mpsc::channel(4);
+            let fed = feed(file.path(), start, sender, PATIENCE, &mut |_| ()).await;
+            let found = match fed {
+                Ok(()) => None,
+                Err(ClientError::FileChanged { sent, .. }) => Some(sent),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(found, expected, "{total_bytes}");
+        };
+        check(6, None).await;
+        check(3, Some(6)).await;
+        check(9, Some(6)).await;
     }
 
     #[tokio::test]

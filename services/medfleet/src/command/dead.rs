@@ -100,7 +100,10 @@ fn with_letter(
     act: impl AsyncFnOnce(&Client, &str) -> CommandResult,
 ) -> CommandResult {
     let name = letter_name(&args.id)?;
-    with_client(&args.server, async |client| act(client, &name).await)
+    with_client(&args.server, async |client| {
+        let acted = act(client, &name).await;
+        acted.map_err(|fault| fault.about(&name))
+    })
 }
 
 /// `deadLetters/{id}` from what a person types: the name, or the id alone. An id is a job's, a hyphen and a number; in lists that

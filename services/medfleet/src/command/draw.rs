@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use image::{ImageFormat, Rgb, RgbImage};
-use medfleet_imaging::{Convention, Frame, Limits, Options, Placement, decode_file};
+use medfleet_imaging::{BurnedIn, Convention, Frame, Limits, Options, Placement, decode_file};
 use medfleet_proto::v1::{Box as Found, Result as Draft, result::Output};
 
 /// Lines of a box, in pixels.
@@ -15,7 +15,10 @@ const COLOUR: Rgb<u8> = Rgb([255, 200, 0]);
 pub(super) fn boxes(file: &Path, draft: &Draft, out: &Path) -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let convention = Convention::newest();
-    let options = Options::new(convention.frame_side, Limits::default())?.following(convention);
+    // The fleet took it, whose rules for text in pixels are its own; and who has the file may see it.
+    let options = Options::new(convention.frame_side, Limits::default())?
+        .following(convention)
+        .burned_in(BurnedIn::Allow);
     let decoded = decode_file(&bytes, &options)?;
     let (frame, info) = decoded.frames.first().context("the file has no picture")?;
     let mut picture = coloured(frame);
@@ -87,5 +90,24 @@ mod tests {
         let refused = check(&folder.path().join("not/boxes.png"));
         let said = refused.expect_err("there is none").to_string();
         assert!(said.contains("not/boxes.png: its folder"), "{said}");
+    }
+
+    /// Such as an ultrasound image, of a tenant whose fleet is told to take these.
+    #[test]
+    fn what_the_fleet_took_is_drawn_on_whatever_its_pixels_carry() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let phantom = medfleet_phantom::Phantom::draw(3, 0, false);
+        let mut bytes = phantom.dicom(32).expect("a file");
+        // Burned In Annotation, and a word in its place that does not say that there is none.
+        let none = b"\x28\x00\x01\x03CS\x02\x00NO";
+        let mut places = bytes.windows(none.len());
+        let at = places.position(|found| found == none);
+        let value = at.expect("the phantom says it") + none.len() - 2;
+        bytes[value..value + 2].copy_from_slice(b"YE");
+        let file = folder.path().join("a.dcm");
+        std::fs::write(&file, bytes).expect("is written");
+        let out = folder.path().join("boxes.png");
+        boxes(&file, &Draft::default(), &out).expect("a picture");
+        assert!(out.is_file());
     }
 }

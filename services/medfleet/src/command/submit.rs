@@ -1,12 +1,14 @@
 //! `medfleet submit`: files in, job accepted, stages and text as they come, the draft at the end.
 
-use std::future::pending;
+mod ends;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use clap::builder::NonEmptyStringValueParser;
 use futures::FutureExt;
+use medfleet_core::setting::DurationText;
 use medfleet_core::{Class, GivenModality, TaskKind};
 use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
@@ -15,8 +17,8 @@ use medfleet_proto::v1::{
     input::Source, task::Kind,
 };
 use medfleet_queue::wire::class_to_wire;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::ends::{Ends, ignores_hangups};
 use super::whose::WhoseArgs;
 use super::{draw, follow};
 use crate::choices::one_of;
@@ -56,6 +58,9 @@ pub(crate) struct Args {
     /// How soon it matters
     #[arg(long, value_parser = one_of(Class::ALL, Class::as_str), default_value = "routine")]
     class: Class,
+    /// How long it may take from its accept on, such as 30m or 12h; then it is EXPIRED [default: the fleet's]
+    #[arg(long, value_name = "TIME")]
+    time_to_live: Option<DurationText>,
     /// Idempotency key: the same key with the same request is the same job [default: a random one]
     #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     request_id: Option<String>,
@@ -149,56 +154,6 @@ async fn until_asked_to_end(args: &Args, task: Kind, started: Instant) -> Comman
     }
 }
 
-/// The signals that ask a program to end: a person's, the system's, and that of a terminal that goes away.
-#[derive(Debug)]
-struct Ends {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Option<Signal>,
-}
-
-impl Ends {
-    /// From now on none of these kills; without `hangups` that one stays as it is.
-    fn listen(hangups: bool) -> std::io::Result<Self> {
-        let hangup = hangups.then(|| signal(SignalKind::hangup()));
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: hangup.transpose()?,
-        })
-    }
-
-    /// Waits for the first of them.
-    async fn come(&mut self) {
-        let Self {
-            interrupt,
-            terminate,
-            hangup,
-        } = self;
-        let hung_up = async {
-            match hangup {
-                Some(hangup) => hangup.recv().await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hung_up => {}
-        }
-    }
-}
-
-/// Whether we were started to outlive our terminal (`nohup`), by what Linux says of this process.
-fn ignores_hangups(status: &str) -> bool {
-    let ignored = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // Bit n - 1 is signal n, and a hangup is signal 1.
-    ignored.is_some_and(|mask| mask & 1 == 1)
-}
-
 /// Files in, job accepted, its end awaited.
 async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     let files = paths::unpacked(args.paths.clone(), Limits::default())
@@ -228,14 +183,22 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         class: class_to_wire(args.class).into(),
         model: args.model.clone(),
         decoding: Some(args.decoding.wire()),
-        time_to_live: None,
+        time_to_live: args.time_to_live.map(on_the_wire).transpose()?,
         patient_pseudonym: whose.patient,
         study_pseudonyms: whose.studies,
     };
     let of_file = &mut |index, news: UploadNews| progress.upload(index, &news);
     let response = send(&client, &files.files, modality, request, of_file)
         .await
-        .map_err(|error| error.known_by(&files.files, &files.names))?;
+        .map_err(|error| error.known_by(&files.files, &files.names))
+        .inspect_err(|error| {
+            if args.request_id.is_none() && error.exit() == Exit::Unreachable {
+                // The answer may be all that was lost, and nobody else knows the id.
+                eprintln!(
+                    "medfleet: to try again without making a second job, add --request-id {request_id}"
+                );
+            }
+        })?;
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
     let named = files.names.clone();
@@ -254,7 +217,8 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         }
         return Ok(Exit::Done);
     }
-    let exit = follow::follow(&client, &job.name, &named, args.json, progress).await?;
+    let followed = follow::follow(&client, &job.name, &named, args.json, progress).await;
+    let exit = followed.map_err(|fault| fault.about(&job.name))?;
     if let (Some((out, file)), Exit::Done) = (drawn, exit) {
         draw::boxes(&file, &client.draft(&job.name).await?, out)?;
     }
@@ -442,6 +406,11 @@ fn task(args: &Args) -> anyhow::Result<Kind> {
     })
 }
 
+/// A time as the contract has it.
+fn on_the_wire(time: DurationText) -> Result<prost_types::Duration, Fault> {
+    prost_types::Duration::try_from(time.get()).map_err(Fault::usage)
+}
+
 /// A key that makes repeating the call after a broken connection safe.
 pub(super) fn random_id() -> anyhow::Result<String> {
     let mut bytes = [0_u8; 16];
@@ -468,8 +437,6 @@ impl DecodingArgs {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::client::{Fleet, TlsFiles};
     use crate::command::parsed;
@@ -530,6 +497,16 @@ mod tests {
     }
 
     #[test]
+    fn a_time_to_live_is_a_number_with_its_unit() {
+        let given = |time: &str| parsed(&["a.png", "--task", "report", "--time-to-live", time]);
+        let args: Args = given("90m").expect("the flags exist");
+        let sent = args.time_to_live.map(on_the_wire).transpose();
+        let sent = sent.expect("it fits").map(|sent| sent.seconds);
+        assert_eq!(sent, Some(5_400));
+        assert!(given("90").is_err());
+    }
+
+    #[test]
     fn too_many_files_are_refused_before_they_are_sent() {
         let check = |task, files, expected: Option<&str>| {
             let said = check_count(task, files)
@@ -564,28 +541,5 @@ mod tests {
         assert_eq!(error.exit(), Exit::Usage);
         let said = error.to_string();
         assert!(said.contains("2.dcm is empty"), "{said}");
-    }
-
-    #[tokio::test]
-    async fn every_signal_that_asks_to_end_is_heard() {
-        use nix::sys::signal::{Signal, raise};
-        for asked in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            let mut ends = Ends::listen(true).expect("listens");
-            raise(asked).expect("is sent");
-            let heard = tokio::time::timeout(Duration::from_secs(20), ends.come()).await;
-            assert!(heard.is_ok(), "{asked} was not heard");
-        }
-    }
-
-    #[test]
-    fn who_was_started_to_outlive_a_terminal_does() {
-        let check = |status: &str, expected| assert_eq!(ignores_hangups(status), expected);
-        check(
-            "Name:\tmedfleet\nSigIgn:\t0000000000000001\nSigCgt:\t0\n",
-            true,
-        );
-        check("SigIgn:\t0000000000001007\n", true);
-        check("SigIgn:\t0000000000001000\nSigCgt:\t1\n", false);
-        check("", false);
     }
 }

@@ -1,6 +1,8 @@
 //! A job for people: a few lines, or one row of a table.
 
+use medfleet_core::JobState;
 use medfleet_proto::v1::{Class, EraseJobResponse, Job};
+use medfleet_queue::wire::state_from_wire;
 
 use super::words::{class_word, failure_text, state_word, task_word, time_text};
 
@@ -20,6 +22,10 @@ pub(crate) fn job_lines(job: &Job) -> String {
         format!("changed      {}", time_text(job.update_time.as_ref())),
         format!("trace        {}", job.trace_id),
     ];
+    let is_over = state_from_wire(job.state).is_some_and(JobState::is_final);
+    if let Some(time) = job.expire_time.as_ref().filter(|_| !is_over) {
+        lines.push(format!("expires      {time}, if it has not ended by then"));
+    }
     if job.chunks_total > 0 {
         lines.push(format!(
             "chunks       {} of {} encoded",
@@ -83,13 +89,13 @@ pub(crate) fn job_table_row(job: &Job) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medfleet_proto::v1::{Class, JobState, TaskKind};
+    use medfleet_proto::v1::{self, Class, TaskKind};
 
     #[test]
     fn rows_stand_below_their_heads() {
         let job = Job {
             name: "jobs/0123456789abcdef0123456789abcdef".into(),
-            state: JobState::Completed.into(),
+            state: v1::JobState::Completed.into(),
             task: TaskKind::Report.into(),
             class: Class::Stat.into(),
             ..Job::default()
@@ -121,5 +127,20 @@ mod tests {
             ..Job::default()
         };
         assert!(!lines.contains("cancel ") && job_lines(&cancelled).contains("cancel "));
+    }
+
+    #[test]
+    fn when_a_job_expires_is_said_until_it_has_ended() {
+        let check = |state: v1::JobState, expected| {
+            let lines = job_lines(&Job {
+                state: state.into(),
+                expire_time: Some(prost_types::Timestamp::default()),
+                ..Job::default()
+            });
+            assert_eq!(lines.contains("expires "), expected, "{lines}");
+        };
+        check(v1::JobState::Accepted, true);
+        check(v1::JobState::Forwarded, true);
+        check(v1::JobState::Completed, false);
     }
 }

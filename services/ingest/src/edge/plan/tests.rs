@@ -74,7 +74,8 @@ fn the_rest_has_its_own_meaning() {
     assert!(matches!(by_hub(&gone), Trouble::NotThere));
     assert!(matches!(by_hub(&Refusal::OtherBody), Trouble::Taken));
     let state = JobState::Completed;
-    let ended = by_hub(&Refusal::WrongState { state });
+    let wanted = "only one that has not ended can be cancelled";
+    let ended = by_hub(&Refusal::WrongState { state, wanted });
     assert!(matches!(ended, Trouble::OtherState));
     let erased = Refusal::Store(medfleet_store::StoreError::JobErased);
     assert!(matches!(by_hub(&erased), Trouble::Refused(_)));
