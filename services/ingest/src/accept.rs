@@ -108,7 +108,7 @@ impl Acceptor {
                 job,
             };
             let plan = plan?;
-            let let_in = self.count(&key.tenant, &request)?;
+            let let_in = self.count(&key.tenant, &request, plan.class)?;
             let study = self.study(&key.tenant, plan, sent).await?;
             let created = self.create_within_budget(caller, key.clone(), study, let_in);
             return match created.await {
@@ -127,7 +127,7 @@ impl Acceptor {
         match known?.map(|(record, _)| record) {
             None => {
                 let plan = plan?;
-                let let_in = self.count(&key.tenant, &request)?;
+                let let_in = self.count(&key.tenant, &request, plan.class)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
@@ -176,14 +176,22 @@ impl Acceptor {
     /// Counts a new job towards its tenant's quotas, unless the queue had no room for one just now. Takes room for the files inside
     /// its request. Uploaded files took their room when their uploads began, so a job of these alone is not refused right away for
     /// what the tenant has stored by now.
-    fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<LetIn, Refusal> {
+    fn count(
+        &self,
+        tenant: &TenantId,
+        request: &v1::SubmitJobRequest,
+        asked: Class,
+    ) -> Result<LetIn, Refusal> {
         let inline = request.inputs.iter().map(|input| match &input.source {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
             _ => 0,
         });
         let inline: u64 = inline.sum();
         self.room.check(self.clock.now())?;
-        self.quotas.one_more(tenant, self.open.count(tenant))?;
+        // The budget is counted once the job is known to be whole, so that one that comes at once with others may be urgent then.
+        let class = self.quotas.class_now(tenant, asked);
+        self.quotas
+            .one_more(tenant, self.open.count(tenant), class)?;
         let let_in = match self.quotas.hold(tenant, inline) {
             Err(full @ Refusal::Stored { .. }) if is_uploaded(request) => LetIn {
                 held: self.quotas.hold_nothing(tenant),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use medfleet_core::setting::ByteSize;
-use medfleet_core::{TenantId, UnixMillis};
+use medfleet_core::{Class, TenantId, UnixMillis};
 use medfleet_runtime::Clock;
 
 use crate::config::{Quota, QuotasConfig};
@@ -145,6 +145,23 @@ impl Quotas {
         self.charge(tenant, &[job, of_bytes(quota, bytes)])
     }
 
+    /// The class in which a new job would be accepted now: in STAT only within its tenant's budget. Counts nothing.
+    pub(crate) fn class_now(&self, tenant: &TenantId, asked: Class) -> Class {
+        let (Class::Stat, Some(most)) = (asked, self.of(tenant).stat_per_minute) else {
+            return asked;
+        };
+        let (most, now) = (u64::from(most), self.clock.now());
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left = spent.get_mut(tenant).is_none_or(|spent| {
+            spent.stat.run_out(most, now);
+            spent.stat.wait(1, most).is_none()
+        });
+        match most > 0 && is_left {
+            true => Class::Stat,
+            false => Class::Urgent,
+        }
+    }
+
     /// Counts a job of class STAT; false when it is more than its tenant's budget.
     pub(crate) fn stat(&self, tenant: &TenantId) -> bool {
         let job = Charge {
@@ -164,9 +181,19 @@ impl Quotas {
         }
     }
 
-    /// Whether a tenant with so many open jobs may have one more.
-    pub(crate) fn one_more(&self, tenant: &TenantId, open: u64) -> Result<(), Refusal> {
-        match self.of(tenant).open_jobs_max {
+    /// Whether a tenant with so many open jobs may have one more, which would be accepted in this class. Its routine work keeps out
+    /// no STAT job, where it has a budget of these: without one nothing would bound them.
+    pub(crate) fn one_more(
+        &self,
+        tenant: &TenantId,
+        open: u64,
+        class: Class,
+    ) -> Result<(), Refusal> {
+        let quota = self.of(tenant);
+        if class == Class::Stat && quota.stat_per_minute.is_some() {
+            return Ok(());
+        }
+        match quota.open_jobs_max {
             Some(most) if open >= u64::from(most) => Err(Refusal::Quota {
                 what: "open jobs",
                 retry_after: self.retry_after,
@@ -300,20 +327,44 @@ mod tests {
     }
 
     #[test]
-    fn open_jobs_have_a_limit() {
+    fn open_jobs_have_a_limit_that_stat_within_its_budget_passes() {
+        let check = |budget: Option<u32>, open: u64, asked: Class, is_let_in: bool| {
+            let (quotas, tenant) = still(Quota {
+                open_jobs_max: Some(2),
+                stat_per_minute: budget,
+                ..Quota::default()
+            });
+            let class = quotas.class_now(&tenant, asked);
+            let found = match quotas.one_more(&tenant, open, class) {
+                Ok(()) => true,
+                Err(Refusal::Quota {
+                    what: "open jobs", ..
+                }) => false,
+                refused => panic!("{refused:?}"),
+            };
+            assert_eq!(found, is_let_in, "{budget:?}, {open}, {asked}");
+        };
+        check(None, 1, Class::Routine, true);
+        check(None, 2, Class::Routine, false);
+        check(Some(1), 2, Class::Urgent, false);
+        check(Some(1), 2, Class::Stat, true);
+        check(Some(0), 2, Class::Stat, false);
+        // Nothing else would bound them.
+        check(None, 2, Class::Stat, false);
+    }
+
+    #[test]
+    fn what_class_a_job_would_have_costs_nothing() {
         let (quotas, tenant) = still(Quota {
-            open_jobs_max: Some(2),
+            stat_per_minute: Some(1),
             ..Quota::default()
         });
-        assert!(quotas.one_more(&tenant, 1).is_ok());
-        let refused = quotas.one_more(&tenant, 2);
-        assert!(matches!(
-            refused,
-            Err(Refusal::Quota {
-                what: "open jobs",
-                ..
-            })
-        ));
+        let check = |asked, expected| assert_eq!(quotas.class_now(&tenant, asked), expected);
+        check(Class::Stat, Class::Stat);
+        check(Class::Stat, Class::Stat);
+        assert!(quotas.stat(&tenant));
+        check(Class::Stat, Class::Urgent);
+        check(Class::Bulk, Class::Bulk);
     }
 
     #[test]

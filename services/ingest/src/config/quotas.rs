@@ -34,7 +34,7 @@ pub struct Quota {
     /// New jobs of class STAT; those beyond it are accepted as urgent, and say so.
     pub stat_per_minute: Option<u32>,
     /// Jobs that have not ended. Counted over all replicas: each knows every open job, but not the accepts under way
-    /// on the others.
+    /// on the others. Where `stat_per_minute` is set, a STAT job within it is let in beyond this.
     #[schemars(range(min = 1))]
     pub open_jobs_max: Option<u32>,
     /// Jobs let in to the stages at a time; the others wait, and neighbours go ahead of them. A STAT job is let in beyond
