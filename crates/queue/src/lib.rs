@@ -65,8 +65,8 @@ pub use puller::Puller;
 pub use records::{Applied, Created, PageStart, Revision, Seen, Updated};
 pub use search::Found;
 pub use subject::{
-    AUDIT as AUDIT_STREAM, DEAD as DEAD_STREAM, JOBS_STREAM, PENDING_STREAM, event_token,
-    is_record_stream,
+    AUDIT as AUDIT_STREAM, DEAD as DEAD_STREAM, INTAKE_STREAM, JOBS_STREAM, PENDING_STREAM,
+    event_token, is_record_stream,
 };
 pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};

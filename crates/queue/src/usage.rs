@@ -29,6 +29,8 @@ pub struct StreamUsage {
     pub last_sequence: u64,
     /// Bytes that it may hold; none without a limit.
     pub bytes_max: Option<u64>,
+    /// Messages that it may hold; none without a limit.
+    pub messages_max: Option<u64>,
 }
 
 impl StreamUsage {
@@ -46,8 +48,9 @@ impl StreamUsage {
 
     /// Whether no more is left than one part of so many.
     fn has_only(&self, share: u64) -> bool {
-        let most = self.bytes_max;
-        most.is_some_and(|most| self.bytes >= most - most / share)
+        let is_used =
+            |used: u64, most: Option<u64>| most.is_some_and(|most| used >= most - most / share);
+        is_used(self.bytes, self.bytes_max) || is_used(self.messages, self.messages_max)
     }
 }
 
@@ -75,6 +78,8 @@ struct Config {
     name: String,
     #[serde(default)]
     max_bytes: i64,
+    #[serde(default)]
+    max_msgs: i64,
 }
 
 #[derive(Deserialize)]
@@ -102,13 +107,15 @@ impl Queue {
                 reason: "the account has too many others",
             });
         }
+        // -1 is no limit.
+        let limit = |most: i64| u64::try_from(most).ok().filter(|most| *most > 0);
         let usage = listed.streams.into_iter().map(|info| StreamUsage {
             stream: info.config.name,
             messages: info.state.messages,
             bytes: info.state.bytes,
             last_sequence: info.state.last_seq,
-            // -1 is no limit.
-            bytes_max: u64::try_from(info.config.max_bytes).ok(),
+            bytes_max: limit(info.config.max_bytes),
+            messages_max: limit(info.config.max_msgs),
         });
         Ok(usage.collect())
     }

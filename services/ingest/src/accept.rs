@@ -187,9 +187,9 @@ impl Acceptor {
             _ => 0,
         });
         let inline: u64 = inline.sum();
-        self.room.check(self.clock.now())?;
         // The budget is counted once the job is known to be whole, so that one that comes at once with others may be urgent then.
         let class = self.quotas.class_now(tenant, asked);
+        self.room.check(self.clock.now(), class)?;
         self.quotas
             .one_more(tenant, self.open.count(tenant), class)?;
         let let_in = match self.quotas.hold(tenant, inline) {

@@ -210,6 +210,7 @@ impl Standing {
             bytes: 0,
             last_sequence: 0,
             bytes_max: Some(0),
+            messages_max: None,
         }]);
         for gauge in [
             &self.open_jobs,

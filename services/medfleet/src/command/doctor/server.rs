@@ -259,6 +259,7 @@ mod tests {
             bytes,
             last_sequence: 1,
             bytes_max,
+            messages_max: None,
         }
     }
 
