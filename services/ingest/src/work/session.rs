@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::looks::Looks;
 use super::silent::Silent;
+use super::told::{Task, Told};
 use super::{Dispatcher, Outcome, STALE, remove};
 use crate::convert;
 use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
@@ -60,6 +61,7 @@ pub(super) struct Session<'a> {
     losses: u64,
     looks: Looks,
     silent: Silent,
+    told: Told,
     /// When the units that were left are tried again.
     try_left_at: Instant,
     /// Jobs past their time that could not be ended when it was last tried.
@@ -86,6 +88,7 @@ impl<'a> Session<'a> {
             losses,
             looks: Looks::new(dispatcher.config.recount_least.get(), Instant::now()),
             silent: Silent::none_of(dispatcher.queue.record_shards()),
+            told: Told::default(),
             try_left_at: Instant::now() + LEFT_FOR,
             not_ended: HashSet::new(),
         };
@@ -145,7 +148,9 @@ impl<'a> Session<'a> {
         match step {
             Step::Waiting(entry) => self.take_intake(entry)?,
             Step::Moved(key, event) => self.take_event(&key, &event),
-            Step::LookAgain => self.recount(self.index.full_and_out()).await,
+            Step::LookAgain => {
+                self.recount(self.index.full_and_out()).await;
+            }
             Step::Removed(removed) => self.take_removed(removed),
         }
         Ok(())
@@ -274,6 +279,7 @@ impl<'a> Session<'a> {
             for outcome in outcomes {
                 match outcome {
                     Outcome::Released(held) => {
+                        self.told.went_well(Task::Release);
                         self.done(held.unit.stage, held.sequence);
                         let lane = (held.unit.stage, held.unit.pool.clone());
                         released.insert((lane, held.unit.class), held.unit);
@@ -292,7 +298,9 @@ impl<'a> Session<'a> {
                         self.index.leave(held);
                     }
                     Outcome::Failed(held, error) => {
-                        tracing::warn!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit could not be released");
+                        if self.told.is_news(Task::Release) {
+                            tracing::warn!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit could not be released");
+                        }
                         self.index.put_back(held);
                     }
                 }
@@ -314,13 +322,21 @@ impl<'a> Session<'a> {
     pub(super) async fn recount_all(&mut self) {
         self.count_slots();
         match self.dispatcher.queue.pauses().await {
-            Ok(pauses) => self.index.set_pauses(Pauses::of(&pauses)),
+            Ok(pauses) => {
+                self.told.went_well(Task::ReadPauses);
+                self.index.set_pauses(Pauses::of(&pauses));
+            }
             // What was held back stays so.
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the pauses could not be read");
+                if self.told.is_news(Task::ReadPauses) {
+                    tracing::warn!(error = chain(&error), "the pauses could not be read");
+                }
             }
         }
-        self.recount(all_classes(self.index.lanes())).await;
+        // A count of some pools alone says nothing of the others.
+        if self.recount(all_classes(self.index.lanes())).await {
+            self.told.went_well(Task::Count);
+        }
         if Instant::now() >= self.try_left_at {
             self.try_left_at = Instant::now() + LEFT_FOR;
             self.index.try_left();
@@ -330,9 +346,11 @@ impl<'a> Session<'a> {
         self.dispatcher.figures.show_backlog(&self.index.backlog());
     }
 
-    async fn recount(&mut self, lanes: Vec<(LaneKey, Vec<Class>)>) {
+    /// True if the queue has answered for all of them.
+    async fn recount(&mut self, lanes: Vec<(LaneKey, Vec<Class>)>) -> bool {
         let queue = &self.dispatcher.queue;
         let asked_at = Instant::now();
+        let mut is_answered = true;
         for (lane, classes) in &lanes {
             match queue.outstanding_of(lane.0, &lane.1, classes).await {
                 Ok(outstanding) => self.index.recount(lane, &outstanding),
@@ -345,13 +363,20 @@ impl<'a> Session<'a> {
                 }
                 // The old count stands: nothing is released beyond it.
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "released units could not be counted");
+                    if self.told.is_news(Task::Count) {
+                        tracing::warn!(
+                            error = chain(&error),
+                            "released units could not be counted"
+                        );
+                    }
+                    is_answered = false;
                     break;
                 }
             }
         }
         self.looks
             .counted(lanes.into_iter().map(|(lane, _)| lane), asked_at);
+        is_answered
     }
 
     /// Ends jobs whose time is over by the queue's clock, wherever they stand, some at a time: releases wait meanwhile.
@@ -360,11 +385,14 @@ impl<'a> Session<'a> {
         let now = match dispatcher.queue.time().await {
             Ok(now) => now,
             Err(error) => {
-                let error = chain(&error);
-                tracing::warn!(error, "jobs past their time wait for the queue's clock");
+                if self.told.is_news(Task::AskTime) {
+                    let error = chain(&error);
+                    tracing::warn!(error, "jobs past their time wait for the queue's clock");
+                }
                 return;
             }
         };
+        self.told.went_well(Task::AskTime);
         let due = in_turn(dispatcher.open.due(now), &self.not_ended, AT_ONCE_MAX);
         self.not_ended.clear();
         let may_be_behind = !dispatcher.queue.outdated_max().is_zero();
@@ -389,13 +417,16 @@ impl<'a> Session<'a> {
                     self.forget(&key, epoch);
                 }
                 Err(error) => {
-                    tracing::warn!(
-                        error = chain(&error),
-                        "jobs past their time wait for the queue"
-                    );
+                    if self.told.is_news(Task::End) {
+                        let error = chain(&error);
+                        tracing::warn!(error, "jobs past their time wait for the queue");
+                    }
                     self.not_ended.insert((key, epoch));
                 }
             }
+        }
+        if self.not_ended.is_empty() {
+            self.told.went_well(Task::End);
         }
     }
 }
