@@ -14,12 +14,11 @@ use std::sync::Arc;
 
 use futures::future::{join, join3, try_join};
 use medfleet_core::{
-    Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, WorkUnit, protocol,
+    Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, WorkUnit, chain, protocol,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Applied, Created, Headers, Published, Queue, QueueError, Revision};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Random, TaskKind, TaskSet};
 use medfleet_store::StoreError;
 use prost::Message;

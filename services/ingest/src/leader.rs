@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use medfleet_core::chain;
 use medfleet_queue::{Lease, Queue, QueueError};
 use medfleet_runtime::Shutdown;
-use medfleet_runtime::exit::chain;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// Name of the lease.

@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
 use medfleet_core::setting::ByteSize;
-use medfleet_core::{BlobKind, Class, Digest, PoolName, Stage, TenantId};
+use medfleet_core::{BlobKind, Class, Digest, PoolName, Stage, TenantId, chain};
 use medfleet_queue::{DEAD_STREAM, Queue, QueueError, StreamUsage};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Page, Pages};
 use medfleet_store::BlobStore;
 use serde::Serialize;

@@ -8,9 +8,8 @@ use std::time::Duration;
 use futures::future::{BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis};
+use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis, chain};
 use medfleet_queue::{IntakeEntry, QueueError};
-use medfleet_runtime::exit::chain;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

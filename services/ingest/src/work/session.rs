@@ -7,10 +7,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{Class, JobKey, PoolName, Stage, WorkUnit};
+use medfleet_core::{Class, JobKey, PoolName, Stage, WorkUnit, chain};
 use medfleet_proto::work::v1::JobEvent;
 use medfleet_queue::{IntakeEntry, QueueError};
-use medfleet_runtime::exit::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

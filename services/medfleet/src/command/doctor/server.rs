@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use medfleet_core::UnixMillis;
+use medfleet_core::{UnixMillis, chain};
 use medfleet_queue::{AgreedShards, OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
 use medfleet_runtime::config::{Sources, hold, load};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, SystemClock};
 
 use super::Finding;
