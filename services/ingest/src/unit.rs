@@ -260,9 +260,9 @@ impl Index {
         lane.set_stat_slots(slots);
     }
 
-    /// Takes what operators hold back now.
-    pub fn set_pauses(&mut self, pauses: Pauses) {
-        self.pauses = pauses;
+    /// Takes what operators hold back now. Whether that is something else than before.
+    pub fn set_pauses(&mut self, pauses: Pauses) -> bool {
+        std::mem::replace(&mut self.pauses, pauses) != self.pauses
     }
 
     /// Takes how many jobs of each tenant have not ended. Needed where tenants have limits of what is in the stages.
