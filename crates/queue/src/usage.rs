@@ -46,6 +46,16 @@ impl StreamUsage {
         self.has_only(LAST_SHARE)
     }
 
+    /// How much of what it may hold it holds, of bytes or of messages, whichever is more; none without a limit.
+    #[must_use]
+    pub fn percent(&self) -> Option<u64> {
+        let percent = |used: u64, most: Option<u64>| {
+            let most = most.filter(|most| *most > 0)?;
+            Some(used.saturating_mul(100) / most)
+        };
+        percent(self.bytes, self.bytes_max).max(percent(self.messages, self.messages_max))
+    }
+
     /// Whether no more is left than one part of so many.
     fn has_only(&self, share: u64) -> bool {
         let is_used =
@@ -183,5 +193,31 @@ impl Queue {
     pub async fn lease_holder(&self, name: &str) -> Result<Option<String>> {
         let found = self.leases.get(name).await?;
         Ok(found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fuller_of_bytes_and_messages_counts() {
+        let check = |bytes_max, messages_max, expected: Option<u64>| {
+            let usage = StreamUsage {
+                stream: "INTAKE_PREPROCESS".to_owned(),
+                messages: 9,
+                bytes: 20,
+                last_sequence: 9,
+                bytes_max,
+                messages_max,
+            };
+            assert_eq!(usage.percent(), expected, "{usage:?}");
+        };
+        check(None, None, None);
+        check(Some(0), None, None);
+        check(Some(100), None, Some(20));
+        check(Some(100), Some(10), Some(90));
+        check(Some(20), Some(10), Some(100));
+        check(None, Some(10), Some(90));
     }
 }

@@ -110,6 +110,7 @@ struct Stream {
     messages: u64,
     bytes: u64,
     bytes_max: Option<u64>,
+    full_percent: Option<u64>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -337,6 +338,7 @@ impl Status {
 impl From<StreamUsage> for Stream {
     fn from(usage: StreamUsage) -> Self {
         Self {
+            full_percent: usage.percent(),
             stream: usage.stream,
             messages: usage.messages,
             bytes: usage.bytes,
