@@ -179,15 +179,21 @@ async fn who_comes_again_while_there_is_no_room_adds_no_line_to_the_audit() {
     }
 }
 
+/// There is none for its line in the audit; or there is none in the intake, and its job, which nobody could name, is withdrawn.
 #[tokio::test]
 async fn who_was_refused_for_want_of_room_has_its_stat_budget_when_there_is_some() {
+    refused_and_then_let_in("a", |config| config.stream_bytes_max.audit = LEAST).await;
+    refused_and_then_let_in("", |config| config.stream_bytes_max.intake = LEAST).await;
+}
+
+async fn refused_and_then_let_in(request_id: &str, without_room: fn(&mut QueueConfig)) {
     let server = NatsServer::start().await.expect("a server");
     let caller = Caller::of(&kit::tenant());
     let stat = || v1::SubmitJobRequest {
         class: v1::Class::Stat.into(),
-        ..report("a")
+        ..report(request_id)
     };
-    let full = queue_with(&server, |config| config.stream_bytes_max.audit = LEAST).await;
+    let full = queue_with(&server, without_room).await;
     let mut ingest = ingest_of(&full);
     let quotas = QuotasConfig {
         default: Quota {
@@ -203,6 +209,8 @@ async fn who_was_refused_for_want_of_room_has_its_stat_budget_when_there_is_some
     let roomy = queue_with(&server, |_| ()).await;
     let later = Acceptor {
         quotas: ingest.quotas.clone(),
+        // No job has the name of one before it.
+        random: ingest.random.clone(),
         ..ingest_of(&roomy)
     };
     let accepted = later.accept(&caller, stat()).await;
@@ -215,6 +223,7 @@ async fn who_was_refused_for_want_of_room_has_its_stat_budget_when_there_is_some
     let accepted = later.accept(&caller, second).await;
     let class = accepted.expect("there is room").record.class;
     assert_eq!(class, Class::Urgent, "the budget is one");
+    assert_eq!(later.figures.stat_demoted.get(), 1);
 }
 
 /// The names that `room` knows are those of the streams.
