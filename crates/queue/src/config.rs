@@ -70,8 +70,8 @@ pub struct QueueConfig {
     pub dead_retention: DurationText,
     /// Disk that each stream may use; full means "try later" for what writes to it.
     pub stream_bytes_max: StreamBytes,
-    /// Units of one stage that may wait for release; of preprocess the last sixteenth is for STAT jobs: at it other submits, at
-    /// the limit all are told to try later.
+    /// Units of one stage that may wait for release. The last sixteenth is for STAT jobs: at it other submits are told to try
+    /// later, and others are not let on to the stage; at the limit all submits are told so.
     #[schemars(range(min = 1))]
     pub intake_messages_max: u64,
     /// How long an upload is known after its last part; at least `ingest.limits.upload_time_to_live`, which says how long its

@@ -213,6 +213,13 @@ impl Queue {
         self.config.heartbeat()
     }
 
+    /// Units of a stage that may wait for release before only those of STAT are to come to it: the rest of its room is kept for
+    /// them.
+    #[must_use]
+    pub fn intake_for_all(&self) -> u64 {
+        usage::without_reserve(self.config.intake_messages_max)
+    }
+
     /// How old a state it may answer with. On a cluster a stream's leader that was cut off answers for a while before it
     /// knows that it leads no more; a change made elsewhere meanwhile is not in its answers. Writes are safe from this, since
     /// they need a majority.

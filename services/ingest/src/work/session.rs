@@ -91,6 +91,9 @@ impl<'a> Session<'a> {
             try_left_at: Instant::now() + LEFT_FOR,
             not_ended: HashSet::new(),
         };
+        session
+            .index
+            .set_waiting_max(dispatcher.queue.intake_for_all());
         // Not knowing what is held back, nothing is released.
         session.hold_back(&dispatcher.queue.pauses().await?);
         session.count_slots();
