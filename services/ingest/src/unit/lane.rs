@@ -177,17 +177,28 @@ impl Lane {
         self.released[slot(held.unit.class)].push_back(self.latest);
     }
 
+    /// A unit that was counted right now is not out after all: the latest of its cost, as others may have been counted behind it.
+    fn take_back(&mut self, held: &Held) {
+        let cost = held.unit.cost.at(held.unit.stage);
+        let released = &mut self.released[slot(held.unit.class)];
+        let place = released.iter().rposition(|counted| *counted == cost);
+        match place {
+            Some(place) => released.remove(place),
+            None => released.pop_back(),
+        };
+    }
+
     /// A unit that was taken turned out to need no release, or could not be released: its tenant has paid for nothing.
     pub(super) fn uncount(&mut self, held: &Held) {
         let class = slot(held.unit.class);
-        self.released[class].pop_back();
+        self.take_back(held);
         self.held[class].refund(&held.unit.key.tenant, price(held));
     }
 
     /// Takes a unit back whose release failed; nothing more is tried here until the next recount.
     pub(super) fn put_back(&mut self, held: Held) {
         let class = slot(held.unit.class);
-        self.released[class].pop_back();
+        self.take_back(&held);
         self.is_stopped = true;
         self.held[class].put_back(held);
     }
