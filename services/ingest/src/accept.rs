@@ -198,7 +198,7 @@ impl Acceptor {
             }
             held => (held?, None),
         };
-        self.quotas.job(tenant, inline)?;
+        self.quotas.job(tenant, inline, class)?;
         Ok(LetIn {
             held,
             beyond,

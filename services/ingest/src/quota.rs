@@ -133,14 +133,16 @@ impl Quotas {
         }
     }
 
-    /// Counts a new job with the bytes inside its request: both or neither.
-    pub(crate) fn job(&self, tenant: &TenantId, bytes: u64) -> Result<(), Refusal> {
+    /// Counts a new job, which would be accepted in this class, with the bytes inside its request: both or neither. A STAT job does
+    /// not count as a job where it counts for itself.
+    pub(crate) fn job(&self, tenant: &TenantId, bytes: u64, class: Class) -> Result<(), Refusal> {
         let quota = self.of(tenant);
+        let most = quota.jobs_per_minute.map(u64::from);
         let job = Charge {
             bucket: |spent| &mut spent.jobs,
             what: "jobs a minute",
             amount: 1,
-            most: quota.jobs_per_minute.map(u64::from),
+            most: most.filter(|_| !counts_for_itself(quota, class)),
         };
         self.charge(tenant, &[job, of_bytes(quota, bytes)])
     }
@@ -181,8 +183,7 @@ impl Quotas {
         }
     }
 
-    /// Whether a tenant with so many open jobs may have one more, which would be accepted in this class. Its routine work keeps out
-    /// no STAT job, where it has a budget of these: without one nothing would bound them.
+    /// Whether a tenant with so many open jobs may have one more, which would be accepted in this class.
     pub(crate) fn one_more(
         &self,
         tenant: &TenantId,
@@ -190,14 +191,13 @@ impl Quotas {
         class: Class,
     ) -> Result<(), Refusal> {
         let quota = self.of(tenant);
-        if class == Class::Stat && quota.stat_per_minute.is_some() {
-            return Ok(());
-        }
         match quota.open_jobs_max {
-            Some(most) if open >= u64::from(most) => Err(Refusal::Quota {
-                what: "open jobs",
-                retry_after: self.retry_after,
-            }),
+            Some(most) if open >= u64::from(most) && !counts_for_itself(quota, class) => {
+                Err(Refusal::Quota {
+                    what: "open jobs",
+                    retry_after: self.retry_after,
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -234,6 +234,12 @@ impl Quotas {
         }
         Ok(())
     }
+}
+
+/// Whether the other quotas of jobs are not for one of this class: a tenant's routine work keeps out no STAT job within its budget
+/// of these. Without a budget nothing else would bound them.
+fn counts_for_itself(quota: &Quota, class: Class) -> bool {
+    class == Class::Stat && quota.stat_per_minute.is_some()
 }
 
 fn of_bytes(quota: &Quota, amount: u64) -> Charge {
@@ -354,6 +360,25 @@ mod tests {
     }
 
     #[test]
+    fn stat_within_its_budget_is_kept_out_by_no_other_jobs_of_the_minute() {
+        let check = |budget: Option<u32>, is_let_in: bool| {
+            let (quotas, tenant) = still(Quota {
+                jobs_per_minute: Some(1),
+                stat_per_minute: budget,
+                ..Quota::default()
+            });
+            assert!(quotas.job(&tenant, 0, Class::Routine).is_ok());
+            assert!(quotas.job(&tenant, 0, Class::Routine).is_err());
+            let class = quotas.class_now(&tenant, Class::Stat);
+            let found = quotas.job(&tenant, 0, class).is_ok();
+            assert_eq!(found, is_let_in, "{budget:?}");
+        };
+        check(Some(1), true);
+        check(Some(0), false);
+        check(None, false);
+    }
+
+    #[test]
     fn what_class_a_job_would_have_costs_nothing() {
         let (quotas, tenant) = still(Quota {
             stat_per_minute: Some(1),
@@ -399,9 +424,9 @@ mod tests {
             bytes_per_minute: Some(ByteSize::from_bytes(100)),
             ..Quota::default()
         });
-        assert!(quotas.job(&tenant, 40).is_ok());
+        assert!(quotas.job(&tenant, 40, Class::Routine).is_ok());
         for _ in 0..5 {
-            let refused = quotas.job(&tenant, 40);
+            let refused = quotas.job(&tenant, 40, Class::Routine);
             assert!(matches!(
                 refused,
                 Err(Refusal::Quota {
