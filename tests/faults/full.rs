@@ -2,6 +2,7 @@
 //! store fires. Sent again once there is room it is accepted, and done once. What makes room is not held up.
 
 use anyhow::{Context, Result, ensure};
+use medfleet_core::Stage;
 use medfleet_core::setting::ByteSize;
 use medfleet_proto::v1::{Class, SubmitJobRequest};
 use medfleet_proto::work::v1::AuditEntry;
@@ -105,6 +106,13 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     ensure!(!before, "it had been accepted before there was room");
     ensure!(jobs(&client).await? == 2, "one was accepted twice");
 
+    // An empty intake has room beyond its reserve, however small it is: only the publish finds that there is none.
+    let queue = fleet.queue().await?;
+    wait_until(PATIENCE, "the intake to be empty", async || {
+        let waiting = queue.waiting_for_release(Stage::Preprocess).await.ok()?;
+        (waiting == 0).then_some(())
+    })
+    .await?;
     // Its record is there, and waits for its unit: for the client that comes again, or for the sweep.
     let no_intake = StreamBytes {
         intake: ByteSize::from_bytes(1),

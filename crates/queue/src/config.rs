@@ -70,7 +70,8 @@ pub struct QueueConfig {
     pub dead_retention: DurationText,
     /// Disk that each stream may use; full means "try later" for what writes to it.
     pub stream_bytes_max: StreamBytes,
-    /// Units of one stage that may wait for release; at this limit of preprocess, a submit is told to try later.
+    /// Units of one stage that may wait for release. The last sixteenth is for STAT jobs: at it other submits are told to try
+    /// later, and others are not let on to the stage; at the limit all submits are told so.
     #[schemars(range(min = 1))]
     pub intake_messages_max: u64,
     /// How long an upload is known after its last part; at least `ingest.limits.upload_time_to_live`, which says how long its
@@ -147,7 +148,8 @@ pub struct TlsConfig {
 }
 
 /// Disk limits, one per kind of stream. Of records, audit and pending accepts the last sixteenth is not for new jobs, nor that of
-/// the audit for reads: it is kept for jobs under way, cancels, erasures and what operators do.
+/// the audit for reads: it is kept for jobs under way, cancels, erasures and what operators do. That of preprocess' intake is for
+/// STAT jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamBytes {

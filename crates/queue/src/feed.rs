@@ -99,17 +99,24 @@ impl Feed {
 
     async fn next_message(&mut self) -> Option<FeedMessage> {
         let mut pause = PAUSE.0;
+        // Said once, not at every try for as long as the queue is away.
+        let mut is_told = false;
         loop {
             let Some(source) = &mut self.source else {
                 match self.make_source().await {
-                    Ok(source) => self.source = Some(source),
+                    Ok(source) => {
+                        is_told = false;
+                        self.source = Some(source);
+                    }
                     Err(QueueError::Closed) => return None,
                     Err(error) => {
-                        tracing::warn!(
-                            stream = self.stream,
-                            error = chain(&error),
-                            "cannot read a stream; trying again"
-                        );
+                        if !std::mem::replace(&mut is_told, true) {
+                            tracing::warn!(
+                                stream = self.stream,
+                                error = chain(&error),
+                                "cannot read a stream; trying again"
+                            );
+                        }
                         rest(&mut pause).await;
                     }
                 }

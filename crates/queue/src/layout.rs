@@ -273,6 +273,9 @@ async fn close(api: &Api, count: u8) -> Result<Closed> {
 /// Takes away streams that were closed and had no records. Looks into each of them once more, right before: somebody who starts
 /// with their number opens one after the other meanwhile, and who runs with it may have stored a record by then. Those that are
 /// gone had none, and are made anew by whoever starts with their number.
+///
+/// Between its last look and its removal a stream is not safe from both of these at once: a server removes one whatever is in it,
+/// and a seal, which nobody could open, could not be taken off either where the look finds a record.
 async fn take_away(api: &Api, count: u8) -> Result<Closed> {
     for bucket in subject::record_buckets(count) {
         match look_into_closed(api, &bucket).await {

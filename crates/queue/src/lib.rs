@@ -65,8 +65,8 @@ pub use puller::Puller;
 pub use records::{Applied, Created, PageStart, Revision, Seen, Updated};
 pub use search::Found;
 pub use subject::{
-    AUDIT as AUDIT_STREAM, DEAD as DEAD_STREAM, JOBS_STREAM, PENDING_STREAM, event_token,
-    is_record_stream,
+    AUDIT as AUDIT_STREAM, DEAD as DEAD_STREAM, INTAKE_STREAM, JOBS_STREAM, PENDING_STREAM,
+    event_token, is_record_stream,
 };
 pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
@@ -211,6 +211,13 @@ impl Queue {
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
         self.config.heartbeat()
+    }
+
+    /// Units of a stage that may wait for release before only those of STAT are to come to it: the rest of its room is kept for
+    /// them.
+    #[must_use]
+    pub fn intake_for_all(&self) -> u64 {
+        usage::without_reserve(self.config.intake_messages_max)
     }
 
     /// How old a state it may answer with. On a cluster a stream's leader that was cut off answers for a while before it

@@ -1,7 +1,7 @@
 //! Job records: read, compare-and-set, and the read-apply-store loop that every stage uses.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::num::ParseIntError;
@@ -439,20 +439,26 @@ impl Queue {
     #[must_use]
     pub fn scan_records(&self) -> BoxStream<'static, Vec<(JobKey, JobRecord)>> {
         let left: VecDeque<_> = (0..self.record_shards()).map(PageStart::of).collect();
-        let pages = stream::unfold((self.clone(), left), |(queue, mut left)| async move {
+        // The shards of which it was said that they do not answer: once, not at every try.
+        let begun = (self.clone(), left, BTreeSet::<usize>::new());
+        let pages = stream::unfold(begun, |(queue, mut left, mut told)| async move {
             while let Some(from) = left.pop_front() {
                 match page_of(queue.jobs.at(from.shard)?, from).await {
                     Ok(None) => {}
                     Ok(Some((page, next))) => {
+                        told.remove(&from.shard);
                         left.push_front(next);
-                        return Some((page, (queue, left)));
+                        return Some((page, (queue, left, told)));
                     }
                     Err(QueueError::Closed) => return None,
                     Err(error) => {
-                        tracing::warn!(
-                            error = chain(&error),
-                            "cannot read the job records; trying again"
-                        );
+                        if told.insert(from.shard) {
+                            tracing::warn!(
+                                error = chain(&error),
+                                shard = from.shard,
+                                "cannot read the job records; trying again"
+                            );
+                        }
                         left.push_back(from);
                         tokio::time::sleep(SCAN_AGAIN).await;
                     }

@@ -28,6 +28,8 @@ pub(crate) const LEASES: &str = "LEASES";
 pub(crate) const CLAIMS: &str = "CLAIMS";
 /// Bucket of the work that operators hold back.
 pub(crate) const PAUSES: &str = "PAUSES";
+/// The stream in which accepted jobs wait for their release.
+pub const INTAKE_STREAM: &str = "INTAKE_PREPROCESS";
 
 /// The stream of what all processes of a fleet have to agree on.
 pub(crate) const FLEET_STREAM: &str = "KV_FLEET";
@@ -85,7 +87,7 @@ pub(crate) const PRESENCE: &str = "presence";
 /// takes the room that the chunks and texts of the jobs under way need to move on.
 pub(crate) const fn intake_stream(stage: Stage) -> &'static str {
     match stage {
-        Stage::Preprocess => "INTAKE_PREPROCESS",
+        Stage::Preprocess => INTAKE_STREAM,
         Stage::Encode => "INTAKE_ENCODE",
         Stage::Decode => "INTAKE_DECODE",
     }

@@ -29,6 +29,8 @@ pub struct StreamUsage {
     pub last_sequence: u64,
     /// Bytes that it may hold; none without a limit.
     pub bytes_max: Option<u64>,
+    /// Messages that it may hold; none without a limit.
+    pub messages_max: Option<u64>,
 }
 
 impl StreamUsage {
@@ -44,10 +46,21 @@ impl StreamUsage {
         self.has_only(LAST_SHARE)
     }
 
+    /// How much of what it may hold it holds, of bytes or of messages, whichever is more; none without a limit.
+    #[must_use]
+    pub fn percent(&self) -> Option<u64> {
+        let percent = |used: u64, most: Option<u64>| {
+            let most = most.filter(|most| *most > 0)?;
+            Some(used.saturating_mul(100) / most)
+        };
+        percent(self.bytes, self.bytes_max).max(percent(self.messages, self.messages_max))
+    }
+
     /// Whether no more is left than one part of so many.
     fn has_only(&self, share: u64) -> bool {
-        let most = self.bytes_max;
-        most.is_some_and(|most| self.bytes >= most - most / share)
+        let is_used =
+            |used: u64, most: Option<u64>| most.is_some_and(|most| used >= most - most / share);
+        is_used(self.bytes, self.bytes_max) || is_used(self.messages, self.messages_max)
     }
 }
 
@@ -75,6 +88,8 @@ struct Config {
     name: String,
     #[serde(default)]
     max_bytes: i64,
+    #[serde(default)]
+    max_msgs: i64,
 }
 
 #[derive(Deserialize)]
@@ -102,13 +117,15 @@ impl Queue {
                 reason: "the account has too many others",
             });
         }
+        // -1 is no limit.
+        let limit = |most: i64| u64::try_from(most).ok().filter(|most| *most > 0);
         let usage = listed.streams.into_iter().map(|info| StreamUsage {
             stream: info.config.name,
             messages: info.state.messages,
             bytes: info.state.bytes,
             last_sequence: info.state.last_seq,
-            // -1 is no limit.
-            bytes_max: u64::try_from(info.config.max_bytes).ok(),
+            bytes_max: limit(info.config.max_bytes),
+            messages_max: limit(info.config.max_msgs),
         });
         Ok(usage.collect())
     }
@@ -176,5 +193,31 @@ impl Queue {
     pub async fn lease_holder(&self, name: &str) -> Result<Option<String>> {
         let found = self.leases.get(name).await?;
         Ok(found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fuller_of_bytes_and_messages_counts() {
+        let check = |bytes_max, messages_max, expected: Option<u64>| {
+            let usage = StreamUsage {
+                stream: "INTAKE_PREPROCESS".to_owned(),
+                messages: 9,
+                bytes: 20,
+                last_sequence: 9,
+                bytes_max,
+                messages_max,
+            };
+            assert_eq!(usage.percent(), expected, "{usage:?}");
+        };
+        check(None, None, None);
+        check(Some(0), None, None);
+        check(Some(100), None, Some(20));
+        check(Some(100), Some(10), Some(90));
+        check(Some(20), Some(10), Some(100));
+        check(None, Some(10), Some(90));
     }
 }

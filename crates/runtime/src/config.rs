@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
+use medfleet_core::chain;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ProcessConfig;
-use crate::exit::chain;
 
 /// Every variable that sets something begins with this.
 pub const ENVIRONMENT_PREFIX: &str = "MEDFLEET_";

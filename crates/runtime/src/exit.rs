@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-pub use medfleet_core::chain;
+use medfleet_core::chain;
 
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use clap::{Args as _, FromArgMatches as _};
 use futures::future::LocalBoxFuture;
-use medfleet_core::UnixMillis;
 use medfleet_core::setting::DurationText;
+use medfleet_core::{UnixMillis, chain};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::certificates;
 use crate::config::{self, ConfigError, Sources};
-use crate::exit::chain;
 use crate::telemetry::TelemetryConfig;
 use crate::{
     Clock, Exit, Health, Metrics, OnFailure, OnShutdown, Pages, Random, Settings, Shutdown, Stop,

@@ -3,10 +3,9 @@
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use medfleet_core::{BlobKind, CHUNKS_MAX, Digest, JobKey, JobRecord, TenantId};
+use medfleet_core::{BlobKind, CHUNKS_MAX, Digest, JobKey, JobRecord, TenantId, chain};
 use medfleet_engine::{Description, ImageTokens};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
-use medfleet_runtime::exit::chain;
 use medfleet_store::{BlobStore, StoreError};
 use medfleet_worker::{chunk_key, handed_key};
 use prost::Message;

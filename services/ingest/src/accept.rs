@@ -14,12 +14,11 @@ use std::sync::Arc;
 
 use futures::future::{join, join3, try_join};
 use medfleet_core::{
-    Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, WorkUnit, protocol,
+    Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, WorkUnit, chain, protocol,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Applied, Created, Headers, Published, Queue, QueueError, Revision};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Random, TaskKind, TaskSet};
 use medfleet_store::StoreError;
 use prost::Message;
@@ -89,6 +88,8 @@ struct LetIn {
     held: Held,
     /// Why it is refused, unless one of its uploads is good for it (`beyond`).
     beyond: Option<Refusal>,
+    /// Whether its caller can name it, should the answer be lost.
+    is_named: bool,
 }
 
 impl Acceptor {
@@ -108,13 +109,12 @@ impl Acceptor {
                 job,
             };
             let plan = plan?;
-            let let_in = self.count(&key.tenant, &request)?;
-            let study = self.study(&key.tenant, plan, sent).await?;
-            let created = self.create_within_budget(caller, key.clone(), study, let_in);
-            return match created.await {
-                Err(refusal) => Err(self.withdrawn(&key, refusal).await),
-                accepted => accepted,
+            let let_in = LetIn {
+                is_named: false,
+                ..self.count(&key.tenant, &request, plan.class)?
             };
+            let study = self.study(&key.tenant, plan, sent).await?;
+            return self.create_within_budget(caller, key, study, let_in).await;
         }
         let job = self.keys.job_id(&caller.tenant, &request_id);
         let key = JobKey {
@@ -127,7 +127,7 @@ impl Acceptor {
         match known?.map(|(record, _)| record) {
             None => {
                 let plan = plan?;
-                let let_in = self.count(&key.tenant, &request)?;
+                let let_in = self.count(&key.tenant, &request, plan.class)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
@@ -176,26 +176,34 @@ impl Acceptor {
     /// Counts a new job towards its tenant's quotas, unless the queue had no room for one just now. Takes room for the files inside
     /// its request. Uploaded files took their room when their uploads began, so a job of these alone is not refused right away for
     /// what the tenant has stored by now.
-    fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<LetIn, Refusal> {
+    fn count(
+        &self,
+        tenant: &TenantId,
+        request: &v1::SubmitJobRequest,
+        asked: Class,
+    ) -> Result<LetIn, Refusal> {
         let inline = request.inputs.iter().map(|input| match &input.source {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
             _ => 0,
         });
         let inline: u64 = inline.sum();
-        self.room.check(self.clock.now())?;
-        self.quotas.one_more(tenant, self.open.count(tenant))?;
-        let let_in = match self.quotas.hold(tenant, inline) {
-            Err(full @ Refusal::Stored { .. }) if is_uploaded(request) => LetIn {
-                held: self.quotas.hold_nothing(tenant),
-                beyond: Some(full),
-            },
-            held => LetIn {
-                held: held?,
-                beyond: None,
-            },
+        // The budget is counted once the job is known to be whole, so that one that comes at once with others may be urgent then.
+        let class = self.quotas.class_now(tenant, asked);
+        self.room.check(self.clock.now(), class)?;
+        self.quotas
+            .one_more(tenant, self.open.count(tenant), class)?;
+        let (held, beyond) = match self.quotas.hold(tenant, inline) {
+            Err(full @ Refusal::Stored { .. }) if is_uploaded(request) => {
+                (self.quotas.hold_nothing(tenant), Some(full))
+            }
+            held => (held?, None),
         };
-        self.quotas.job(tenant, inline)?;
-        Ok(let_in)
+        self.quotas.job(tenant, inline, class)?;
+        Ok(LetIn {
+            held,
+            beyond,
+            is_named: true,
+        })
     }
 
     /// As [`Acceptor::create`], within the tenant's budget of STAT jobs. One of which nothing came is given back: who comes again and
@@ -207,16 +215,24 @@ impl Acceptor {
         study: Study,
         let_in: LetIn,
     ) -> Result<Accepted, Refusal> {
+        let asked = study.record.class;
         let study = self.within_budget(&key.tenant, study);
-        let (tenant, is_stat) = (key.tenant.clone(), study.record.class == Class::Stat);
-        let created = self.create(caller, key, study, let_in).await;
+        let (is_stat, is_named) = (study.record.class == Class::Stat, let_in.is_named);
+        let is_demoted = asked == Class::Stat && !is_stat;
+        let created = match self.create(caller, key.clone(), study, let_in).await {
+            Err(refusal) if !is_named => Err(self.withdrawn(&key, refusal).await),
+            created => created,
+        };
         let has_come = match &created {
             Ok(accepted) => !accepted.already,
             Err(Refusal::Unfinished { .. }) => true,
             Err(_) => false,
         };
         if is_stat && !has_come {
-            self.quotas.stat_unspent(&tenant);
+            self.quotas.stat_unspent(&key.tenant);
+        }
+        if is_demoted && has_come {
+            self.figures.stat_demoted.inc();
         }
         created
     }
@@ -227,7 +243,6 @@ impl Acceptor {
         let record = &mut study.record;
         if record.class == Class::Stat && !self.quotas.stat(tenant) {
             record.class = Class::Urgent;
-            self.figures.stat_demoted.inc();
         }
         study
     }
@@ -246,7 +261,9 @@ impl Acceptor {
             parts,
             uploads,
         } = study;
-        let LetIn { mut held, beyond } = let_in;
+        let LetIn {
+            mut held, beyond, ..
+        } = let_in;
         if let Some(full) = beyond {
             self.let_in_beyond(&key, &uploads, full).await?;
         }

@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{Class, PoolName, Stage};
+use medfleet_core::{Class, PoolName, Stage, chain};
 use medfleet_queue::{Queue, QueueError};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 

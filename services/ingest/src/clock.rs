@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use medfleet_core::UnixMillis;
+use medfleet_core::{UnixMillis, chain};
 use medfleet_queue::Queue;
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use tokio::time::Instant;
 

@@ -1,6 +1,6 @@
 //! Dead letters as a tenant sees them: its own, each with its reason; started over, or put away.
 
-use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, TenantId, UnixMillis};
+use medfleet_core::{Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, UnixMillis};
 use medfleet_proto::v1::{self, dead_letter_service_server::DeadLetterService};
 use medfleet_proto::work::v1 as work;
 use medfleet_queue::{Applied, QueueError};
@@ -213,7 +213,7 @@ impl DeadLetters {
         let epoch = epoch_of(letter);
         let Acceptor { queue, clock, .. } = &self.acceptor;
         let now = clock.now();
-        if let Err(full) = self.acceptor.room.check(now) {
+        if let Err(full) = self.acceptor.room.check(now, class_of(letter)) {
             let done = self.started_over(key, epoch).await?;
             return done.ok_or(Refusal::Queue(full));
         }
@@ -277,6 +277,12 @@ fn not_started_over(record: &JobRecord) -> Refusal {
 
 fn epoch_of(letter: &work::DeadLetter) -> u32 {
     letter.unit.as_ref().map_or(0, |unit| unit.epoch)
+}
+
+/// The class in which the job is served; of a letter that does not say one that no room is kept for.
+fn class_of(letter: &work::DeadLetter) -> Class {
+    let class = letter.unit.as_ref().map(|unit| unit.class.parse::<Class>());
+    class.and_then(Result::ok).unwrap_or(Class::Routine)
 }
 
 fn job_of(tenant: &TenantId, letter: &work::DeadLetter) -> Result<JobKey, Refusal> {

@@ -23,8 +23,8 @@ mod uplink;
 use std::sync::Arc;
 use std::time::Duration;
 
+use medfleet_core::chain;
 use medfleet_queue::Queue;
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Random, Shutdown};
 use tokio::sync::watch;
 

@@ -9,9 +9,8 @@
 
 pub(crate) mod many;
 
-use medfleet_core::{JobKey, JobRecord, JobState, Move, Refused, UnixMillis};
+use medfleet_core::{JobKey, JobRecord, JobState, Move, Refused, UnixMillis, chain};
 use medfleet_queue::{Applied, Queue};
-use medfleet_runtime::exit::chain;
 use medfleet_store::{Erased, Relied, StoreError};
 
 use crate::accept::Acceptor;

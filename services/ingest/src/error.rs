@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use medfleet_core::setting::ByteSize;
-use medfleet_core::{JobId, JobState, TaskKind};
+use medfleet_core::{JobId, JobState, TaskKind, chain};
 use medfleet_queue::{ConnectError, QueueError};
-use medfleet_runtime::exit::chain;
 use medfleet_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};

@@ -10,9 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
+use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis, chain};
 use medfleet_queue::{Queue, Revision};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use medfleet_store::{COLLECT_AGE_MIN, Holder, Relied};
 

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use medfleet_core::chain;
 use medfleet_queue::{Lease, Queue, QueueError};
 use medfleet_runtime::Shutdown;
-use medfleet_runtime::exit::chain;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// Name of the lease.
@@ -74,13 +74,41 @@ impl Leader {
     }
 }
 
+/// How a session ended that is to be followed by another.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It could not begin.
+    BeforeItBegan(QueueError),
+    /// Something broke.
+    Broke(QueueError),
+}
+
+impl From<QueueError> for Ended {
+    fn from(error: QueueError) -> Self {
+        Self::Broke(error)
+    }
+}
+
+impl Ended {
+    /// Why, where it is to be said: of sessions that cannot begin one after the other, not of those behind the first that ended.
+    fn news(&self, is_first: bool) -> Option<&QueueError> {
+        match self {
+            Self::BeforeItBegan(_) if !is_first => None,
+            Self::BeforeItBegan(error) | Self::Broke(error) => Some(error),
+        }
+    }
+}
+
 /// One session after the other, until one ends by itself; for whoever leads.
 pub(crate) async fn sessions<F>(session: impl Fn() -> F)
 where
-    F: Future<Output = Result<(), QueueError>>,
+    F: Future<Output = Result<(), Ended>>,
 {
-    while let Err(error) = session().await {
-        tracing::warn!(error = chain(&error), "the dispatcher starts over");
+    let mut is_first = true;
+    while let Err(ended) = session().await {
+        if let Some(error) = ended.news(std::mem::take(&mut is_first)) {
+            tracing::warn!(error = chain(error), "the dispatcher starts over");
+        }
         tokio::time::sleep(AGAIN).await;
     }
 }
@@ -91,5 +119,20 @@ async fn give_back(lease: Lease) {
             error = chain(&error),
             "the dispatcher's lease was not given back; it ends by itself"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_outage_it_is_said_once_that_no_session_can_begin() {
+        let away = || QueueError::Unavailable { operation: "read" };
+        let said = |ended: Ended, is_first| ended.news(is_first).is_some();
+        assert!(said(Ended::BeforeItBegan(away()), true));
+        assert!(!said(Ended::BeforeItBegan(away()), false));
+        // A session had begun since.
+        assert!(said(Ended::Broke(away()), false));
     }
 }

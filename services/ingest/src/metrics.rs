@@ -144,6 +144,8 @@ pub(crate) struct Figures {
     pub(crate) expired: Counter,
     /// 1 while this process is the dispatcher.
     pub(crate) leader: Gauge,
+    /// Pauses that it goes by as the dispatcher.
+    pub(crate) pauses: Gauge,
     /// Jobs erased by their tenants.
     pub(crate) erased: Counter,
     /// Jobs forgotten at the end of their retention.
@@ -186,6 +188,7 @@ impl Figures {
             swept: Counter::default(),
             expired: Counter::default(),
             leader: Gauge::default(),
+            pauses: Gauge::default(),
             erased: Counter::default(),
             forgotten: Counter::default(),
             collected: Counter::default(),
@@ -219,6 +222,8 @@ impl Figures {
             registry.register("ingest_swept", "Accepts finished by the sweep", f.swept.clone());
             registry.register("ingest_expired", "Jobs past their time to live", f.expired.clone());
             registry.register("ingest_dispatcher", "1 while this process is the dispatcher", f.leader.clone());
+            let help = "Pauses that the dispatcher goes by: as many as operators are told of, once it has taken them up; 0 on the other replicas";
+            registry.register("ingest_dispatcher_pauses", help, f.pauses.clone());
             registry.register("ingest_erased", "Jobs erased by their tenants", f.erased.clone());
             registry.register("ingest_forgotten", "Jobs forgotten at the end of their retention", f.forgotten.clone());
             registry.register("ingest_collected_blobs", "Blobs deleted because no job relied on them", f.collected.clone());
@@ -280,6 +285,7 @@ impl Figures {
     /// This process is no longer the dispatcher: its figures would only be old.
     pub(crate) fn clear_backlog(&self) {
         self.backlog_units.clear();
+        self.pauses.set(0);
         self.standing.clear();
     }
 

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use medfleet_core::{JobKey, JobRecord, PoolName, TenantId, UnixMillis};
+use medfleet_core::{JobKey, JobRecord, PoolName, TenantId, UnixMillis, chain};
 use medfleet_proto::work::v1::JobEvent;
 use medfleet_queue::Queue;
 use medfleet_runtime::Shutdown;
-use medfleet_runtime::exit::chain;
 use tokio::sync::Notify;
 
 use crate::convert;

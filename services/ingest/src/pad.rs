@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use medfleet_core::JobKey;
+use medfleet_core::{JobKey, chain};
 use medfleet_queue::{Queue, QueueError, Revision};
 use medfleet_runtime::Shutdown;
-use medfleet_runtime::exit::chain;
 use tokio::time::Instant;
 
 /// How long a finished entry waits to be overwritten before it is removed. The sweep looks only at much older ones.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use medfleet_core::setting::ByteSize;
-use medfleet_core::{TenantId, UnixMillis};
+use medfleet_core::{Class, TenantId, UnixMillis};
 use medfleet_runtime::Clock;
 
 use crate::config::{Quota, QuotasConfig};
@@ -133,16 +133,35 @@ impl Quotas {
         }
     }
 
-    /// Counts a new job with the bytes inside its request: both or neither.
-    pub(crate) fn job(&self, tenant: &TenantId, bytes: u64) -> Result<(), Refusal> {
+    /// Counts a new job, which would be accepted in this class, with the bytes inside its request: both or neither. A STAT job does
+    /// not count as a job where it counts for itself.
+    pub(crate) fn job(&self, tenant: &TenantId, bytes: u64, class: Class) -> Result<(), Refusal> {
         let quota = self.of(tenant);
+        let most = quota.jobs_per_minute.map(u64::from);
         let job = Charge {
             bucket: |spent| &mut spent.jobs,
             what: "jobs a minute",
             amount: 1,
-            most: quota.jobs_per_minute.map(u64::from),
+            most: most.filter(|_| !counts_for_itself(quota, class)),
         };
         self.charge(tenant, &[job, of_bytes(quota, bytes)])
+    }
+
+    /// The class in which a new job would be accepted now: in STAT only within its tenant's budget. Counts nothing.
+    pub(crate) fn class_now(&self, tenant: &TenantId, asked: Class) -> Class {
+        let (Class::Stat, Some(most)) = (asked, self.of(tenant).stat_per_minute) else {
+            return asked;
+        };
+        let (most, now) = (u64::from(most), self.clock.now());
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left = spent.get_mut(tenant).is_none_or(|spent| {
+            spent.stat.run_out(most, now);
+            spent.stat.wait(1, most).is_none()
+        });
+        match most > 0 && is_left {
+            true => Class::Stat,
+            false => Class::Urgent,
+        }
     }
 
     /// Counts a job of class STAT; false when it is more than its tenant's budget.
@@ -164,13 +183,21 @@ impl Quotas {
         }
     }
 
-    /// Whether a tenant with so many open jobs may have one more.
-    pub(crate) fn one_more(&self, tenant: &TenantId, open: u64) -> Result<(), Refusal> {
-        match self.of(tenant).open_jobs_max {
-            Some(most) if open >= u64::from(most) => Err(Refusal::Quota {
-                what: "open jobs",
-                retry_after: self.retry_after,
-            }),
+    /// Whether a tenant with so many open jobs may have one more, which would be accepted in this class.
+    pub(crate) fn one_more(
+        &self,
+        tenant: &TenantId,
+        open: u64,
+        class: Class,
+    ) -> Result<(), Refusal> {
+        let quota = self.of(tenant);
+        match quota.open_jobs_max {
+            Some(most) if open >= u64::from(most) && !counts_for_itself(quota, class) => {
+                Err(Refusal::Quota {
+                    what: "open jobs",
+                    retry_after: self.retry_after,
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -207,6 +234,12 @@ impl Quotas {
         }
         Ok(())
     }
+}
+
+/// Whether the other quotas of jobs are not for one of this class: a tenant's routine work keeps out no STAT job within its budget
+/// of these. Without a budget nothing else would bound them.
+fn counts_for_itself(quota: &Quota, class: Class) -> bool {
+    class == Class::Stat && quota.stat_per_minute.is_some()
 }
 
 fn of_bytes(quota: &Quota, amount: u64) -> Charge {
@@ -300,20 +333,63 @@ mod tests {
     }
 
     #[test]
-    fn open_jobs_have_a_limit() {
+    fn open_jobs_have_a_limit_that_stat_within_its_budget_passes() {
+        let check = |budget: Option<u32>, open: u64, asked: Class, is_let_in: bool| {
+            let (quotas, tenant) = still(Quota {
+                open_jobs_max: Some(2),
+                stat_per_minute: budget,
+                ..Quota::default()
+            });
+            let class = quotas.class_now(&tenant, asked);
+            let found = match quotas.one_more(&tenant, open, class) {
+                Ok(()) => true,
+                Err(Refusal::Quota {
+                    what: "open jobs", ..
+                }) => false,
+                refused => panic!("{refused:?}"),
+            };
+            assert_eq!(found, is_let_in, "{budget:?}, {open}, {asked}");
+        };
+        check(None, 1, Class::Routine, true);
+        check(None, 2, Class::Routine, false);
+        check(Some(1), 2, Class::Urgent, false);
+        check(Some(1), 2, Class::Stat, true);
+        check(Some(0), 2, Class::Stat, false);
+        // Nothing else would bound them.
+        check(None, 2, Class::Stat, false);
+    }
+
+    #[test]
+    fn stat_within_its_budget_is_kept_out_by_no_other_jobs_of_the_minute() {
+        let check = |budget: Option<u32>, is_let_in: bool| {
+            let (quotas, tenant) = still(Quota {
+                jobs_per_minute: Some(1),
+                stat_per_minute: budget,
+                ..Quota::default()
+            });
+            assert!(quotas.job(&tenant, 0, Class::Routine).is_ok());
+            assert!(quotas.job(&tenant, 0, Class::Routine).is_err());
+            let class = quotas.class_now(&tenant, Class::Stat);
+            let found = quotas.job(&tenant, 0, class).is_ok();
+            assert_eq!(found, is_let_in, "{budget:?}");
+        };
+        check(Some(1), true);
+        check(Some(0), false);
+        check(None, false);
+    }
+
+    #[test]
+    fn what_class_a_job_would_have_costs_nothing() {
         let (quotas, tenant) = still(Quota {
-            open_jobs_max: Some(2),
+            stat_per_minute: Some(1),
             ..Quota::default()
         });
-        assert!(quotas.one_more(&tenant, 1).is_ok());
-        let refused = quotas.one_more(&tenant, 2);
-        assert!(matches!(
-            refused,
-            Err(Refusal::Quota {
-                what: "open jobs",
-                ..
-            })
-        ));
+        let check = |asked, expected| assert_eq!(quotas.class_now(&tenant, asked), expected);
+        check(Class::Stat, Class::Stat);
+        check(Class::Stat, Class::Stat);
+        assert!(quotas.stat(&tenant));
+        check(Class::Stat, Class::Urgent);
+        check(Class::Bulk, Class::Bulk);
     }
 
     #[test]
@@ -348,9 +424,9 @@ mod tests {
             bytes_per_minute: Some(ByteSize::from_bytes(100)),
             ..Quota::default()
         });
-        assert!(quotas.job(&tenant, 40).is_ok());
+        assert!(quotas.job(&tenant, 40, Class::Routine).is_ok());
         for _ in 0..5 {
-            let refused = quotas.job(&tenant, 40);
+            let refused = quotas.job(&tenant, 40, Class::Routine);
             assert!(matches!(
                 refused,
                 Err(Refusal::Quota {

@@ -6,17 +6,24 @@
 //! operators do, and erasures, which make room. Half of the audit's reserve is for erasures and operators alone, so that a tenant
 //! that cancels job after job cannot block an erasure. The streams are looked at every few seconds, in which a fleet does not fill
 //! even half a reserve.
+//!
+//! The reserve of the intake is for STAT jobs: whoever fills it with others, as a tenant without a quota may, keeps no patient out
+//! who waits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use medfleet_core::UnixMillis;
-use medfleet_queue::{AUDIT_STREAM, PENDING_STREAM, QueueError, StreamUsage, is_record_stream};
+use medfleet_core::{Class, UnixMillis};
+use medfleet_queue::{
+    AUDIT_STREAM, INTAKE_STREAM, PENDING_STREAM, QueueError, StreamUsage, is_record_stream,
+};
 
 /// Why there is no room where only the reserve is left.
 const RESERVED: &str = "what is left is kept for jobs under way, cancels and erasures";
 /// Why there is no room where only half of the reserve is left.
 const LAST: &str = "what is left is kept for erasures and operators";
+/// Why there is no room where only the intake's reserve is left.
+const FOR_STAT: &str = "what is left is kept for STAT jobs";
 
 /// How long submits are refused after one has found a stream full; then the next one tries again.
 pub(crate) const FULL_FOR: Duration = Duration::from_secs(1);
@@ -66,12 +73,15 @@ impl Room {
         seen.lowest = names(StreamUsage::is_at_half_reserve);
     }
 
-    /// Whether there may be room for a new job.
+    /// Whether there may be room for a new job of this class.
     ///
     /// # Errors
-    /// [`QueueError::Full`], where only a reserve is left; or as it was noted, if that was just now.
-    pub(crate) fn check(&self, now: UnixMillis) -> Result<(), QueueError> {
+    /// [`QueueError::Full`], where only a reserve is left that is not for it; or as it was noted, if that was just now.
+    pub(crate) fn check(&self, now: UnixMillis, class: Class) -> Result<(), QueueError> {
         self.check_reserve(is_of_submits)?;
+        if class != Class::Stat {
+            none_of(&self.lock().low, is_intake, FOR_STAT)?;
+        }
         self.check_noted(now)
     }
 
@@ -141,6 +151,10 @@ fn is_audit(stream: &str) -> bool {
     stream == AUDIT_STREAM
 }
 
+fn is_intake(stream: &str) -> bool {
+    stream == INTAKE_STREAM
+}
+
 fn none_of(low: &[String], is_needed: fn(&str) -> bool, limit: &str) -> Result<(), QueueError> {
     match low.iter().find(|low| is_needed(low)) {
         None => Ok(()),
@@ -161,7 +175,7 @@ mod tests {
     fn who_comes_right_after_finds_no_room_and_later_one_tries() {
         let room = Room::default();
         let check = |millis: i64, is_full: bool| {
-            let found = room.check(UnixMillis(millis));
+            let found = room.check(UnixMillis(millis), Class::Stat);
             let is_right = match &found {
                 Ok(()) => !is_full,
                 Err(QueueError::Full { stream, .. }) => is_full && stream == "intake",
@@ -186,20 +200,52 @@ mod tests {
         check(4_999, false);
     }
 
+    /// A stream with room for 1,600 bytes.
+    fn used(stream: &str, bytes: u64) -> StreamUsage {
+        StreamUsage {
+            stream: stream.to_owned(),
+            messages: 1,
+            bytes,
+            last_sequence: 1,
+            bytes_max: Some(1_600),
+            messages_max: None,
+        }
+    }
+
+    #[test]
+    fn the_intakes_reserve_is_for_stat() {
+        let room = Room::default();
+        let check = |usage: StreamUsage, is_for_all: bool| {
+            room.look(std::slice::from_ref(&usage));
+            for class in Class::ALL {
+                let found = room.check(UnixMillis(0), *class).is_ok();
+                let expected = is_for_all || *class == Class::Stat;
+                assert_eq!(found, expected, "{class}, {usage:?}");
+            }
+            // What has its record may wait for release already.
+            assert!(room.check_again(UnixMillis(0)).is_ok());
+        };
+        check(used(INTAKE_STREAM, 1_499), true);
+        check(used(INTAKE_STREAM, 1_500), false);
+        let of_messages = |messages| StreamUsage {
+            messages,
+            messages_max: Some(32),
+            ..used(INTAKE_STREAM, 0)
+        };
+        check(of_messages(29), true);
+        check(of_messages(30), false);
+        // The stages have intakes of their own, which submits do not write to.
+        check(used("INTAKE_ENCODE", 1_600), true);
+    }
+
     #[test]
     fn the_reserve_is_not_for_submits_nor_the_audits_for_reads_nor_half_of_that_for_cancels() {
         let room = Room::default();
         let now = UnixMillis(5_000);
         let check = |stream: &str, bytes: u64, expected: [bool; 4]| {
-            room.look(&[StreamUsage {
-                stream: stream.to_owned(),
-                messages: 1,
-                bytes,
-                last_sequence: 1,
-                bytes_max: Some(1_600),
-            }]);
+            room.look(&[used(stream, bytes)]);
             let found = [
-                room.check(now),
+                room.check(now, Class::Stat),
                 room.check_again(now),
                 room.check_audit(),
                 room.check_act(),

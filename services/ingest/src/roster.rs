@@ -62,7 +62,7 @@ impl Roster {
                         }
                     }
                     Err(error) => tracing::debug!(
-                        error = medfleet_runtime::exit::chain(&error),
+                        error = medfleet_core::chain(&error),
                         "workers cannot be heard"
                     ),
                 }

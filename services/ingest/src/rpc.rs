@@ -300,7 +300,7 @@ impl Jobs {
                 if let Err(error) = queue.publish_cancel(&key).await {
                     // Only a hint: the worker learns it from the record at its next heartbeat.
                     tracing::debug!(
-                        error = medfleet_runtime::exit::chain(&error),
+                        error = medfleet_core::chain(&error),
                         "a cancel hint was lost"
                     );
                 }

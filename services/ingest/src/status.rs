@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
 use medfleet_core::setting::ByteSize;
-use medfleet_core::{BlobKind, Class, Digest, PoolName, Stage, TenantId};
+use medfleet_core::{BlobKind, Class, Digest, PoolName, Stage, TenantId, chain};
 use medfleet_queue::{DEAD_STREAM, Queue, QueueError, StreamUsage};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Page, Pages};
 use medfleet_store::BlobStore;
 use serde::Serialize;
@@ -111,6 +110,7 @@ struct Stream {
     messages: u64,
     bytes: u64,
     bytes_max: Option<u64>,
+    full_percent: Option<u64>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -338,6 +338,7 @@ impl Status {
 impl From<StreamUsage> for Stream {
     fn from(usage: StreamUsage) -> Self {
         Self {
+            full_percent: usage.percent(),
             stream: usage.stream,
             messages: usage.messages,
             bytes: usage.bytes,

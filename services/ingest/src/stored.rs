@@ -15,9 +15,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use medfleet_core::TenantId;
+use medfleet_core::{TenantId, chain};
 use medfleet_runtime::Shutdown;
-use medfleet_runtime::exit::chain;
 use medfleet_store::StoreError;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};

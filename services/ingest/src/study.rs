@@ -37,6 +37,14 @@ struct Prepared {
     content: Option<Bytes>,
 }
 
+/// What a record names by digest.
+struct Named {
+    /// The study manifest.
+    study: Digest,
+    /// The request, as it was sent and as it was meant.
+    body: Digest,
+}
+
 impl Acceptor {
     /// Looks up the inputs and says what is to be stored.
     pub(crate) async fn study(
@@ -99,7 +107,7 @@ impl Acceptor {
         let body = self.keys.body(sent, &meaning);
         let record = JobRecord {
             pseudonyms,
-            ..self.record(plan, (study, body), image_count, ttl_millis)
+            ..self.record(plan, Named { study, body }, image_count, ttl_millis)
         };
         Ok(Study {
             record,
@@ -112,7 +120,7 @@ impl Acceptor {
     fn record(
         &self,
         plan: Plan,
-        (study, body): (Digest, Digest),
+        Named { study, body }: Named,
         image_count: u32,
         ttl_millis: i64,
     ) -> JobRecord {

@@ -4,10 +4,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, JobRecord, JobState, Stage, WorkUnit, protocol};
+use medfleet_core::{JobKey, JobRecord, JobState, Stage, WorkUnit, chain, protocol};
 use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
-use medfleet_runtime::exit::chain;
 use tokio::time::Instant;
 
 use crate::accept::{Acceptor, SUBMIT};

@@ -223,7 +223,7 @@ impl Tokens {
                 Err(_) if failed == Some(now) => {}
                 Err(error) => {
                     failed = Some(now);
-                    let error = medfleet_runtime::exit::chain(&error);
+                    let error = medfleet_core::chain(&error);
                     tracing::error!(
                         error,
                         "the changed tokens file cannot be used, the tokens read before stay valid"

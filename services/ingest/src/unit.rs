@@ -122,6 +122,8 @@ pub struct Index {
     rules: Rules,
     pauses: Pauses,
     in_flight: InFlight,
+    /// Units that may wait at a stage before only STAT is let on towards it.
+    waiting_max: u64,
     lanes: BTreeMap<LaneKey, Lane>,
     /// Where the units of a job are held, to find them when the job ends.
     of_job: HashMap<JobKey, Vec<Waits>>,
@@ -137,6 +139,7 @@ impl Index {
             rules,
             pauses: Pauses::default(),
             in_flight: InFlight::default(),
+            waiting_max: u64::MAX,
             lanes: BTreeMap::new(),
             of_job: HashMap::new(),
             left: Vec::new(),
@@ -157,12 +160,17 @@ impl Index {
     /// Takes the units to release now, at most `most`, and counts them as released.
     pub fn take(&mut self, most: usize, now: UnixMillis) -> Vec<Held> {
         let mut taken = Vec::new();
+        let before_full = Stage::ALL.iter().copied();
+        let before_full: Vec<Stage> = before_full
+            .filter(|stage| self.is_next_full(*stage))
+            .collect();
         for ((stage, _), lane) in &mut self.lanes {
             while taken.len() < most {
                 let terms = Terms {
                     rules: &self.rules,
                     pauses: &self.pauses,
                     in_flight: &self.in_flight,
+                    is_next_full: before_full.contains(stage),
                     stage: *stage,
                 };
                 let Some(held) = lane.next(&terms, now) else {
@@ -260,9 +268,14 @@ impl Index {
         lane.set_stat_slots(slots);
     }
 
-    /// Takes what operators hold back now.
-    pub fn set_pauses(&mut self, pauses: Pauses) {
-        self.pauses = pauses;
+    /// Takes how many units may wait at a stage before only STAT is let on towards it.
+    pub fn set_waiting_max(&mut self, most: u64) {
+        self.waiting_max = most;
+    }
+
+    /// Takes what operators hold back now. Whether that is something else than before.
+    pub fn set_pauses(&mut self, pauses: Pauses) -> bool {
+        std::mem::replace(&mut self.pauses, pauses) != self.pauses
     }
 
     /// Takes how many jobs of each tenant have not ended. Needed where tenants have limits of what is in the stages.
@@ -320,8 +333,22 @@ impl Index {
             rules: &self.rules,
             pauses: &self.pauses,
             in_flight: &self.in_flight,
+            is_next_full: self.is_next_full(stage),
             stage,
         }
+    }
+
+    /// Whether so many units wait at the stage behind this one that what is left of its intake is for STAT: what is let on here
+    /// would take that room.
+    fn is_next_full(&self, stage: Stage) -> bool {
+        let next = match stage {
+            Stage::Preprocess => Stage::Encode,
+            Stage::Encode => Stage::Decode,
+            Stage::Decode => return false,
+        };
+        let there = self.lanes.iter().filter(|((stage, _), _)| *stage == next);
+        let waiting: u64 = there.map(|(_, lane)| lane.waiting()).sum();
+        waiting >= self.waiting_max
     }
 
     fn remember(&mut self, held: &Held) {

@@ -6,11 +6,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{BlobKind, JobKey, JobRecord, JobState, UnixMillis};
+use medfleet_core::{BlobKind, JobKey, JobRecord, JobState, UnixMillis, chain};
 use medfleet_proto::v1::{self, watch_job_response::Event};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
 use medfleet_queue::{Queue, QueueError};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use prost::Message;
 use tokio::sync::broadcast::error::RecvError;

@@ -4,6 +4,7 @@
 mod looks;
 mod session;
 mod silent;
+mod told;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tracing::Instrument;
 
 use crate::config::{DispatcherConfig, EdgeConfig, Travels};
 use crate::fanout::Fanout;
-use crate::leader::{self, Leader};
+use crate::leader::{self, Ended, Leader};
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
 use crate::roster::Roster;
@@ -141,8 +142,9 @@ impl Dispatcher {
     }
 
     /// One session: reads and releases until the shutdown, or until the queue's feed breaks.
-    async fn session(&self) -> Result<(), QueueError> {
-        let mut session = Session::begin(self).await?;
+    async fn session(&self) -> Result<(), Ended> {
+        let begun = Session::begin(self).await;
+        let mut session = begun.map_err(Ended::BeforeItBegan)?;
         let mut recount = every(self.config.recount_every.get());
         let mut expire = every(self.config.expire_every.get());
         loop {

@@ -1,10 +1,10 @@
 //! The loader: order of the sources, unknown keys, secrets, and errors that name the key and show no value.
 
+use medfleet_core::chain;
 use medfleet_core::setting::{ByteSize, DurationText, Secret};
 use serde::Deserialize;
 
 use super::*;
-use crate::exit::chain;
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

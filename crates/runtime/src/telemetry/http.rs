@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use medfleet_core::chain;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
@@ -17,7 +18,6 @@ use reqwest::{Certificate, Client, StatusCode, Url};
 use tokio::runtime::Handle;
 
 use super::TelemetryError;
-use crate::exit::chain;
 
 /// What is added to the collector's address.
 const PATH: &str = "/v1/traces";

@@ -210,3 +210,40 @@ async fn beyond_the_quota_an_upload_is_good_for_one_job_and_its_repeats() {
     let accepted = roomy.accept(&caller, of("d", &[&second])).await;
     assert!(!accepted.expect("there is room").already);
 }
+
+/// Its routine work fills the quota.
+#[tokio::test]
+async fn stat_within_its_budget_is_let_in_beyond_the_quota_of_open_jobs() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let mut acceptor = acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])));
+    let quotas = QuotasConfig {
+        default: Quota {
+            open_jobs_max: Some(1),
+            stat_per_minute: Some(1),
+            ..Quota::default()
+        },
+        ..QuotasConfig::default()
+    };
+    acceptor.quotas = Quotas::new(quotas, Duration::ZERO, acceptor.clock.clone());
+    let (key, record) = kit::record(1, 1);
+    acceptor.open.take_record(&key, &record);
+    let caller = Caller::of(&key.tenant);
+    let class_of = async |request_id: &str, class: v1::Class| {
+        let submit = v1::SubmitJobRequest {
+            request_id: request_id.to_owned(),
+            class: class.into(),
+            ..request(b"film")
+        };
+        match acceptor.accept(&caller, submit).await {
+            Ok(accepted) => Some(accepted.record.class),
+            Err(Refusal::Quota {
+                what: "open jobs", ..
+            }) => None,
+            Err(refusal) => panic!("{refusal:?}"),
+        }
+    };
+    assert_eq!(class_of("a", v1::Class::Routine).await, None);
+    assert_eq!(class_of("b", v1::Class::Stat).await, Some(Class::Stat));
+    // It would be an urgent one.
+    assert_eq!(class_of("c", v1::Class::Stat).await, None);
+}

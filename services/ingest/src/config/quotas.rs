@@ -31,7 +31,8 @@ pub struct Quota {
     pub jobs_per_minute: Option<u32>,
     /// Bytes of new uploads, and of inputs within submit requests.
     pub bytes_per_minute: Option<ByteSize>,
-    /// New jobs of class STAT; those beyond it are accepted as urgent, and say so.
+    /// New jobs of class STAT; those beyond it are accepted as urgent, and say so. Where it is set, those within it are let in
+    /// beyond `jobs_per_minute` and `open_jobs_max`.
     pub stat_per_minute: Option<u32>,
     /// Jobs that have not ended. Counted over all replicas: each knows every open job, but not the accepts under way
     /// on the others.

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use medfleet_core::{
     BlobKind, Ended, Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move, Outcome,
+    chain,
 };
 use medfleet_proto::v1::{self, watch_job_response::Event};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
 use medfleet_runtime::Clock;
-use medfleet_runtime::exit::chain;
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::Instant;

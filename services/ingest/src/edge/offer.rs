@@ -212,7 +212,7 @@ impl Edge {
         refusal: &Refusal,
     ) -> Result<Next, Trouble> {
         tracing::error!(
-            error = medfleet_runtime::exit::chain(refusal),
+            error = medfleet_core::chain(refusal),
             "a job cannot be read back to be handed on"
         );
         let mut text = "what was stored for the job cannot be read back at the edge".to_owned();

@@ -108,7 +108,7 @@ impl Edge {
         }
         let begin = encoded::beginning(&head).map_err(|error| {
             tracing::error!(
-                error = medfleet_runtime::exit::chain(&error),
+                error = medfleet_core::chain(&error),
                 "the encoded images of a job make no file"
             );
             BROKEN_FRAMES

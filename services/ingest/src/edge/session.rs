@@ -8,9 +8,8 @@ use std::time::Duration;
 use futures::future::{BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis};
+use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis, chain};
 use medfleet_queue::{IntakeEntry, QueueError};
-use medfleet_runtime::exit::chain;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
+use crate::leader::Ended;
 use crate::work::{Expired, STALE, Silent, expire, in_turn};
 
 /// Intake messages taken at once before anything else.
@@ -66,6 +66,8 @@ pub(super) struct Session {
     not_ended: HashSet<(JobKey, u32)>,
     /// Everything else waits while they are ended: a shard that is away must not be asked for each of its jobs.
     silent: Silent,
+    /// It was said that jobs past their time cannot be ended, and none of those tried since could be.
+    is_trouble_told: bool,
     /// When the jobs that were left are tried again.
     try_left_at: Instant,
 }
@@ -79,6 +81,13 @@ struct Begun {
 }
 
 impl Begun {
+    async fn now(edge: &Edge) -> Result<Self, QueueError> {
+        Ok(Self {
+            ends: ends(edge).await?,
+            at: edge.queue.time().await?,
+        })
+    }
+
     /// Whether an earlier leader may have offered the job of this message.
     fn is_doubtful(&self, entry: &IntakeEntry) -> bool {
         let last = self.ends.get(&entry.unit.stage);
@@ -109,14 +118,13 @@ impl Session {
     ///
     /// # Errors
     /// When the queue cannot be read.
-    pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), QueueError> {
+    pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), Ended> {
+        let losses = edge.queue.losses();
+        let begun = Begun::now(edge).await.map_err(Ended::BeforeItBegan)?;
         let mut session = Self {
             edge: Arc::clone(edge),
-            losses: edge.queue.losses(),
-            begun: Begun {
-                ends: ends(edge).await?,
-                at: edge.queue.time().await?,
-            },
+            losses,
+            begun,
             lanes: BTreeMap::new(),
             offers: FuturesUnordered::new(),
             follows: FuturesUnordered::new(),
@@ -124,11 +132,12 @@ impl Session {
             due_since: HashMap::new(),
             not_ended: HashSet::new(),
             silent: Silent::none_of(edge.queue.record_shards()),
+            is_trouble_told: false,
             try_left_at: Instant::now() + LEFT_FOR,
         };
         // Hints are subscribed to before the stored state is read, so that no change is missed in between.
-        let mut hints = hints(edge).await?;
-        let mut intake = intake(edge).await?;
+        let mut hints = hints(edge).await.map_err(Ended::BeforeItBegan)?;
+        let mut intake = intake(edge).await.map_err(Ended::BeforeItBegan)?;
         let mut scan = edge.queue.scan_records();
         let (mut is_scanning, mut has_scanned, mut begun_here) = (true, false, 0);
         let mut scan_at = Instant::now() + SCAN_EVERY;
@@ -320,6 +329,7 @@ impl Session {
         let due = in_turn(due.collect(), &self.not_ended, EXPIRED_MAX);
         self.not_ended.clear();
         if due.is_empty() {
+            self.is_trouble_told = false;
             return self.due_since.clear();
         }
         let (at, outdated_max) = (Instant::now(), edge.queue.outdated_max());
@@ -351,10 +361,12 @@ impl Session {
                 trouble = Some(error);
             }
         }
-        if let Some(error) = trouble {
+        let has_trouble = trouble.is_some();
+        if let Some(error) = trouble.filter(|_| !self.is_trouble_told) {
             let error = chain(&error);
             tracing::warn!(error, "jobs past their time wait for the queue");
         }
+        self.is_trouble_told = has_trouble;
     }
 }
 

@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use medfleet_core::{JobKey, JobRecord, JobState, PseudonymHash, PseudonymKind};
+use medfleet_core::{JobKey, JobRecord, JobState, PseudonymHash, PseudonymKind, chain};
 use medfleet_proto::v1::{self, erase_jobs_request::Whose};
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::QueueError;
-use medfleet_runtime::exit::chain;
 use medfleet_store::Relied;
 use tokio::time::Instant;
 

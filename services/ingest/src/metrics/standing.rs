@@ -81,6 +81,7 @@ pub(crate) struct Standing {
     stream_messages: Family<StreamLabel, Gauge>,
     stream_bytes: Family<StreamLabel, Gauge>,
     stream_limit_bytes: Family<StreamLabel, Gauge>,
+    stream_limit_messages: Family<StreamLabel, Gauge>,
     open_jobs: ByTenant,
     stored_bytes: ByTenant,
     stored_limit_bytes: ByTenant,
@@ -107,6 +108,9 @@ impl Standing {
         let help = "Bytes that a stream of the queue may hold; a full one takes nothing more";
         let bytes = self.stream_limit_bytes.clone();
         registry.register_with_unit("queue_stream_limit", help, Unit::Bytes, bytes);
+        let help = "Messages that a stream of the queue may hold, of those that have such a limit: the intakes";
+        let messages = self.stream_limit_messages.clone();
+        registry.register("queue_stream_limit_messages", help, messages);
         let help = "Jobs that have not ended, by tenant; every replica reports all, and tenants beyond the twenty largest are one";
         registry.register("open_jobs", help, self.open_jobs.gauges.clone());
         let help = "Bytes that the store holds of a tenant, as the replica counted last; tenants beyond the twenty largest are one";
@@ -157,6 +161,9 @@ impl Standing {
             set(&self.stream_bytes, stream.bytes);
             if let Some(bytes_max) = stream.bytes_max {
                 set(&self.stream_limit_bytes, bytes_max);
+            }
+            if let Some(messages_max) = stream.messages_max {
+                set(&self.stream_limit_messages, messages_max);
             }
         }
         let letters = dead_letters(usage);
@@ -210,6 +217,7 @@ impl Standing {
             bytes: 0,
             last_sequence: 0,
             bytes_max: Some(0),
+            messages_max: Some(0),
         }]);
         for gauge in [
             &self.open_jobs,

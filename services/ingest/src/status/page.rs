@@ -183,19 +183,17 @@ fn streams(out: &mut String, report: &Report) {
         ("Full", true),
     ];
     let rows = report.streams.iter().map(|stream| {
-        let (limit, full) = match stream.bytes_max {
-            Some(max) if max > 0 => (
-                ByteSize::from_bytes(max).rounded(),
-                format!("{} %", stream.bytes.saturating_mul(100) / max),
-            ),
-            _ => ("–".to_owned(), "–".to_owned()),
-        };
+        let limit = stream
+            .bytes_max
+            .map(|max| ByteSize::from_bytes(max).rounded());
+        let full = stream.full_percent.map(|full| format!("{full} %"));
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
         vec![
             stream.stream.clone(),
             stream.messages.to_string(),
             ByteSize::from_bytes(stream.bytes).rounded(),
-            limit,
-            full,
+            or_none(limit),
+            or_none(full),
         ]
     });
     table(out, "Streams", &COLUMNS, rows.collect());

@@ -54,16 +54,21 @@ pub(super) struct Terms<'a> {
     pub(super) rules: &'a Rules,
     pub(super) pauses: &'a Pauses,
     pub(super) in_flight: &'a InFlight,
+    /// What is left of the next stage's intake is for STAT.
+    pub(super) is_next_full: bool,
     pub(super) stage: Stage,
 }
 
 impl Terms<'_> {
-    /// Whether units of this class of the tenant are held back now: by a pause, or, for the first stage, by the tenant's limit of
-    /// jobs in the stages, which does not apply to STAT.
+    /// Whether units of this class of the tenant are held back now: by a pause; or, which does not apply to STAT, by the next
+    /// stage's full intake or, for the first stage, by the tenant's limit of jobs in the stages.
     fn hold(&self, tenant: &TenantId, class: usize) -> bool {
-        let is_let_in = self.stage == Stage::Preprocess && class != slot(Class::Stat);
-        self.pauses.hold(tenant, class)
-            || (is_let_in && self.in_flight.is_full(&self.rules.in_flight_max, tenant))
+        let is_full = || {
+            let is_let_in = self.stage == Stage::Preprocess;
+            self.is_next_full
+                || (is_let_in && self.in_flight.is_full(&self.rules.in_flight_max, tenant))
+        };
+        self.pauses.hold(tenant, class) || (class != slot(Class::Stat) && is_full())
     }
 
     /// Slots that are kept for a class from those below it.
@@ -172,17 +177,28 @@ impl Lane {
         self.released[slot(held.unit.class)].push_back(self.latest);
     }
 
+    /// A unit that was counted right now is not out after all: the latest of its cost, as others may have been counted behind it.
+    fn take_back(&mut self, held: &Held) {
+        let cost = held.unit.cost.at(held.unit.stage);
+        let released = &mut self.released[slot(held.unit.class)];
+        let place = released.iter().rposition(|counted| *counted == cost);
+        match place {
+            Some(place) => released.remove(place),
+            None => released.pop_back(),
+        };
+    }
+
     /// A unit that was taken turned out to need no release, or could not be released: its tenant has paid for nothing.
     pub(super) fn uncount(&mut self, held: &Held) {
         let class = slot(held.unit.class);
-        self.released[class].pop_back();
+        self.take_back(held);
         self.held[class].refund(&held.unit.key.tenant, price(held));
     }
 
     /// Takes a unit back whose release failed; nothing more is tried here until the next recount.
     pub(super) fn put_back(&mut self, held: Held) {
         let class = slot(held.unit.class);
-        self.released[class].pop_back();
+        self.take_back(&held);
         self.is_stopped = true;
         self.held[class].put_back(held);
     }
@@ -223,6 +239,11 @@ impl Lane {
         let all = Class::ALL.iter().copied();
         all.filter(|class| !self.released[slot(*class)].is_empty())
             .collect()
+    }
+
+    /// Units that wait, of all classes.
+    pub(super) fn waiting(&self) -> u64 {
+        self.held.iter().map(Waiting::len).sum()
     }
 
     /// Held and released units of a class.

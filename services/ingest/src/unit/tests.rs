@@ -5,6 +5,7 @@ use medfleet_queue::Backlog as Counted;
 
 use super::*;
 
+mod out;
 mod stat;
 
 fn pool(name: &str) -> PoolName {

@@ -7,15 +7,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{Class, JobKey, PoolName, Stage, WorkUnit};
+use medfleet_core::{Class, JobKey, PoolName, Stage, WorkUnit, chain};
 use medfleet_proto::work::v1::JobEvent;
-use medfleet_queue::{IntakeEntry, QueueError};
-use medfleet_runtime::exit::chain;
+use medfleet_queue::{IntakeEntry, Pause, QueueError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::looks::Looks;
 use super::silent::Silent;
+use super::told::{Task, Told};
 use super::{Dispatcher, Outcome, STALE, remove};
 use crate::convert;
 use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
@@ -60,6 +60,7 @@ pub(super) struct Session<'a> {
     losses: u64,
     looks: Looks,
     silent: Silent,
+    told: Told,
     /// When the units that were left are tried again.
     try_left_at: Instant,
     /// Jobs past their time that could not be ended when it was last tried.
@@ -86,15 +87,27 @@ impl<'a> Session<'a> {
             losses,
             looks: Looks::new(dispatcher.config.recount_least.get(), Instant::now()),
             silent: Silent::none_of(dispatcher.queue.record_shards()),
+            told: Told::default(),
             try_left_at: Instant::now() + LEFT_FOR,
             not_ended: HashSet::new(),
         };
+        session
+            .index
+            .set_waiting_max(dispatcher.queue.intake_for_all());
         // Not knowing what is held back, nothing is released.
-        let pauses = dispatcher.queue.pauses().await?;
-        session.index.set_pauses(Pauses::of(&pauses));
+        session.hold_back(&dispatcher.queue.pauses().await?);
         session.count_slots();
         session.recount(all_classes(lanes(&dispatcher.pools))).await;
         Ok(session)
+    }
+
+    /// Takes what operators hold back, and shows them that it is taken.
+    fn hold_back(&mut self, pauses: &[Pause]) {
+        let count = i64::try_from(pauses.len()).unwrap_or(i64::MAX);
+        self.dispatcher.figures.pauses.set(count);
+        if self.index.set_pauses(Pauses::of(pauses)) {
+            tracing::info!(pauses = count, "the dispatcher has taken up what is paused");
+        }
     }
 
     /// Takes how many units the workers that are there take at a time.
@@ -145,7 +158,9 @@ impl<'a> Session<'a> {
         match step {
             Step::Waiting(entry) => self.take_intake(entry)?,
             Step::Moved(key, event) => self.take_event(&key, &event),
-            Step::LookAgain => self.recount(self.index.full_and_out()).await,
+            Step::LookAgain => {
+                self.recount(self.index.full_and_out()).await;
+            }
             Step::Removed(removed) => self.take_removed(removed),
         }
         Ok(())
@@ -274,6 +289,7 @@ impl<'a> Session<'a> {
             for outcome in outcomes {
                 match outcome {
                     Outcome::Released(held) => {
+                        self.told.went_well(Task::Release);
                         self.done(held.unit.stage, held.sequence);
                         let lane = (held.unit.stage, held.unit.pool.clone());
                         released.insert((lane, held.unit.class), held.unit);
@@ -292,7 +308,9 @@ impl<'a> Session<'a> {
                         self.index.leave(held);
                     }
                     Outcome::Failed(held, error) => {
-                        tracing::warn!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit could not be released");
+                        if self.told.is_news(Task::Release) {
+                            tracing::warn!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit could not be released");
+                        }
                         self.index.put_back(held);
                     }
                 }
@@ -314,13 +332,21 @@ impl<'a> Session<'a> {
     pub(super) async fn recount_all(&mut self) {
         self.count_slots();
         match self.dispatcher.queue.pauses().await {
-            Ok(pauses) => self.index.set_pauses(Pauses::of(&pauses)),
+            Ok(pauses) => {
+                self.told.went_well(Task::ReadPauses);
+                self.hold_back(&pauses);
+            }
             // What was held back stays so.
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the pauses could not be read");
+                if self.told.is_news(Task::ReadPauses) {
+                    tracing::warn!(error = chain(&error), "the pauses could not be read");
+                }
             }
         }
-        self.recount(all_classes(self.index.lanes())).await;
+        // A count of some pools alone says nothing of the others.
+        if self.recount(all_classes(self.index.lanes())).await {
+            self.told.went_well(Task::Count);
+        }
         if Instant::now() >= self.try_left_at {
             self.try_left_at = Instant::now() + LEFT_FOR;
             self.index.try_left();
@@ -330,9 +356,11 @@ impl<'a> Session<'a> {
         self.dispatcher.figures.show_backlog(&self.index.backlog());
     }
 
-    async fn recount(&mut self, lanes: Vec<(LaneKey, Vec<Class>)>) {
+    /// True if the queue has answered for all of them.
+    async fn recount(&mut self, lanes: Vec<(LaneKey, Vec<Class>)>) -> bool {
         let queue = &self.dispatcher.queue;
         let asked_at = Instant::now();
+        let mut is_answered = true;
         for (lane, classes) in &lanes {
             match queue.outstanding_of(lane.0, &lane.1, classes).await {
                 Ok(outstanding) => self.index.recount(lane, &outstanding),
@@ -345,13 +373,20 @@ impl<'a> Session<'a> {
                 }
                 // The old count stands: nothing is released beyond it.
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "released units could not be counted");
+                    if self.told.is_news(Task::Count) {
+                        tracing::warn!(
+                            error = chain(&error),
+                            "released units could not be counted"
+                        );
+                    }
+                    is_answered = false;
                     break;
                 }
             }
         }
         self.looks
             .counted(lanes.into_iter().map(|(lane, _)| lane), asked_at);
+        is_answered
     }
 
     /// Ends jobs whose time is over by the queue's clock, wherever they stand, some at a time: releases wait meanwhile.
@@ -360,11 +395,14 @@ impl<'a> Session<'a> {
         let now = match dispatcher.queue.time().await {
             Ok(now) => now,
             Err(error) => {
-                let error = chain(&error);
-                tracing::warn!(error, "jobs past their time wait for the queue's clock");
+                if self.told.is_news(Task::AskTime) {
+                    let error = chain(&error);
+                    tracing::warn!(error, "jobs past their time wait for the queue's clock");
+                }
                 return;
             }
         };
+        self.told.went_well(Task::AskTime);
         let due = in_turn(dispatcher.open.due(now), &self.not_ended, AT_ONCE_MAX);
         self.not_ended.clear();
         let may_be_behind = !dispatcher.queue.outdated_max().is_zero();
@@ -389,13 +427,16 @@ impl<'a> Session<'a> {
                     self.forget(&key, epoch);
                 }
                 Err(error) => {
-                    tracing::warn!(
-                        error = chain(&error),
-                        "jobs past their time wait for the queue"
-                    );
+                    if self.told.is_news(Task::End) {
+                        let error = chain(&error);
+                        tracing::warn!(error, "jobs past their time wait for the queue");
+                    }
                     self.not_ended.insert((key, epoch));
                 }
             }
+        }
+        if self.not_ended.is_empty() {
+            self.told.went_well(Task::End);
         }
     }
 }
@@ -430,136 +471,4 @@ fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use medfleet_core::{JobId, TenantId};
-    use medfleet_queue::Queue;
-    use medfleet_runtime::{Metrics, Shutdown, SystemClock};
-    use medfleet_testkit::{self as kit, NatsServer, wait_until};
-
-    use super::super::Scope;
-    use super::*;
-    use crate::config::DispatcherConfig;
-    use crate::fanout::Fanout;
-    use crate::metrics::Figures;
-    use crate::open::OpenJobs;
-    use crate::roster::Roster;
-    use crate::unit::{InFlightMax, Reserved, Rules, Weights};
-
-    /// Longest wait for anything that must come.
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    /// A server that did not sync may have given the place of what was read to another's job.
-    #[tokio::test]
-    async fn nothing_is_removed_by_what_was_read_before_a_loss() {
-        let mut server = NatsServer::start().await.expect("starts");
-        let queue = kit::queue(&kit::config(&server.url())).await;
-        let queue = queue.expect("connects");
-        let unit = kit::unit(&kit::record(1, 1).0, Stage::Encode, Class::Routine, 0);
-        let waits = queue.publish_intake(&unit, &Vec::new()).await;
-        waits.expect("waits");
-        let read_at = queue.losses();
-        server.restart().await.expect("restarts");
-        wait_until(PATIENCE, "the connection to be back", async || {
-            (queue.losses() > read_at && queue.is_connected()).then_some(())
-        })
-        .await
-        .expect("reconnects");
-        for removal in [Removal::One(1), Removal::Below(2)] {
-            let removed = remove(&queue, read_at, (Stage::Encode, removal)).await;
-            assert!(removed.is_err(), "{removal:?}");
-        }
-        let waiting = wait_until(PATIENCE, "an answer", async || {
-            queue.waiting_for_release(Stage::Encode).await.ok()
-        });
-        assert_eq!(waiting.await.expect("answers"), 1);
-        for removal in [Removal::One(1), Removal::Below(2)] {
-            let removed = remove(&queue, queue.losses(), (Stage::Encode, removal)).await;
-            removed.expect("it was read since");
-        }
-        assert_eq!(queue.waiting_for_release(Stage::Encode).await.ok(), Some(0));
-    }
-
-    fn dispatcher(queue: Queue) -> Dispatcher {
-        let open = OpenJobs::default();
-        Dispatcher {
-            config: DispatcherConfig::default(),
-            scope: Scope::Fleet,
-            queue,
-            fanout: Fanout::new(1, open.clone()),
-            roster: Roster::default(),
-            open,
-            pools: vec![kit::pool()],
-            rules: Rules {
-                weights: Weights::new(),
-                ahead_millis: 1_000,
-                released_units_max: 10,
-                age_millis: 60_000,
-                aged_every: 4,
-                decode_reserved: Reserved::default(),
-                in_flight_max: InFlightMax::default(),
-            },
-            clock: Arc::new(SystemClock),
-            figures: Figures::new(&Metrics::new()),
-            shutdown: Shutdown::new(Duration::ZERO),
-            holder: "test".to_owned(),
-        }
-    }
-
-    /// There is room for one unit, and that of the shard came first.
-    #[tokio::test]
-    async fn a_unit_whose_shard_is_away_lets_others_pass() {
-        let started = kit::start_with(|config| config.record_shards = 2).await;
-        let (_server, queue) = started.expect("a queue");
-        let [first, second] = [1, 2].map(|seed| kit::record(seed, 1).0);
-        let shard = queue.record_shard(&first.job);
-        assert_ne!(shard, queue.record_shard(&second.job));
-        for key in [&first, &second] {
-            let unit = kit::unit(key, Stage::Preprocess, Class::Routine, 0);
-            let waits = queue.publish_intake(&unit, &Vec::new()).await;
-            waits.expect("waits");
-        }
-        let dispatcher = dispatcher(queue.clone());
-        let mut session = Session::begin(&dispatcher).await.expect("begins");
-        while session
-            .index
-            .backlog()
-            .iter()
-            .map(|one| one.units)
-            .sum::<u64>()
-            < 2
-        {
-            let step = session.next().await;
-            session.take(step).await.expect("takes");
-        }
-        let long_ago = Instant::now().checked_sub(Duration::from_secs(10));
-        for asked in [long_ago.expect("a time"), Instant::now()] {
-            session.silent.note(shard, true, asked);
-        }
-        session.release().await;
-        let taken = queue.puller(Stage::Preprocess, kit::pool()).next().await;
-        assert_eq!(taken.expect("a unit").unit.key, second);
-        let out = queue.outstanding(Stage::Preprocess, &kit::pool()).await;
-        assert_eq!(out.expect("counts").total(), 1, "the first one waits");
-    }
-
-    #[test]
-    fn jobs_that_cannot_be_ended_take_no_others_place() {
-        let job = |number: usize| {
-            let key = JobKey {
-                tenant: TenantId::new("st-mary").expect("a name"),
-                job: JobId::from_bytes((number as u128).to_be_bytes()),
-            };
-            (key, 0)
-        };
-        let most = 4;
-        let due: Vec<_> = (0..most + 1).map(job).collect();
-        let first = in_turn(due.clone(), &HashSet::new(), most);
-        assert_eq!(first, due[..most]);
-        let not_ended: HashSet<_> = first.into_iter().collect();
-        let second = in_turn(due.clone(), &not_ended, most);
-        assert_eq!(second[0], due[most]);
-        assert_eq!(second.len(), most);
-    }
-}
+mod tests;

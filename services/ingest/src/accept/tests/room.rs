@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use medfleet_core::Stage;
 use medfleet_core::setting::ByteSize;
-use medfleet_queue::{AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM, QueueConfig};
+use medfleet_queue::{AUDIT_STREAM, INTAKE_STREAM, JOBS_STREAM, PENDING_STREAM, QueueConfig};
 use medfleet_runtime::ManualClock;
 use medfleet_store::Relied;
 use medfleet_testkit::NatsServer;
@@ -179,15 +179,21 @@ async fn who_comes_again_while_there_is_no_room_adds_no_line_to_the_audit() {
     }
 }
 
+/// There is none for its line in the audit; or there is none in the intake, and its job, which nobody could name, is withdrawn.
 #[tokio::test]
 async fn who_was_refused_for_want_of_room_has_its_stat_budget_when_there_is_some() {
+    refused_and_then_let_in("a", |config| config.stream_bytes_max.audit = LEAST).await;
+    refused_and_then_let_in("", |config| config.stream_bytes_max.intake = LEAST).await;
+}
+
+async fn refused_and_then_let_in(request_id: &str, without_room: fn(&mut QueueConfig)) {
     let server = NatsServer::start().await.expect("a server");
     let caller = Caller::of(&kit::tenant());
     let stat = || v1::SubmitJobRequest {
         class: v1::Class::Stat.into(),
-        ..report("a")
+        ..report(request_id)
     };
-    let full = queue_with(&server, |config| config.stream_bytes_max.audit = LEAST).await;
+    let full = queue_with(&server, without_room).await;
     let mut ingest = ingest_of(&full);
     let quotas = QuotasConfig {
         default: Quota {
@@ -203,6 +209,8 @@ async fn who_was_refused_for_want_of_room_has_its_stat_budget_when_there_is_some
     let roomy = queue_with(&server, |_| ()).await;
     let later = Acceptor {
         quotas: ingest.quotas.clone(),
+        // No job has the name of one before it.
+        random: ingest.random.clone(),
         ..ingest_of(&roomy)
     };
     let accepted = later.accept(&caller, stat()).await;
@@ -215,6 +223,7 @@ async fn who_was_refused_for_want_of_room_has_its_stat_budget_when_there_is_some
     let accepted = later.accept(&caller, second).await;
     let class = accepted.expect("there is room").record.class;
     assert_eq!(class, Class::Urgent, "the budget is one");
+    assert_eq!(later.figures.stat_demoted.get(), 1);
 }
 
 /// The names that `room` knows are those of the streams.
@@ -315,4 +324,44 @@ async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sw
     let is_erased = matches!(refused, Err(Refusal::Store(StoreError::JobErased)));
     assert!(is_erased, "{refused:?}");
     assert_eq!(pending(&ingest).await, 0);
+}
+
+/// A tenant without a quota has filled the intake with its routine work.
+#[tokio::test]
+async fn stat_is_let_in_where_only_the_intakes_reserve_is_left() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |config| config.intake_messages_max = 4).await;
+    let mut ingest = ingest_of(&queue);
+    let quotas = QuotasConfig {
+        default: Quota {
+            stat_per_minute: Some(1),
+            ..Quota::default()
+        },
+        ..QuotasConfig::default()
+    };
+    ingest.quotas = Quotas::new(quotas, Duration::ZERO, ingest.clock.clone());
+    let caller = Caller::of(&kit::tenant());
+    let mut usage = queue.usage().await.expect("lists");
+    let mut streams = usage.iter_mut();
+    let intake = streams.find(|stream| stream.stream == INTAKE_STREAM);
+    let intake = intake.expect("it is there");
+    assert_eq!(intake.messages_max, Some(4), "what it was made with");
+    intake.bytes = intake.bytes_max.expect("a limit") - 1;
+    ingest.room.look(&usage);
+    let submit = async |request_id: &str, class: v1::Class| {
+        let request = v1::SubmitJobRequest {
+            class: class.into(),
+            ..report(request_id)
+        };
+        ingest.accept(&caller, request).await
+    };
+    let refused = submit("a", v1::Class::Urgent).await;
+    assert!(is_full(&refused), "{refused:?}");
+    let accepted = submit("b", v1::Class::Stat).await;
+    let class = accepted.expect("room is kept for it").record.class;
+    assert_eq!(class, Class::Stat);
+    // It would be an urgent one.
+    let refused = submit("c", v1::Class::Stat).await;
+    assert!(is_full(&refused), "{refused:?}");
+    assert_eq!((jobs(&queue).await, waiting(&queue).await), ((1, 1), 1));
 }

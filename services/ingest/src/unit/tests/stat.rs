@@ -123,3 +123,26 @@ fn what_may_be_out_at_all_holds_for_units_of_stat_too() {
     (1..=5).for_each(|sequence| index.insert(text(sequence, Class::Stat)));
     assert_eq!(sequences(&index.take(100, NOW)), [1, 2, 3]);
 }
+
+/// Whoever is let on brings units that wait there, and a STAT job would find no room for its own.
+#[test]
+fn to_a_stage_whose_intake_is_nearly_full_only_stat_is_let_on() {
+    use Class::{Bulk, Routine, Stat};
+    let mut index = index(MANY, &[(1, Routine), (2, Stat)]);
+    index.set_waiting_max(3);
+    let chunk = |sequence, class| {
+        let mut held = held(sequence, class);
+        held.unit.stage = Stage::Encode;
+        held
+    };
+    for (sequence, class) in [(11, Routine), (12, Routine), (13, Bulk)] {
+        index.insert(chunk(sequence, class));
+    }
+    // No worker of encode is there: one unit of each class is let on to it.
+    assert_eq!(sequences(&index.take(100, NOW)), [2, 11, 13]);
+    assert_eq!(sequences(&index.take(100, NOW)), [1], "there is room again");
+    // The last stage has none behind it.
+    index.set_waiting_max(0);
+    index.insert(text(21, Bulk));
+    assert_eq!(sequences(&index.take(100, NOW)), [21]);
+}

@@ -191,11 +191,7 @@ pub(super) fn model(folder: &Path) -> Finding {
         ),
         Err(error) => Finding::fail(
             CHECK,
-            format!(
-                "{}: {}",
-                folder.display(),
-                medfleet_runtime::exit::chain(&error)
-            ),
+            format!("{}: {}", folder.display(), medfleet_core::chain(&error)),
             "compare the folder with the one on the model's page",
         ),
     }

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use medfleet_core::UnixMillis;
+use medfleet_core::{UnixMillis, chain};
 use medfleet_queue::{AgreedShards, OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
 use medfleet_runtime::config::{Sources, hold, load};
-use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, SystemClock};
 
 use super::Finding;
@@ -224,13 +223,9 @@ fn headroom(usage: &[StreamUsage]) -> Finding {
     if usage.is_empty() {
         return Finding::ok(CHECK, "none yet: no fleet has used this server");
     }
-    let percent = |stream: &StreamUsage| {
-        let most = stream.bytes_max.filter(|most| *most > 0)?;
-        Some(stream.bytes.saturating_mul(100) / most)
-    };
-    let fullest = usage.iter().max_by_key(|stream| percent(stream));
+    let fullest = usage.iter().max_by_key(|stream| stream.percent());
     let total: u64 = usage.iter().map(|stream| stream.bytes).sum();
-    let Some((stream, full)) = fullest.and_then(|stream| Some((stream, percent(stream)?))) else {
+    let Some((stream, full)) = fullest.and_then(|stream| Some((stream, stream.percent()?))) else {
         return Finding::ok(CHECK, format!("{} hold {}", usage.len(), bytes(total)));
     };
     let found = format!(
@@ -259,6 +254,7 @@ mod tests {
             bytes,
             last_sequence: 1,
             bytes_max,
+            messages_max: None,
         }
     }
 

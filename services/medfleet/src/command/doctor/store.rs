@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
+use medfleet_core::chain;
 use medfleet_runtime::config::{Sources, load};
-use medfleet_runtime::exit::chain;
 use medfleet_store::backend::Folder;
 use medfleet_store::{BackendConfig, StoreConfig};
 
