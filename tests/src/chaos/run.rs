@@ -58,9 +58,7 @@ pub struct Report {
 }
 
 /// Runs a seed.
-///
-/// # Errors
-/// What does not hold; the folder with the logs stays and is named.
+/// Where something does not hold, the folder with the logs stays and is named.
 pub async fn run(seed: u64, options: &Options) -> Result<Report> {
     let begun = Instant::now();
     let herd = Herd::start(HerdOptions {
