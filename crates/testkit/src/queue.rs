@@ -13,17 +13,11 @@ use medfleet_queue::{Clock, Queue, QueueConfig};
 use crate::NatsServer;
 
 /// A server of one's own and a [`queue`] on it; keep both for as long as the test lasts.
-///
-/// # Errors
-/// As [`start_with`].
 pub async fn start() -> Result<(NatsServer, Queue)> {
     start_with(|_| {}).await
 }
 
 /// As [`start`], with settings that `change` makes of those of [`config`].
-///
-/// # Errors
-/// When the server does not come up, or cannot be used with these settings.
 pub async fn start_with(change: impl FnOnce(&mut QueueConfig)) -> Result<(NatsServer, Queue)> {
     let server = NatsServer::start().await?;
     let mut config = config(&server.url());
@@ -59,9 +53,6 @@ pub fn config(url: &str) -> QueueConfig {
 }
 
 /// A connected queue with everything made, for the pool of [`pool`].
-///
-/// # Errors
-/// When the server cannot be used.
 pub async fn queue(config: &QueueConfig) -> Result<Queue> {
     let queue = Queue::connect(config, clock()).await?;
     queue.ensure(&[pool()]).await?;
