@@ -87,19 +87,10 @@ pub const fn reason_to_wire(reason: FailureReason) -> v1::FailureReason {
 /// The reason of a wire number; `None` for none and for one that this version does not know.
 #[must_use]
 pub fn reason_from_wire(reason: i32) -> Option<FailureReason> {
-    use FailureReason as R;
-    [
-        R::InputRefused,
-        R::ImageMissing,
-        R::Integrity,
-        R::AttemptsExhausted,
-        R::PromptTooLong,
-        R::Internal,
-        R::ModelMismatch,
-        R::AnswerUnusable,
-    ]
-    .into_iter()
-    .find(|known| reason_to_wire(*known) as i32 == reason)
+    FailureReason::ALL
+        .iter()
+        .copied()
+        .find(|known| reason_to_wire(*known) as i32 == reason)
 }
 
 /// The task's number on the wire.
