@@ -128,10 +128,10 @@ async fn a_drained_worker_hands_back() -> Result<()> {
         .await?;
     let code = fleet.stop_role(Role::Decode).await?;
     ensure!(code == Some(0), "drained with {code:?}");
-    let key = JobKey {
-        tenant: TenantId::new("st-mary")?,
-        job: JobId::new(job.name.trim_start_matches("jobs/"))?,
-    };
+    let key = JobKey::new(
+        TenantId::new("st-mary")?,
+        JobId::new(job.name.trim_start_matches("jobs/"))?,
+    );
     let record = fleet.queue().await?.record(&key).await?;
     let (record, _) = record.context("a record")?;
     ensure!(

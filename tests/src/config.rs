@@ -280,10 +280,10 @@ pub fn store(folder: &Path) -> Result<BlobStore> {
 
 /// What a job's record is stored under, by the name that its tenant's clients know it by.
 pub fn job_key(tenant: &str, job: &str) -> Result<JobKey> {
-    Ok(JobKey {
-        tenant: TenantId::new(tenant)?,
-        job: JobId::new(job.trim_start_matches("jobs/"))?,
-    })
+    Ok(JobKey::new(
+        TenantId::new(tenant)?,
+        JobId::new(job.trim_start_matches("jobs/"))?,
+    ))
 }
 
 /// A connection to a fleet's queue, for looking at what no client sees.

@@ -164,10 +164,10 @@ pub fn cost_from_wire(cost: Option<&work::Cost>) -> Cost {
 pub fn unit_from_wire(unit: &work::WorkUnit) -> Result<WorkUnit> {
     let bad = |field: &'static str| malformed("a work unit", field);
     Ok(WorkUnit {
-        key: JobKey {
-            tenant: TenantId::new(unit.tenant.as_str()).map_err(|_| bad("tenant"))?,
-            job: JobId::new(unit.job.as_str()).map_err(|_| bad("job"))?,
-        },
+        key: JobKey::new(
+            TenantId::new(unit.tenant.as_str()).map_err(|_| bad("tenant"))?,
+            JobId::new(unit.job.as_str()).map_err(|_| bad("job"))?,
+        ),
         stage: unit.stage.parse::<Stage>().map_err(|_| bad("stage"))?,
         pool: PoolName::new(unit.pool.as_str()).map_err(|_| bad("pool"))?,
         class: unit.class.parse::<Class>().map_err(|_| bad("class"))?,

@@ -74,10 +74,7 @@ pub fn tenant() -> TenantId {
 /// A newly accepted job with `images` images, and its key made of `seed`.
 #[must_use]
 pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
-    let key = JobKey {
-        tenant: tenant(),
-        job: JobId::from_bytes([seed; 16]),
-    };
+    let key = JobKey::new(tenant(), JobId::from_bytes([seed; 16]));
     let now = clock()();
     let record = JobRecord::accepted(NewJob {
         pool: pool(),

@@ -143,10 +143,7 @@ impl DeadLetters {
         let queue = &self.acceptor.queue;
         let found = match name {
             LetterName::Of(job, epoch) => {
-                let key = JobKey {
-                    tenant: tenant.clone(),
-                    job: job.clone(),
-                };
+                let key = JobKey::new(tenant.clone(), job.clone());
                 queue.dead_letter_of(&key, *epoch).await?
             }
             LetterName::Place(sequence) => {
@@ -183,10 +180,7 @@ impl DeadLetters {
         let LetterName::Of(job, epoch) = name else {
             return Err(GONE);
         };
-        let key = JobKey {
-            tenant: tenant.clone(),
-            job,
-        };
+        let key = JobKey::new(tenant.clone(), job);
         self.started_over(key, epoch).await?.ok_or(GONE)
     }
 
@@ -273,10 +267,7 @@ fn job_of(tenant: &TenantId, letter: &work::DeadLetter) -> Result<JobKey, Refusa
     let job = JobId::new(id).map_err(|_| Refusal::Broken {
         what: "a dead letter",
     })?;
-    Ok(JobKey {
-        tenant: tenant.clone(),
-        job,
-    })
+    Ok(JobKey::new(tenant.clone(), job))
 }
 
 #[cfg(test)]

@@ -243,10 +243,10 @@ mod tests {
     use super::*;
 
     fn key(job: u8) -> JobKey {
-        JobKey {
-            tenant: TenantId::new("st-mary").expect("a name"),
-            job: JobId::from_bytes([job; 16]),
-        }
+        JobKey::new(
+            TenantId::new("st-mary").expect("a name"),
+            JobId::from_bytes([job; 16]),
+        )
     }
 
     #[tokio::test]

@@ -107,10 +107,7 @@ impl BlobStore {
         job: &JobId,
         blobs: &[(BlobKind, Digest)],
     ) -> Result<(), StoreError> {
-        let key = JobKey {
-            tenant: tenant.clone(),
-            job: job.clone(),
-        };
+        let key = JobKey::new(tenant.clone(), job.clone());
         self.keep_named(&key, Vec::new(), blobs, ready(Ok(())))
             .await
     }

@@ -33,10 +33,7 @@ fn job(byte: u8) -> JobId {
 }
 
 fn key(number: u8) -> JobKey {
-    JobKey {
-        tenant: tenant("a"),
-        job: job(number),
-    }
+    JobKey::new(tenant("a"), job(number))
 }
 
 fn over(backend: &Arc<dyn Backend>, limits: Limits) -> BlobStore {

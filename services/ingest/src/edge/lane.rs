@@ -126,10 +126,10 @@ mod tests {
         let job = [u8::try_from(sequence).expect("small"); 16];
         IntakeEntry {
             unit: WorkUnit {
-                key: JobKey {
-                    tenant: TenantId::new("st-mary").expect("a name"),
-                    job: JobId::from_bytes(job),
-                },
+                key: JobKey::new(
+                    TenantId::new("st-mary").expect("a name"),
+                    JobId::from_bytes(job),
+                ),
                 stage,
                 pool: PoolName::new("p").expect("a name"),
                 class,

@@ -36,9 +36,11 @@ mod tests {
 
     #[test]
     fn a_job_is_there_once_and_the_oldest_goes() {
-        let key = |job: u8| JobKey {
-            tenant: TenantId::new("st-mary").expect("a name"),
-            job: JobId::from_bytes([job; 16]),
+        let key = |job: u8| {
+            JobKey::new(
+                TenantId::new("st-mary").expect("a name"),
+                JobId::from_bytes([job; 16]),
+            )
         };
         let mut recent = Recent::default();
         for job in 0..25 {

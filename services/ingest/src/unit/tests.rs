@@ -12,10 +12,10 @@ fn pool(name: &str) -> PoolName {
 }
 
 fn key(job: u8) -> JobKey {
-    JobKey {
-        tenant: TenantId::new("st-mary").expect("a name"),
-        job: JobId::from_bytes([job; 16]),
-    }
+    JobKey::new(
+        TenantId::new("st-mary").expect("a name"),
+        JobId::from_bytes([job; 16]),
+    )
 }
 
 fn held(sequence: u64, class: Class) -> Held {

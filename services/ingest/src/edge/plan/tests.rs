@@ -259,10 +259,10 @@ fn a_long_file_on_a_flapping_line_is_not_begun_again_while_it_grows() {
 fn a_record_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
     let entry = IntakeEntry {
         unit: WorkUnit {
-            key: JobKey {
-                tenant: TenantId::new("st-mary").expect("a name"),
-                job: JobId::from_bytes([1; 16]),
-            },
+            key: JobKey::new(
+                TenantId::new("st-mary").expect("a name"),
+                JobId::from_bytes([1; 16]),
+            ),
             stage: Stage::Preprocess,
             pool: PoolName::new("p").expect("a name"),
             class: Class::Routine,
