@@ -324,10 +324,7 @@ impl JobRecord {
             Move::ChunkEncoded { chunk } => next.chunk_encoded(*chunk, now)?,
             Move::Complete { attempt, result } => {
                 if Guard::Fence.acts(self.state != JobState::Decoding) {
-                    return Err(Refused::Illegal {
-                        step: "complete",
-                        state: self.state,
-                    });
+                    return Err(self.illegal("complete"));
                 }
                 if Guard::Fence.acts(*attempt != self.attempt) {
                     return Err(Refused::Fenced {
@@ -363,6 +360,13 @@ impl JobRecord {
         }
     }
 
+    const fn illegal(&self, step: &'static str) -> Refused {
+        Refused::Illegal {
+            step,
+            state: self.state,
+        }
+    }
+
     fn start(
         &mut self,
         (stage, unit): (Stage, u32),
@@ -389,19 +393,13 @@ impl JobRecord {
             ),
         };
         if guard.acts(!legal) {
-            return Err(Refused::Illegal {
-                step,
-                state: self.state,
-            });
+            return Err(self.illegal(step));
         }
         // Queued once more than needed, it would use up the starts of the others. With every chunk done none is legal anyway.
         let is_again =
             stage == Stage::Encode && self.chunks.is_done(unit) && !self.chunks.all_done();
         if Guard::ChunkOpen.acts(is_again) {
-            return Err(Refused::Illegal {
-                step: "start a chunk again",
-                state: self.state,
-            });
+            return Err(self.illegal("start a chunk again"));
         }
         let allowed = units.saturating_add(retries_max);
         let starts = self.starts.of(stage);
@@ -435,10 +433,7 @@ impl JobRecord {
         now: UnixMillis,
     ) -> Result<(), Refused> {
         if Guard::FramesOnce.acts(self.state != JobState::Released) {
-            return Err(Refused::Illegal {
-                step: "finish preprocess",
-                state: self.state,
-            });
+            return Err(self.illegal("finish preprocess"));
         }
         if Guard::ChunkCount.acts(chunks > CHUNKS_MAX) {
             return Err(Refused::Chunk {
@@ -462,10 +457,7 @@ impl JobRecord {
     fn chunk_encoded(&mut self, chunk: u32, now: UnixMillis) -> Result<(), Refused> {
         let early_enough = matches!(self.state, JobState::Preprocessed | JobState::Encoding);
         if Guard::ChunkBeforeDecode.acts(!early_enough) {
-            return Err(Refused::Illegal {
-                step: "finish a chunk",
-                state: self.state,
-            });
+            return Err(self.illegal("finish a chunk"));
         }
         if Guard::ChunkNumber.acts(chunk >= self.chunks.total) {
             return Err(Refused::Chunk {
@@ -493,10 +485,7 @@ impl JobRecord {
             ended.finish(JobState::Cancelled, now);
         }
         if !ended.state.is_final() {
-            return Err(Refused::Illegal {
-                step: "erase",
-                state: self.state,
-            });
+            return Err(self.illegal("erase"));
         }
         Ok(Self {
             frames: None,
@@ -508,10 +497,7 @@ impl JobRecord {
 
     fn replayed(&self, expires: UnixMillis, now: UnixMillis) -> Result<Self, Refused> {
         if Guard::ReplayOfFailed.acts(self.state != JobState::Failed) {
-            return Err(Refused::Illegal {
-                step: "replay",
-                state: self.state,
-            });
+            return Err(self.illegal("replay"));
         }
         if self.erased.is_some() {
             return Err(Refused::Erased);

@@ -181,10 +181,8 @@ impl Queue {
 }
 
 fn job_event(message: FeedMessage) -> Result<(JobKey, u64, JobEvent)> {
-    let key = subject::job_of(&message.subject).ok_or(QueueError::Malformed {
-        what: "an event",
-        reason: "its subject",
-    })?;
+    let key = subject::job_of(&message.subject)
+        .ok_or(QueueError::malformed("an event", "its subject"))?;
     let event = decode("an event", message.payload)?;
     Ok((key, message.sequence, event))
 }

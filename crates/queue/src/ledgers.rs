@@ -178,10 +178,10 @@ impl Queue {
     /// [`QueueError::Malformed`] without a proper unit, [`QueueError::Full`], and transient ones: publish again.
     pub async fn publish_dead(&self, letter: &DeadLetter) -> Result<()> {
         const PUBLISH: Operation = repeatable("publish a dead letter");
-        let unit = letter.unit.as_ref().ok_or(QueueError::Malformed {
-            what: "a dead letter",
-            reason: "it names no unit",
-        })?;
+        let unit = letter
+            .unit
+            .as_ref()
+            .ok_or(QueueError::malformed("a dead letter", "it names no unit"))?;
         let unit = unit_from_wire(unit)?;
         let subject = subject::dead(&unit.key, unit.epoch);
         self.api
@@ -334,10 +334,7 @@ impl Queue {
     /// # Errors
     /// Transient ones, and [`QueueError::Malformed`]: a pause that cannot be read must not count as none.
     pub async fn pauses(&self) -> Result<Vec<Pause>> {
-        let bad = |field| QueueError::Malformed {
-            what: "a pause",
-            reason: field,
-        };
+        let bad = |field| QueueError::malformed("a pause", field);
         let keys = self.pauses.keys("*.*").await?;
         let mut entries = self.pauses.get_many(&keys).await?;
         entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));

@@ -97,10 +97,10 @@ impl Queue {
             .call(LIST, "STREAM.LIST", &json!({"offset": 0}))
             .await?;
         if listed.total > STREAMS_MAX {
-            return Err(QueueError::Malformed {
-                what: "the list of streams",
-                reason: "the account has too many others",
-            });
+            return Err(QueueError::malformed(
+                "the list of streams",
+                "the account has too many others",
+            ));
         }
         let usage = listed.streams.into_iter().map(|info| StreamUsage {
             stream: info.config.name,

@@ -277,9 +277,7 @@ impl Queue {
     /// Transient ones: read again.
     async fn take_out(&self, stream: &str, sequence: u64, losses: u64) -> Result<()> {
         if self.losses() != losses {
-            return Err(QueueError::Unavailable {
-                operation: "take out a unit",
-            });
+            return Err(QueueError::unavailable("take out a unit"));
         }
         self.api.delete(stream, sequence).await
     }

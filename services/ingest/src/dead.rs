@@ -220,9 +220,7 @@ impl DeadLetters {
         // In time, or not at all: the sweep takes an entry that is old and whose job has not started over for abandoned.
         let in_time = self.acceptor.config.accept.pending_after.get() / 2;
         let applied = timeout(in_time, queue.apply(&key, Some(epoch), &step, now)).await;
-        let applied = applied.map_err(|_| QueueError::Unavailable {
-            operation: "start a job over",
-        })?;
+        let applied = applied.map_err(|_| QueueError::unavailable("start a job over"))?;
         match applied? {
             Applied::Applied { record, .. } => {
                 self.acceptor

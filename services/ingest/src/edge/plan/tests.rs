@@ -114,7 +114,7 @@ fn a_record_that_cannot_be_read_is_its_jobs_own_trouble() {
         reason: "its state",
     };
     check(malformed, true);
-    check(QueueError::Unavailable { operation: "read" }, false);
+    check(QueueError::unavailable("read"), false);
     check(QueueError::Closed, false);
     assert!(!is_of_job(&Trouble::Token));
 }
