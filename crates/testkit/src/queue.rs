@@ -71,10 +71,15 @@ pub fn tenant() -> TenantId {
     TenantId::new("st-mary").expect("1 to 32 letters")
 }
 
+/// The key of a job, made of `seed`.
+#[must_use]
+pub fn key(seed: u8) -> JobKey {
+    JobKey::new(tenant(), JobId::from_bytes([seed; 16]))
+}
+
 /// A newly accepted job with `images` images, and its key made of `seed`.
 #[must_use]
 pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
-    let key = JobKey::new(tenant(), JobId::from_bytes([seed; 16]));
     let now = clock()();
     let record = JobRecord::accepted(NewJob {
         pool: pool(),
@@ -90,7 +95,7 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         model: "tiny".to_owned(),
         cost: cost(),
     });
-    (key, record)
+    (key(seed), record)
 }
 
 /// A unit of a job.
