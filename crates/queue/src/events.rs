@@ -119,9 +119,6 @@ impl Queue {
     }
 
     /// The text of all jobs from now on. What is sent while the connection is down is missed: read the checkpoint.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn texts(&self) -> Result<BoxStream<'static, (JobKey, TextChunk)>> {
         const LISTEN: Operation = repeatable("listen to text");
         let messages = self.api.subscribe(LISTEN, "text.*.*".to_owned()).await?;
@@ -145,9 +142,6 @@ impl Queue {
     }
 
     /// Cancel hints of all jobs from now on.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn cancels(&self) -> Result<BoxStream<'static, JobKey>> {
         const LISTEN: Operation = repeatable("listen to cancel hints");
         let messages = self.api.subscribe(LISTEN, "cancel.*.*".to_owned()).await?;
@@ -169,9 +163,6 @@ impl Queue {
     }
 
     /// Erasure hints of all jobs from now on.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn erasures(&self) -> Result<BoxStream<'static, JobKey>> {
         const LISTEN: Operation = repeatable("listen to erasure hints");
         let messages = self.api.subscribe(LISTEN, "erased.*.*".to_owned()).await?;

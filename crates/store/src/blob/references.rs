@@ -505,9 +505,6 @@ impl BlobStore {
     }
 
     /// The jobs of a tenant that hold references.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn holders(&self, tenant: &TenantId) -> Result<BTreeMap<JobId, Holder>, StoreError> {
         let mut holders: BTreeMap<JobId, Holder> = BTreeMap::new();
         let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));
