@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_proto::v1::JobState;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::config::job_key;
 use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
@@ -132,10 +132,7 @@ async fn a_drained_worker_hands_back() -> Result<()> {
         .await?;
     let code = fleet.stop_role(Role::Decode).await?;
     ensure!(code == Some(0), "drained with {code:?}");
-    let key = JobKey {
-        tenant: TenantId::new("st-mary")?,
-        job: JobId::new(job.name.trim_start_matches("jobs/"))?,
-    };
+    let key = job_key("st-mary", &job.name)?;
     let record = fleet.queue().await?.record(&key).await?;
     let (record, _) = record.context("a record")?;
     ensure!(

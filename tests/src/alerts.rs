@@ -16,9 +16,6 @@ pub(crate) const RULES: &str = concat!(
 );
 
 /// What a process tells of a series, which is named as on its page of `/metrics`.
-///
-/// # Errors
-/// When it does not answer, or tells nothing of it.
 pub async fn told(admin: SocketAddr, series: &str) -> Result<i64> {
     let (status, page) = http_get(admin, "/metrics").await?;
     ensure!(status == 200, "/metrics answered {status}");
@@ -30,9 +27,6 @@ pub async fn told(admin: SocketAddr, series: &str) -> Result<i64> {
 
 /// Fails unless an alert fires, or is silent, 25 minutes after Prometheus came, where a process told of each series the first
 /// value for twenty of them, and the second from then on. In such a test it is 1970 when Prometheus comes: times count from then.
-///
-/// # Errors
-/// When it is otherwise, or there is no tool.
 pub async fn expect(alert: &str, fires: bool, told: &[(&str, (i64, i64))]) -> Result<()> {
     let series = told.iter().map(|(series, (before, after))| {
         // What a scrape adds.

@@ -74,9 +74,6 @@ impl Scaler {
     }
 
     /// One turn: reads the backlog, and starts or stops workers. Returns the backlog, in seconds.
-    ///
-    /// # Errors
-    /// A backlog that ingest does not export, a worker that cannot be started or that ended by itself.
     pub async fn turn(&mut self, fleet: &Fleet) -> Result<f64> {
         let backlog = backlog(fleet, self.role).await?;
         let now = Instant::now();
@@ -106,9 +103,6 @@ impl Scaler {
     }
 
     /// Waits until every worker that was told to stop has ended in order.
-    ///
-    /// # Errors
-    /// One that did not.
     pub async fn all_left(&mut self) -> Result<()> {
         for worker in self.leaving.drain(..) {
             worker.ended().await?;
@@ -119,9 +113,6 @@ impl Scaler {
 
 /// The backlog of a stage over all classes in seconds, as the trigger's query sums it. Its absence is an error: with nobody
 /// there it must still be told, or nothing ever starts.
-///
-/// # Errors
-/// When ingest does not answer or does not export it.
 pub async fn backlog(fleet: &Fleet, role: Role) -> Result<f64> {
     let (status, text) = http_get(fleet.admin(Role::Ingest), "/metrics").await?;
     ensure!(status == 200, "/metrics answered {status}");

@@ -45,9 +45,6 @@ pub struct Seen {
 
 impl Client {
     /// Connects with a bearer token.
-    ///
-    /// # Errors
-    /// When the server does not answer.
     pub async fn connect(url: &str, token: &str) -> Result<Self> {
         let channel = Channel::from_shared(url.to_owned())?
             .connect_timeout(Duration::from_secs(10))
@@ -58,9 +55,6 @@ impl Client {
     }
 
     /// Connects over TLS to a server that calls itself `localhost`, trusting `authority` (PEM) and nobody else.
-    ///
-    /// # Errors
-    /// When the server does not answer or is not to be trusted.
     pub async fn connect_tls(api: SocketAddr, token: &str, authority: &str) -> Result<Self> {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(authority))
@@ -70,9 +64,6 @@ impl Client {
     }
 
     /// Speaks over a channel that exists already.
-    ///
-    /// # Errors
-    /// When the token is not a header value.
     pub fn over(channel: Channel, token: &str) -> Result<Self> {
         let stub = JobServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
         Ok(Self {
@@ -94,18 +85,12 @@ impl Client {
     }
 
     /// Uploads a whole file and returns its handle.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn upload(&self, bytes: &[u8]) -> Result<String, Status> {
         let upload = self.upload_part("", 0, bytes.len() as u64, bytes).await?;
         Ok(upload.name)
     }
 
     /// Sends `bytes` to a new (`name` empty) or broken upload from `offset`.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn upload_part(
         &self,
         name: &str,
@@ -130,9 +115,6 @@ impl Client {
     }
 
     /// How much of an upload is stored.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn get_upload(&self, name: &str) -> Result<v1::Upload, Status> {
         let request = self.request(v1::GetUploadRequest { name: name.into() });
         let response = self.stub.clone().get_upload(request).await?.into_inner();
@@ -140,25 +122,16 @@ impl Client {
     }
 
     /// Submits a job.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn submit(&self, job: SubmitJobRequest) -> Result<Job, Status> {
         Ok(self.submit_full(job).await?.0)
     }
 
     /// Submits a report about one picture, sent within the request.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn submit_picture(&self, picture: Vec<u8>) -> Result<Job, Status> {
         self.submit(report(vec![inline(picture)])).await
     }
 
     /// Submits a job; also tells whether it had been accepted before.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn submit_full(&self, job: SubmitJobRequest) -> Result<(Job, bool), Status> {
         let response = self
             .stub
@@ -171,9 +144,6 @@ impl Client {
     }
 
     /// Returns a job.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn get(&self, name: &str) -> Result<Job, Status> {
         let request = self.request(v1::GetJobRequest {
             name: name.into(),
@@ -184,9 +154,6 @@ impl Client {
     }
 
     /// Returns the job of a request id.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn get_by_request_id(&self, request_id: &str) -> Result<Job, Status> {
         let request = self.request(v1::GetJobRequest {
             request_id: request_id.into(),
@@ -197,9 +164,6 @@ impl Client {
     }
 
     /// Returns a result.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn result(&self, name: &str) -> Result<v1::Result, Status> {
         let request = self.request(v1::GetResultRequest { name: name.into() });
         let response = self.stub.clone().get_result(request).await?.into_inner();
@@ -207,9 +171,6 @@ impl Client {
     }
 
     /// Returns a page of jobs and the token of the next.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn list(
         &self,
         page_size: i32,
@@ -230,9 +191,6 @@ impl Client {
     }
 
     /// Cancels a job.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn cancel(&self, name: &str) -> Result<Job, Status> {
         let request = self.request(v1::CancelJobRequest { name: name.into() });
         let response = self.stub.clone().cancel_job(request).await?.into_inner();
@@ -240,18 +198,12 @@ impl Client {
     }
 
     /// Erases a job.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn erase(&self, name: &str) -> Result<v1::EraseJobResponse, Status> {
         let request = self.request(v1::EraseJobRequest { name: name.into() });
         Ok(self.stub.clone().erase_job(request).await?.into_inner())
     }
 
     /// Erases, or counts, the jobs of a patient or a study, of all pages.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn erase_jobs(
         &self,
         whose: &Whose,
@@ -280,9 +232,6 @@ impl Client {
     }
 
     /// Dead letters, at most `page_size`, after a page: the letters and the token of the next page.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn dead_letters(
         &self,
         page_size: i32,
@@ -298,9 +247,6 @@ impl Client {
     }
 
     /// One dead letter.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn dead_letter(&self, name: &str) -> Result<v1::DeadLetter, Status> {
         let request = self.request(v1::GetDeadLetterRequest { name: name.into() });
         let response = self.letters.clone().get_dead_letter(request).await?;
@@ -309,9 +255,6 @@ impl Client {
     }
 
     /// Starts a dead letter's job over.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn replay(&self, name: &str) -> Result<Job, Status> {
         let request = self.request(v1::ReplayDeadLetterRequest { name: name.into() });
         let response = self.letters.clone().replay_dead_letter(request).await?;
@@ -320,9 +263,6 @@ impl Client {
     }
 
     /// Puts a dead letter away.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn discard(&self, name: &str) -> Result<(), Status> {
         let request = self.request(v1::DiscardDeadLetterRequest { name: name.into() });
         let discarded = self.letters.clone().discard_dead_letter(request).await;
@@ -330,9 +270,6 @@ impl Client {
     }
 
     /// Holds work back.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn pause(&self, tenant: &str, class: v1::Class) -> Result<v1::Pause, Status> {
         let request = self.request(v1::PauseWorkRequest {
             tenant: tenant.to_owned(),
@@ -344,9 +281,6 @@ impl Client {
     }
 
     /// Lets it go on.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn resume(&self, tenant: &str, class: v1::Class) -> Result<(), Status> {
         let request = self.request(v1::ResumeWorkRequest {
             tenant: tenant.to_owned(),
@@ -356,9 +290,6 @@ impl Client {
     }
 
     /// What is held back.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn pauses(&self) -> Result<Vec<v1::Pause>, Status> {
         let request = self.request(v1::ListPausesRequest {});
         let response = self.operator.clone().list_pauses(request).await?;
@@ -366,9 +297,6 @@ impl Client {
     }
 
     /// Queues what open jobs wait for anew: how many jobs are open, and how many units were not queued.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn requeue(&self) -> Result<(u32, u32), Status> {
         let (mut open, mut queued, mut page_token) = (0, 0, String::new());
         loop {
@@ -388,9 +316,6 @@ impl Client {
     }
 
     /// Opens a watch that continues after what was `seen`.
-    ///
-    /// # Errors
-    /// The server's status.
     pub async fn watch(
         &self,
         name: &str,
@@ -413,10 +338,7 @@ impl Client {
     }
 
     /// Watches until `enough` says so or the stream ends; checks that nothing repeats and no text is missing.
-    ///
-    /// # Errors
-    /// A repeated event, a gap in the text, the server's status, or [`PATIENCE`] exceeded by one message: one of thousands of
-    /// watches may take longer as a whole.
+    /// Each message has [`PATIENCE`]: one of thousands of watches may take longer as a whole.
     pub async fn watch_until(
         &self,
         name: &str,
@@ -439,9 +361,6 @@ impl Client {
     }
 
     /// Watches to the end and returns everything seen.
-    ///
-    /// # Errors
-    /// As [`Client::watch_until`], and when the stream ends without a final job.
     pub async fn watch_to_end(&self, name: &str) -> Result<Seen> {
         let mut seen = Seen::default();
         self.watch_until(name, &mut seen, |_| false).await?;
@@ -453,17 +372,11 @@ impl Client {
     }
 
     /// Waits until the job is final, by asking.
-    ///
-    /// # Errors
-    /// [`PATIENCE`] exceeded; says where the job stood.
     pub async fn wait_final(&self, name: &str) -> Result<Job> {
         self.wait_for(name, |job| is_final(job.state())).await
     }
 
     /// Waits until the job is final, which must be by completing.
-    ///
-    /// # Errors
-    /// As [`Client::wait_final`], and with the job where it ended otherwise.
     pub async fn wait_completed(&self, name: &str) -> Result<Job> {
         let job = self.wait_final(name).await?;
         ensure!(job.state() == JobState::Completed, "{job:?}");
@@ -471,9 +384,6 @@ impl Client {
     }
 
     /// Waits until `condition` holds of the job, by asking; a server that is away meanwhile is asked again.
-    ///
-    /// # Errors
-    /// [`PATIENCE`] exceeded; says where the job stood.
     pub async fn wait_for(&self, name: &str, condition: impl Fn(&Job) -> bool) -> Result<Job> {
         let last = std::sync::Mutex::new(None);
         let found =
@@ -506,9 +416,6 @@ pub const fn is_final(state: JobState) -> bool {
 
 impl Seen {
     /// Adds one message, checking order and contiguity.
-    ///
-    /// # Errors
-    /// A repeat or a gap, described.
     pub fn take(&mut self, message: WatchJobResponse) -> Result<()> {
         let sequence = message.sequence;
         match message.event.context("a watch message without an event")? {

@@ -108,9 +108,6 @@ fn keep(spans: &Spans, request: ExportTraceServiceRequest) {
 
 impl Collector {
     /// Starts listening.
-    ///
-    /// # Errors
-    /// When no port is free.
     pub async fn start() -> Result<Self> {
         let listen = async || {
             let listener = TcpListener::bind("127.0.0.1:0").await;

@@ -62,9 +62,6 @@ impl Setting<'_> {
 pub const PORTS: u16 = 10;
 
 /// A fresh token of a tenant and the line for the tokens file.
-///
-/// # Errors
-/// When the tenant is not a name.
 pub fn token(tenant: &str, operator: bool) -> Result<(String, String)> {
     let (secret, entry) = create_token("reading-room", &TenantId::new(tenant)?, &SystemRandom);
     let file = TokensFile {
@@ -269,9 +266,6 @@ fn set(table: &mut Table, section: &str, key: &str, value: String) {
 }
 
 /// A fleet's blobs in a folder, opened behind its back with its key.
-///
-/// # Errors
-/// When it cannot be opened.
 pub fn store(folder: &Path) -> Result<BlobStore> {
     let config = StoreConfig {
         backend: BackendConfig::Folder {
@@ -285,28 +279,19 @@ pub fn store(folder: &Path) -> Result<BlobStore> {
 }
 
 /// What a job's record is stored under, by the name that its tenant's clients know it by.
-///
-/// # Errors
-/// When a name is none.
 pub fn job_key(tenant: &str, job: &str) -> Result<JobKey> {
-    Ok(JobKey {
-        tenant: TenantId::new(tenant)?,
-        job: JobId::new(job.trim_start_matches("jobs/"))?,
-    })
+    Ok(JobKey::new(
+        TenantId::new(tenant)?,
+        JobId::new(job.trim_start_matches("jobs/"))?,
+    ))
 }
 
 /// A connection to a fleet's queue, for looking at what no client sees.
-///
-/// # Errors
-/// When NATS does not answer.
 pub async fn queue(url: &str) -> Result<Queue> {
     queue_at(&[url.to_owned()], 1).await
 }
 
 /// As [`queue`], at whichever of several servers answers, of a fleet with so many shards of records.
-///
-/// # Errors
-/// When none does.
 pub async fn queue_at(urls: &[String], record_shards: u8) -> Result<Queue> {
     let replicas = if urls.len() > 1 {
         Replicas::Three

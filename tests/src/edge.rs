@@ -35,9 +35,6 @@ pub struct Edge {
 
 impl Edge {
     /// Starts an edge of a hub and waits until it is ready; the hub need not be. `more` goes into its table `ingest.edge`.
-    ///
-    /// # Errors
-    /// What did not start, with the end of its log.
     pub async fn start(hub: &Fleet, more: Table) -> Result<Self> {
         let folder = tempfile::tempdir().context("create the edge's folder")?;
         let address = own_address();
@@ -66,9 +63,6 @@ impl Edge {
     }
 
     /// Starts a preprocess and an encode at this site, of the simulated model, and waits until they are ready.
-    ///
-    /// # Errors
-    /// When one does not become ready, with its log.
     pub async fn start_stages(&self) -> Result<()> {
         for role in [Role::Preprocess, Role::Encode] {
             let file = self.file_of(role)?;
@@ -84,9 +78,6 @@ impl Edge {
     }
 
     /// The blobs of a kind, all of a tenant's.
-    ///
-    /// # Errors
-    /// When one cannot be read.
     pub fn blobs_of(&self, tenant: &str, kind: &str) -> Result<Vec<Vec<u8>>> {
         read_below(&self.folder.path().join("blobs").join(tenant).join(kind))
     }
@@ -123,9 +114,6 @@ impl Edge {
     }
 
     /// Says what is in its table `ingest.edge`, from its next start on.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
     pub fn configure(&self, more: Table) -> Result<()> {
         fs::write(self.config(), self.settings(more)?).context("write the edge's configuration")
     }
@@ -165,9 +153,6 @@ impl Edge {
     }
 
     /// Says which tokens the hub knows the tenants by.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
     pub fn know(&self, tokens: &[(&str, String)]) -> Result<()> {
         let table: Table = tokens
             .iter()
@@ -178,17 +163,11 @@ impl Edge {
     }
 
     /// A connection to its queue, for what no client can see or do.
-    ///
-    /// # Errors
-    /// When its NATS does not answer.
     pub async fn queue(&self) -> Result<Queue> {
         config::queue(&self.nats.url()).await
     }
 
     /// The request id that a job of this edge has at the hub.
-    ///
-    /// # Errors
-    /// When the edge has no such job.
     pub async fn request_id_at_hub(&self, job: &str) -> Result<String> {
         let queue = self.queue().await?;
         for tenant in TENANTS {
@@ -203,9 +182,6 @@ impl Edge {
     }
 
     /// A client of a tenant at the edge.
-    ///
-    /// # Errors
-    /// When the edge does not answer.
     pub async fn client(&self, tenant: &str) -> Result<Client> {
         let token = self.tokens.iter().find(|(known, _)| *known == tenant);
         let (_, token) = token.context("a tenant of the edge")?;
@@ -219,18 +195,12 @@ impl Edge {
     }
 
     /// Kills the edge's ingest at once.
-    ///
-    /// # Errors
-    /// When it is not running.
     pub async fn kill9(&self) -> Result<()> {
         let mut child = self.process.lock().await.take().context("it runs")?;
         child.kill().await.context("kill the edge")
     }
 
     /// Starts the edge's ingest and waits until it is ready.
-    ///
-    /// # Errors
-    /// When it does not become ready, with its log.
     pub async fn start_again(&self) -> Result<()> {
         let child = start_service(Role::Ingest, &self.config(), &self.log_path())?;
         ensure!(
@@ -242,17 +212,11 @@ impl Edge {
     }
 
     /// Its log.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub fn log(&self) -> Result<String> {
         fs::read_to_string(self.log_path()).context("read the edge's log")
     }
 
     /// The value of one of its metrics, by name and labels as it is exported.
-    ///
-    /// # Errors
-    /// When it is not there.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let (_, text) = http_get(self.admin(), "/metrics").await?;
         let line = text
@@ -263,9 +227,6 @@ impl Edge {
     }
 
     /// Waits until a metric is as wanted.
-    ///
-    /// # Errors
-    /// When that takes longer than [`PATIENCE`].
     pub async fn wait_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) -> Result<()> {
         let waited = wait_until(PATIENCE, "a metric of the edge", async || {
             let value = self.metric(name).await.ok()?;
@@ -275,9 +236,6 @@ impl Edge {
     }
 
     /// Waits until so many of its jobs wait for the hub.
-    ///
-    /// # Errors
-    /// As [`Edge::wait_metric`].
     pub async fn wait_waiting(&self, jobs: u32) -> Result<()> {
         let name = "medfleet_ingest_edge_waiting_jobs";
         self.wait_metric(name, |waiting| waiting == f64::from(jobs))

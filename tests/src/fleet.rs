@@ -164,9 +164,6 @@ pub const TOKEN_PORT: u16 = 8444;
 
 impl Fleet {
     /// Starts everything and waits until every role is ready.
-    ///
-    /// # Errors
-    /// What did not start, with the end of its log.
     pub async fn start(options: Options) -> Result<Self> {
         let folder = tempfile::tempdir().context("create the fleet's folder")?;
         let address = own_address();
@@ -216,9 +213,6 @@ impl Fleet {
     }
 
     /// Starts everything around a model.
-    ///
-    /// # Errors
-    /// As [`Fleet::start`].
     pub async fn with_model(model: Model) -> Result<Self> {
         Self::start(Options {
             model,
@@ -228,17 +222,11 @@ impl Fleet {
     }
 
     /// Starts everything around a simulated model that takes so long.
-    ///
-    /// # Errors
-    /// As [`Fleet::start`].
     pub async fn paced(pace: Pace) -> Result<Self> {
         Self::with_model(Model::Simulated(pace)).await
     }
 
     /// Starts everything with these settings of ingest beside its own.
-    ///
-    /// # Errors
-    /// As [`Fleet::start`].
     pub async fn with_ingest(ingest: toml::Table) -> Result<Self> {
         Self::start(Options {
             ingest,
@@ -248,9 +236,6 @@ impl Fleet {
     }
 
     /// A client of a tenant.
-    ///
-    /// # Errors
-    /// When ingest does not answer.
     pub async fn client(&self, tenant: &str) -> Result<Client> {
         Client::connect(&self.url(), &self.token(tenant)).await
     }
@@ -274,9 +259,6 @@ impl Fleet {
     }
 
     /// Runs `medfleet` with these arguments against it, as a tenant.
-    ///
-    /// # Errors
-    /// When the binary cannot be run.
     pub async fn command(&self, tenant: &str, arguments: &[&str]) -> Result<Output> {
         let output = Command::new(binary("medfleet")?)
             .args(arguments)
@@ -288,9 +270,6 @@ impl Fleet {
     }
 
     /// What `medfleet` prints then, a JSON object a line.
-    ///
-    /// # Errors
-    /// As [`Fleet::command`], and when it ends with another code than 0 or prints something else.
     pub async fn command_json(&self, tenant: &str, arguments: &[&str]) -> Result<Vec<Value>> {
         let output = self.command(tenant, arguments).await?;
         ensure!(output.status.success(), "{arguments:?}: {output:?}");
@@ -311,18 +290,12 @@ impl Fleet {
     }
 
     /// Starts a role that is not running and waits until it is ready.
-    ///
-    /// # Errors
-    /// When it does not become ready, with the end of its log.
     pub async fn start_role(&self, role: Role) -> Result<()> {
         self.spawn(role).await?;
         self.wait_ready(role).await
     }
 
     /// Kills a role at once.
-    ///
-    /// # Errors
-    /// When it is not running.
     pub async fn kill9(&self, role: Role) -> Result<()> {
         let mut child = self.take(role).await?;
         child
@@ -332,9 +305,6 @@ impl Fleet {
     }
 
     /// Asks a role to stop and returns its exit code.
-    ///
-    /// # Errors
-    /// When it is not running or does not end.
     pub async fn stop_role(&self, role: Role) -> Result<Option<i32>> {
         let mut child = self.take(role).await?;
         let pid = child.id().context("the process has ended already")?;
@@ -346,9 +316,6 @@ impl Fleet {
     }
 
     /// Kills nats-server at once and starts it again on the same files and port.
-    ///
-    /// # Errors
-    /// When it does not come back.
     pub async fn restart_nats(&self) -> Result<()> {
         let mut nats = self.nats.lock().await;
         nats.kill9().await?;
@@ -356,17 +323,11 @@ impl Fleet {
     }
 
     /// Kills nats-server for good.
-    ///
-    /// # Errors
-    /// When it is not running.
     pub async fn kill_nats(&self) -> Result<()> {
         self.nats.lock().await.kill9().await
     }
 
     /// Waits until no stage holds or waits for any work.
-    ///
-    /// # Errors
-    /// When that takes longer than [`PATIENCE`].
     pub async fn wait_idle(&self) -> Result<()> {
         let queue = config::queue(&self.nats.lock().await.url()).await?;
         let pool = medfleet_core::PoolName::new(config::POOL)?;
@@ -383,17 +344,11 @@ impl Fleet {
     }
 
     /// Deletes one blob of a kind, behind the fleet's back.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn remove_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
         fs::remove_file(self.one_blob(tenant, kind)?).context("remove a blob")
     }
 
     /// Flips a bit in the middle of one blob of a kind, behind the fleet's back.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn damage_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
         let path = self.one_blob(tenant, kind)?;
         let mut bytes = fs::read(&path)?;
@@ -403,9 +358,6 @@ impl Fleet {
     }
 
     /// Puts a folder in the place of one blob of a kind, so that it cannot be read for now; what undoes that.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn hide_one_blob(&self, tenant: &str, kind: &str) -> Result<impl FnOnce() -> Result<()>> {
         let path = self.one_blob(tenant, kind)?;
         let aside = self.folder.path().join("hidden");
@@ -418,9 +370,6 @@ impl Fleet {
     }
 
     /// Everything that is stored for a tenant, as `kind/name`.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
     pub fn stored(&self, tenant: &str) -> Result<BTreeSet<String>> {
         let root = self.blobs().join(tenant);
         let files = files_below(&root)?;
@@ -430,9 +379,6 @@ impl Fleet {
     }
 
     /// The logs of all roles.
-    ///
-    /// # Errors
-    /// When one cannot be read.
     pub fn logs(&self) -> Result<Vec<String>> {
         Role::ALL
             .iter()
@@ -515,9 +461,6 @@ impl Fleet {
 }
 
 /// A binary of this workspace, beside the test's own or in the folder above it.
-///
-/// # Errors
-/// When it was not built.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the test's own binary")?;
     let folders = own.ancestors().skip(1).take(2);
@@ -528,9 +471,6 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 /// A plain HTTP GET: status and body.
-///
-/// # Errors
-/// When the other side does not speak HTTP.
 pub async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     stream

@@ -34,9 +34,6 @@ struct Tensor {
 }
 
 /// Writes the language model of `folder`, whose weights are bf16 in one file, to `file`. It has no vocabulary.
-///
-/// # Errors
-/// A folder of another form.
 pub fn write_q8_0(folder: &Path, file: &Path) -> Result<()> {
     let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json"))?)?;
     let weights = fs::read(folder.join("model.safetensors"))?;

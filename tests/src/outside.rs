@@ -33,9 +33,6 @@ pub(crate) struct Outside {
 impl Outside {
     /// Starts a program that needs so many ports: `prepare` tells it these and where its folder is, and it is ready once it
     /// `answers` on them.
-    ///
-    /// # Errors
-    /// When it does not start, or does not come up; then with the end of its log.
     pub(crate) async fn start(
         program: PathBuf,
         ports: usize,
@@ -96,9 +93,6 @@ impl Outside {
     }
 
     /// Asks it to stop, and waits until it has.
-    ///
-    /// # Errors
-    /// When it does not end.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?);
         kill(pid, Signal::SIGTERM).context("ask a server of others to stop")?;

@@ -8,9 +8,6 @@ use image::{GrayImage, ImageFormat, Luma};
 use medfleet_fuzz::dicom::{Header, JPEG_2000, encapsulated};
 
 /// A grey PNG of `side`×`side` pixels whose content depends on `seed`: two seeds are two different images.
-///
-/// # Errors
-/// When the encoder fails, which is a defect of the test.
 pub fn png(side: u32, seed: u32) -> Result<Vec<u8>> {
     let picture = GrayImage::from_fn(side, side, |x, y| {
         let wave = (x.wrapping_mul(7 + seed % 5) ^ y.wrapping_mul(3 + seed % 11))
@@ -25,9 +22,6 @@ pub fn png(side: u32, seed: u32) -> Result<Vec<u8>> {
 }
 
 /// A grey PNG of `side`×`side` given pixels.
-///
-/// # Errors
-/// When there are not `side * side` of them, or the encoder fails: a defect of the test.
 pub fn grey_png(side: u32, pixels: Vec<u8>) -> Result<Vec<u8>> {
     let picture = GrayImage::from_raw(side, side, pixels).context("side * side pixels")?;
     let mut bytes = Cursor::new(Vec::new());
@@ -38,9 +32,6 @@ pub fn grey_png(side: u32, pixels: Vec<u8>) -> Result<Vec<u8>> {
 }
 
 /// A grey PNG of `side`×`side` pixels of noise, which cannot be made smaller than a byte each: two seeds are two different images.
-///
-/// # Errors
-/// When the encoder fails, which is a defect of the test.
 pub fn noise(side: u32, seed: u32) -> Result<Vec<u8>> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let pixels = (0..side * side).map(|_| {
@@ -53,9 +44,6 @@ pub fn noise(side: u32, seed: u32) -> Result<Vec<u8>> {
 }
 
 /// A file of the pinned `pydicom-data` package, as `cargo xtask fetch` lays it into the cache.
-///
-/// # Errors
-/// When it was not fetched; the message says how.
 pub fn radiograph(name: &str) -> Result<Vec<u8>> {
     let path = medfleet_testkit::cache_dir()?
         .join("pydicom-data-1.0.0")

@@ -26,9 +26,6 @@ pub struct Prometheus(Outside);
 
 impl Prometheus {
     /// Starts one that scrapes every process of a fleet each second, as one job, and waits until it has seen all of them.
-    ///
-    /// # Errors
-    /// When there is no such program, when it does not come up, or when a process does not answer it.
     pub async fn watching(fleet: &Fleet) -> Result<Self> {
         let targets = Role::ALL.map(|role| fleet.admin(role).to_string());
         // YAML is a superset of JSON.
@@ -60,9 +57,6 @@ impl Prometheus {
     }
 
     /// Waits until a query has an answer.
-    ///
-    /// # Errors
-    /// When it has none.
     pub async fn wait_for(&self, query: &str) -> Result<()> {
         let path = format!("/api/v1/query?query={}", encoded(query));
         wait_until(PATIENCE, query, async || {
@@ -75,9 +69,6 @@ impl Prometheus {
     }
 
     /// The queries of the dashboards that it has no data for, a line each.
-    ///
-    /// # Errors
-    /// When they cannot be asked.
     pub async fn without_data(&self) -> Result<Vec<String>> {
         let url = format!("http://{}", address(&self.0.ports));
         let mut ask = Command::new(binary("xtask")?);

@@ -17,9 +17,6 @@ pub struct Rotel(Outside);
 
 impl Rotel {
     /// Starts one that hands on to this endpoint over HTTP, and waits until it listens.
-    ///
-    /// # Errors
-    /// When it is not in the cache, or does not come up; then with the end of its log.
     pub async fn start(to: &str) -> Result<Self> {
         let server = Outside::start(
             fetched(BINARY)?,
@@ -47,9 +44,6 @@ impl Rotel {
     }
 
     /// Asks it to stop, which hands on what it still has.
-    ///
-    /// # Errors
-    /// When it does not end.
     pub async fn stop(self) -> Result<()> {
         self.0.stop().await
     }

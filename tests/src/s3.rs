@@ -42,17 +42,11 @@ pub struct S3Server {
 
 impl S3Server {
     /// Starts one and waits until it answers.
-    ///
-    /// # Errors
-    /// When it is not in the cache, or does not come up; then with the end of its log.
     pub async fn start() -> Result<Self> {
         Self::start_one(false).await
     }
 
     /// The same behind TLS, with a certificate that no machine trusts by itself: [`S3Server::authority`].
-    ///
-    /// # Errors
-    /// As [`S3Server::start`].
     pub async fn start_with_tls() -> Result<Self> {
         Self::start_one(true).await
     }
@@ -77,9 +71,6 @@ impl S3Server {
     }
 
     /// The flags of `medfleet weights` for a model in a folder of the bucket. The keys are in files beside the server's own.
-    ///
-    /// # Errors
-    /// When these cannot be written.
     pub fn flags(&self, prefix: &str) -> Result<Vec<String>> {
         let file = |name: &str, content: &str| -> Result<String> {
             let path = self.server.folder.path().join(name);

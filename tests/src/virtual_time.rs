@@ -114,9 +114,7 @@ pub struct Report {
 }
 
 /// Runs a seed.
-///
-/// # Errors
-/// What does not hold, with the seed and its last steps.
+/// What does not hold is told with the seed and its last steps.
 pub fn run(seed: u64, options: Options) -> Result<Report> {
     let timeline = Timeline::new(seed);
     let world = World::new(&timeline, options)?;

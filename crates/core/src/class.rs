@@ -2,8 +2,6 @@
 //! border.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -17,33 +15,35 @@ pub struct UnknownWord {
     pub allowed: String,
 }
 
+/// An enum of words: its members in order, the one text form of each, and back.
+#[macro_export]
 macro_rules! closed_set {
-    ($(#[$doc:meta])* $name:ident, $what:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis enum $name:ident, $what:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
+        $vis enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
             /// Every member, in order.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            $vis const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The one text form.
             #[must_use]
-            pub const fn as_str(self) -> &'static str {
+            $vis const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
 
-        impl FromStr for $name {
-            type Err = UnknownWord;
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                Self::ALL.iter().copied().find(|member| member.as_str() == text).ok_or_else(|| UnknownWord {
+        impl ::std::str::FromStr for $name {
+            type Err = $crate::UnknownWord;
+            fn from_str(text: &str) -> ::std::result::Result<Self, $crate::UnknownWord> {
+                Self::ALL.iter().copied().find(|member| member.as_str() == text).ok_or_else(|| $crate::UnknownWord {
                     what: $what,
                     allowed: Self::ALL.iter().map(|member| member.as_str()).collect::<Vec<_>>().join(", "),
                 })
@@ -54,7 +54,7 @@ macro_rules! closed_set {
 
 closed_set!(
     /// How soon work matters; the order of the variants is the order of service.
-    Class, "class", {
+    pub enum Class, "class", {
         /// A patient waits.
         Stat = "stat",
         /// Soon.
@@ -80,7 +80,7 @@ impl JsonSchema for Class {
 
 closed_set!(
     /// A stage that takes units of work from the queue.
-    Stage, "stage", {
+    pub enum Stage, "stage", {
         /// Study blobs to frames.
         Preprocess = "preprocess",
         /// Frames to image tokens, in chunks.
@@ -92,7 +92,7 @@ closed_set!(
 
 closed_set!(
     /// What a job is asked to do.
-    TaskKind, "task", {
+    pub enum TaskKind, "task", {
         /// Draft a report.
         Report = "report",
         /// Answer a question.
@@ -114,7 +114,7 @@ closed_set!(
 
 closed_set!(
     /// What a caller may say that an input shows, as DICOM calls it: what volumes are without, and what prompts have words for.
-    GivenModality, "modality", {
+    pub enum GivenModality, "modality", {
         /// Computed tomography.
         Ct = "CT",
         /// Magnetic resonance.
@@ -148,7 +148,7 @@ closed_set!(
 
 closed_set!(
     /// What a blob holds; the second segment of its name.
-    BlobKind, "blob kind", {
+    pub enum BlobKind, "blob kind", {
         /// A part of a submitted file.
         Input = "input",
         /// What was submitted: inputs, task, decoding parameters.

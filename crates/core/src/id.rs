@@ -175,6 +175,14 @@ pub struct JobKey {
     pub job: JobId,
 }
 
+impl JobKey {
+    /// Of a tenant and its job.
+    #[must_use]
+    pub const fn new(tenant: TenantId, job: JobId) -> Self {
+        Self { tenant, job }
+    }
+}
+
 impl fmt::Display for JobKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.tenant, self.job)

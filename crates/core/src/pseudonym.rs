@@ -3,30 +3,22 @@
 
 use std::fmt;
 
+use crate::closed_set;
+
 /// Most studies that one job can be of.
 pub const STUDIES_MAX: usize = 4;
 /// Length of a hash: 128 bits.
 const HASH_BYTES: usize = 16;
 
-/// What a pseudonym stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PseudonymKind {
-    /// A patient.
-    Patient,
-    /// A study.
-    Study,
-}
-
-impl PseudonymKind {
-    /// The stable word, for hashes and for the audit.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Patient => "patient",
-            Self::Study => "study",
-        }
+closed_set!(
+    /// What a pseudonym stands for.
+    pub enum PseudonymKind, "pseudonym", {
+        /// A patient.
+        Patient = "patient",
+        /// A study.
+        Study = "study",
     }
-}
+);
 
 /// 128 bits of keyed hash of a pseudonym. Shows nothing of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,10 +1,10 @@
 //! The state of a job and the one function that changes it.
 //! Every service changes a record by [`JobRecord::apply`] and a compare-and-set; what this function refuses cannot happen.
 
-use std::fmt;
-
 use crate::guard::Guard;
-use crate::{Class, Cost, Digest, Failure, JobId, PoolName, Pseudonyms, Stage, TaskKind};
+use crate::{
+    Class, Cost, Digest, Failure, JobId, PoolName, Pseudonyms, Stage, TaskKind, closed_set,
+};
 
 mod accepted;
 mod forward;
@@ -19,46 +19,33 @@ pub const CHUNKS_MAX: u32 = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMillis(pub i64);
 
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum JobState {
-    /// Durably accepted, waiting for its turn.
-    Accepted,
-    /// A preprocess worker took it.
-    Released,
-    /// Frames are ready.
-    Preprocessed,
-    /// Chunks are being encoded, or all are.
-    Encoding,
-    /// Text is being written.
-    Decoding,
-    /// At a hospital's edge: handed on to the hub, which does it, or what of it the edge's own stages have not done.
-    Forwarded,
-    /// Final: there is a result.
-    Completed,
-    /// Final: with a reason.
-    Failed,
-    /// Final: by the tenant's wish.
-    Cancelled,
-    /// Final: not finished in time.
-    Expired,
-}
+closed_set!(
+    /// Where a job stands.
+    pub enum JobState, "job state", {
+        /// Durably accepted, waiting for its turn.
+        Accepted = "accepted",
+        /// A preprocess worker took it.
+        Released = "released",
+        /// Frames are ready.
+        Preprocessed = "preprocessed",
+        /// Chunks are being encoded, or all are.
+        Encoding = "encoding",
+        /// Text is being written.
+        Decoding = "decoding",
+        /// At a hospital's edge: handed on to the hub, which does it, or what of it the edge's own stages have not done.
+        Forwarded = "forwarded",
+        /// Final: there is a result.
+        Completed = "completed",
+        /// Final: with a reason.
+        Failed = "failed",
+        /// Final: by the tenant's wish.
+        Cancelled = "cancelled",
+        /// Final: not finished in time.
+        Expired = "expired",
+    }
+);
 
 impl JobState {
-    /// Every state, in order.
-    pub const ALL: &'static [Self] = &[
-        Self::Accepted,
-        Self::Released,
-        Self::Preprocessed,
-        Self::Encoding,
-        Self::Decoding,
-        Self::Forwarded,
-        Self::Completed,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Expired,
-    ];
-
     /// Whether nothing can follow (but a replay, which is a new epoch).
     #[must_use]
     pub const fn is_final(self) -> bool {
@@ -66,29 +53,6 @@ impl JobState {
             self,
             Self::Completed | Self::Failed | Self::Cancelled | Self::Expired
         )
-    }
-
-    /// The stable word, for logs, subjects and metric labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Forwarded => "forwarded",
-            Self::Released => "released",
-            Self::Preprocessed => "preprocessed",
-            Self::Encoding => "encoding",
-            Self::Decoding => "decoding",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Expired => "expired",
-        }
-    }
-}
-
-impl fmt::Display for JobState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -360,10 +324,7 @@ impl JobRecord {
             Move::ChunkEncoded { chunk } => next.chunk_encoded(*chunk, now)?,
             Move::Complete { attempt, result } => {
                 if Guard::Fence.acts(self.state != JobState::Decoding) {
-                    return Err(Refused::Illegal {
-                        step: "complete",
-                        state: self.state,
-                    });
+                    return Err(self.illegal("complete"));
                 }
                 if Guard::Fence.acts(*attempt != self.attempt) {
                     return Err(Refused::Fenced {
@@ -399,6 +360,13 @@ impl JobRecord {
         }
     }
 
+    const fn illegal(&self, step: &'static str) -> Refused {
+        Refused::Illegal {
+            step,
+            state: self.state,
+        }
+    }
+
     fn start(
         &mut self,
         (stage, unit): (Stage, u32),
@@ -425,19 +393,13 @@ impl JobRecord {
             ),
         };
         if guard.acts(!legal) {
-            return Err(Refused::Illegal {
-                step,
-                state: self.state,
-            });
+            return Err(self.illegal(step));
         }
         // Queued once more than needed, it would use up the starts of the others. With every chunk done none is legal anyway.
         let is_again =
             stage == Stage::Encode && self.chunks.is_done(unit) && !self.chunks.all_done();
         if Guard::ChunkOpen.acts(is_again) {
-            return Err(Refused::Illegal {
-                step: "start a chunk again",
-                state: self.state,
-            });
+            return Err(self.illegal("start a chunk again"));
         }
         let allowed = units.saturating_add(retries_max);
         let starts = self.starts.of(stage);
@@ -471,10 +433,7 @@ impl JobRecord {
         now: UnixMillis,
     ) -> Result<(), Refused> {
         if Guard::FramesOnce.acts(self.state != JobState::Released) {
-            return Err(Refused::Illegal {
-                step: "finish preprocess",
-                state: self.state,
-            });
+            return Err(self.illegal("finish preprocess"));
         }
         if Guard::ChunkCount.acts(chunks > CHUNKS_MAX) {
             return Err(Refused::Chunk {
@@ -498,10 +457,7 @@ impl JobRecord {
     fn chunk_encoded(&mut self, chunk: u32, now: UnixMillis) -> Result<(), Refused> {
         let early_enough = matches!(self.state, JobState::Preprocessed | JobState::Encoding);
         if Guard::ChunkBeforeDecode.acts(!early_enough) {
-            return Err(Refused::Illegal {
-                step: "finish a chunk",
-                state: self.state,
-            });
+            return Err(self.illegal("finish a chunk"));
         }
         if Guard::ChunkNumber.acts(chunk >= self.chunks.total) {
             return Err(Refused::Chunk {
@@ -529,10 +485,7 @@ impl JobRecord {
             ended.finish(JobState::Cancelled, now);
         }
         if !ended.state.is_final() {
-            return Err(Refused::Illegal {
-                step: "erase",
-                state: self.state,
-            });
+            return Err(self.illegal("erase"));
         }
         Ok(Self {
             frames: None,
@@ -544,10 +497,7 @@ impl JobRecord {
 
     fn replayed(&self, expires: UnixMillis, now: UnixMillis) -> Result<Self, Refused> {
         if Guard::ReplayOfFailed.acts(self.state != JobState::Failed) {
-            return Err(Refused::Illegal {
-                step: "replay",
-                state: self.state,
-            });
+            return Err(self.illegal("replay"));
         }
         if self.erased.is_some() {
             return Err(Refused::Erased);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::closed_set;
+
 /// The end of one delivery of one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -49,47 +51,31 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason.as_str(), self.message)
+        write!(f, "{}: {}", self.reason, self.message)
     }
 }
 
-/// Stable reasons of failed jobs; the wire has the same list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FailureReason {
-    /// An input was refused before decoding.
-    InputRefused,
-    /// A declared image could not be given to the decoder.
-    ImageMissing,
-    /// Stored bytes are not what they were declared to be.
-    Integrity,
-    /// Started as often as allowed and never finished, or its input ended what looks at it, twice.
-    AttemptsExhausted,
-    /// Prompt and images do not fit the context.
-    PromptTooLong,
-    /// A defect of medfleet.
-    Internal,
-    /// Model or weights are not those asked for.
-    ModelMismatch,
-    /// What the model wrote is not an answer to the task.
-    AnswerUnusable,
-}
-
-impl FailureReason {
-    /// The stable word, for logs and metric labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InputRefused => "input_refused",
-            Self::ImageMissing => "image_missing",
-            Self::Integrity => "integrity",
-            Self::AttemptsExhausted => "attempts_exhausted",
-            Self::PromptTooLong => "prompt_too_long",
-            Self::Internal => "internal",
-            Self::ModelMismatch => "model_mismatch",
-            Self::AnswerUnusable => "answer_unusable",
-        }
+closed_set!(
+    /// Stable reasons of failed jobs; the wire has the same list.
+    pub enum FailureReason, "failure reason", {
+        /// An input was refused before decoding.
+        InputRefused = "input_refused",
+        /// A declared image could not be given to the decoder.
+        ImageMissing = "image_missing",
+        /// Stored bytes are not what they were declared to be.
+        Integrity = "integrity",
+        /// Started as often as allowed and never finished, or its input ended what looks at it, twice.
+        AttemptsExhausted = "attempts_exhausted",
+        /// Prompt and images do not fit the context.
+        PromptTooLong = "prompt_too_long",
+        /// A defect of medfleet.
+        Internal = "internal",
+        /// Model or weights are not those asked for.
+        ModelMismatch = "model_mismatch",
+        /// What the model wrote is not an answer to the task.
+        AnswerUnusable = "answer_unusable",
     }
-}
+);
 
 #[cfg(test)]
 mod tests {

@@ -99,7 +99,7 @@ impl Looks {
                 biased;
                 answered = &mut answered => return match answered {
                     Ok(Some(is_nothing)) => Ok(is_nothing),
-                    Ok(None) => Err(QueueError::Unavailable { operation: LOOK }),
+                    Ok(None) => Err(QueueError::unavailable(LOOK)),
                     // Whoever asked for it was dropped half-way.
                     Err(_) => Ok(false),
                 },

@@ -135,9 +135,7 @@ impl Api {
                     Err(Attempt::Lost) => operation.repeatable,
                 };
                 if !repeat || Instant::now() + pause >= deadline {
-                    return Err(QueueError::Unavailable {
-                        operation: operation.name,
-                    });
+                    return Err(QueueError::unavailable(operation.name));
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
@@ -174,10 +172,9 @@ impl Api {
                 bytes: 0,
                 bytes_max: self.client.max_payload(),
             }),
-            RequestErrorKind::InvalidSubject => Attempt::Failed(QueueError::Malformed {
-                what: operation.name,
-                reason: "not a subject",
-            }),
+            RequestErrorKind::InvalidSubject => {
+                Attempt::Failed(QueueError::malformed(operation.name, "not a subject"))
+            }
             // The connection broke under the request, which the link will also say in a moment.
             RequestErrorKind::Other => Attempt::Lost,
         })
@@ -296,10 +293,7 @@ fn request_of(headers: Option<HeaderMap>, payload: Bytes) -> Request {
 pub(crate) fn to_json(operation: Operation, body: &impl Serialize) -> Result<Bytes> {
     serde_json::to_vec(body)
         .map(Bytes::from)
-        .map_err(|_| QueueError::Malformed {
-            what: operation.name,
-            reason: "not expressible as JSON",
-        })
+        .map_err(|_| QueueError::malformed(operation.name, "not expressible as JSON"))
 }
 
 fn read_answer<T: DeserializeOwned>(
@@ -316,10 +310,10 @@ fn read_answer<T: DeserializeOwned>(
 }
 
 fn unreadable(operation: Operation) -> QueueError {
-    QueueError::Malformed {
-        what: operation.name,
-        reason: "the server's answer is not what its API describes",
-    }
+    QueueError::malformed(
+        operation.name,
+        "the server's answer is not what its API describes",
+    )
 }
 
 /// The meaning of the server's refusal. A full stream and a taken subject share one code and differ in their text only.
@@ -334,9 +328,7 @@ fn refusal(operation: Operation, target: &str, error: ServerError) -> QueueError
     }
     // A taken subject also comes with status 503, and nothing about it is temporary.
     if error.code == 503 && error.err_code != code::STORE_FAILED {
-        return QueueError::Unavailable {
-            operation: operation.name,
-        };
+        return QueueError::unavailable(operation.name);
     }
     QueueError::Refused {
         operation: operation.name,

@@ -69,9 +69,6 @@ impl Claims {
     }
 
     /// Makes a claim last for another [`Claims::ttl`]; none when it was lost, or may have been with the connection.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn renew(&self, name: &str, claim: Claim) -> Result<Option<Claim>> {
         if self.is_doubtful(claim) {
             return Ok(None);
@@ -94,9 +91,6 @@ impl Claims {
     }
 
     /// Whether nobody claims any of these; may be a moment old on a cluster.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn are_free(&self, names: &[String]) -> Result<bool> {
         self.bucket.has_none(names).await
     }

@@ -42,10 +42,7 @@ impl Delivery {
     /// The unit of a message. One that cannot be read is given its verdict, as [`QueueError::NoUnit`] says, or handed back, as
     /// [`QueueError::HandedBack`] does.
     pub(crate) async fn new(queue: &Queue, message: Message) -> Result<Self> {
-        let malformed = |reason| QueueError::Malformed {
-            what: "a delivered message",
-            reason,
-        };
+        let malformed = |reason| QueueError::malformed("a delivered message", reason);
         let reply = message
             .reply
             .as_ref()

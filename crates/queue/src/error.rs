@@ -164,6 +164,16 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// That nobody answered, or nobody could be trusted to.
+    #[must_use]
+    pub const fn unavailable(operation: &'static str) -> Self {
+        Self::Unavailable { operation }
+    }
+
+    pub(crate) const fn malformed(what: &'static str, reason: &'static str) -> Self {
+        Self::Malformed { what, reason }
+    }
+
     /// Whether the same call may succeed later without anybody doing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {

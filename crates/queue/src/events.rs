@@ -120,9 +120,6 @@ impl Queue {
     }
 
     /// The text of all jobs from now on. What is sent while the connection is down is missed: read the checkpoint.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn texts(&self) -> Result<BoxStream<'static, (JobKey, TextChunk)>> {
         const LISTEN: Operation = repeatable("listen to text");
         let messages = self.api.subscribe(LISTEN, "text.*.*".to_owned()).await?;
@@ -146,9 +143,6 @@ impl Queue {
     }
 
     /// Cancel hints of all jobs from now on.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn cancels(&self) -> Result<BoxStream<'static, JobKey>> {
         const LISTEN: Operation = repeatable("listen to cancel hints");
         let messages = self.api.subscribe(LISTEN, "cancel.*.*".to_owned()).await?;
@@ -170,9 +164,6 @@ impl Queue {
     }
 
     /// Erasure hints of all jobs from now on.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn erasures(&self) -> Result<BoxStream<'static, JobKey>> {
         const LISTEN: Operation = repeatable("listen to erasure hints");
         let messages = self.api.subscribe(LISTEN, "erased.*.*".to_owned()).await?;
@@ -182,10 +173,8 @@ impl Queue {
 }
 
 fn job_event(message: FeedMessage) -> Result<(JobKey, u64, JobEvent)> {
-    let key = subject::job_of(&message.subject).ok_or(QueueError::Malformed {
-        what: "an event",
-        reason: "its subject",
-    })?;
+    let key = subject::job_of(&message.subject)
+        .ok_or(QueueError::malformed("an event", "its subject"))?;
     let event = decode("an event", message.payload)?;
     Ok((key, message.sequence, event))
 }

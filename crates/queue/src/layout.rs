@@ -61,9 +61,11 @@ impl fmt::Display for Layout {
 
 impl Layout {
     fn read(text: &[u8]) -> Result<Self> {
-        let malformed = || QueueError::Malformed {
-            what: "the number of shards that KV_FLEET has of the job records",
-            reason: "not a number, nor two with > between them",
+        let malformed = || {
+            QueueError::malformed(
+                "the number of shards that KV_FLEET has of the job records",
+                "not a number, nor two with > between them",
+            )
         };
         let count = |text: &str| {
             let count = text.parse::<u8>().ok().filter(|count| *count > 0);
@@ -182,9 +184,9 @@ pub(crate) async fn confirm(api: &Api, set: u8) -> Result<()> {
     let fleet = Bucket::new(api.clone(), FLEET);
     let entry = fleet.get(KEY).await?;
     // The server has lost it since, and the next start says it again.
-    let entry = entry.ok_or(QueueError::Unavailable {
-        operation: "agree on the number of shards of the job records",
-    })?;
+    let entry = entry.ok_or(QueueError::unavailable(
+        "agree on the number of shards of the job records",
+    ))?;
     let layout = Layout::read(&entry.value)?;
     match layout {
         Layout::Of(count) if count == set => return Ok(()),
@@ -213,10 +215,10 @@ async fn already(api: &Api) -> Result<Option<u8>> {
         }
     }
     if used.len() > 1 {
-        return Err(QueueError::Malformed {
-            what: "the job records",
-            reason: "streams of several numbers of shards have some; expected those of one, and KV_FLEET says nothing",
-        });
+        return Err(QueueError::malformed(
+            "the job records",
+            "streams of several numbers of shards have some; expected those of one, and KV_FLEET says nothing",
+        ));
     }
     Ok(used.first().or(there.first()).copied())
 }
@@ -324,9 +326,7 @@ async fn look_into_closed(api: &Api, bucket: &str) -> Result<bool> {
         Some(first) if first.subject != closed => Ok(true),
         Some(first) if first.sequence >= last => Ok(false),
         // A server that does not know yet that it leads no more has not got what was just written, nor perhaps a record.
-        _ => Err(QueueError::Unavailable {
-            operation: LAST.name,
-        }),
+        _ => Err(QueueError::unavailable(LAST.name)),
     }
 }
 

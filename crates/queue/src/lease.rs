@@ -73,9 +73,7 @@ impl Lease {
             }
         }
         // What was found was outdated.
-        Err(QueueError::Unavailable {
-            operation: "renew a lease",
-        })
+        Err(QueueError::unavailable("renew a lease"))
     }
 
     /// Renews it three times in each `lease_ttl`, and no try takes longer than a third of that. Returns when it is lost, or when no

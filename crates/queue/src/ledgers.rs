@@ -51,9 +51,6 @@ impl Queue {
     }
 
     /// Accepts noted longer ago than `older_than`, by the server's clock, which also dates the notes. A job may have several.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
         let by_job: Kind = ("*.*", |entry| subject::job_of_key(&entry.key));
         let by_sheet: Kind = (subject::ACCEPTS, |entry| {
@@ -73,9 +70,6 @@ impl Queue {
     }
 
     /// Whether a job was set aside, and what it waits for was not queued again since.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn is_aside(&self, key: &JobKey) -> Result<bool> {
         let noted = self.pending.get(&subject::aside_key(key)).await?;
         Ok(noted.is_some())
@@ -83,9 +77,6 @@ impl Queue {
 
     /// Jobs set aside longer ago than `older_than`, by the server's clock. Once what they wait for is queued,
     /// [`Queue::remove_pending`] removes the note.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn list_aside(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
         let aside: Kind = (subject::ASIDE, |entry| subject::job_of_aside(&entry.key));
         self.notes(&[aside], older_than).await
@@ -178,10 +169,10 @@ impl Queue {
     /// [`QueueError::Malformed`] without a proper unit, [`QueueError::Full`], and transient ones: publish again.
     pub async fn publish_dead(&self, letter: &DeadLetter) -> Result<()> {
         const PUBLISH: Operation = repeatable("publish a dead letter");
-        let unit = letter.unit.as_ref().ok_or(QueueError::Malformed {
-            what: "a dead letter",
-            reason: "it names no unit",
-        })?;
+        let unit = letter
+            .unit
+            .as_ref()
+            .ok_or(QueueError::malformed("a dead letter", "it names no unit"))?;
         let unit = unit_from_wire(unit)?;
         let subject = subject::dead(&unit.key, unit.epoch);
         self.api
@@ -191,9 +182,6 @@ impl Queue {
 
     /// Dead letters after a sequence, of one tenant or of all, oldest first, at most `limit`. One that cannot be read says so, with
     /// the job and the epoch that its subject names: the others are told, and it can be discarded.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn dead_letters(
         &self,
         tenant: Option<&TenantId>,
@@ -217,9 +205,6 @@ impl Queue {
     }
 
     /// One dead letter, as [`Queue::dead_letters`] tells it.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn dead_letter(&self, sequence: u64) -> Result<Option<DeadLetter>> {
         let which = Which::Sequence { seq: sequence };
         let stored = self.api.get(subject::DEAD, which).await?;
@@ -227,9 +212,6 @@ impl Queue {
     }
 
     /// The dead letter of a job's epoch with its sequence, as [`Queue::dead_letters`] tells it.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn dead_letter_of(
         &self,
         key: &JobKey,
@@ -244,9 +226,6 @@ impl Queue {
     }
 
     /// The latest epoch of a job of which a dead letter is kept.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub(crate) async fn last_dead_epoch(&self, key: &JobKey) -> Result<Option<u32>> {
         let filter = subject::dead_of_job(key);
         let (mut next, mut last) = (1, None);
@@ -334,10 +313,7 @@ impl Queue {
     /// # Errors
     /// Transient ones, and [`QueueError::Malformed`]: a pause that cannot be read must not count as none.
     pub async fn pauses(&self) -> Result<Vec<Pause>> {
-        let bad = |field| QueueError::Malformed {
-            what: "a pause",
-            reason: field,
-        };
+        let bad = |field| QueueError::malformed("a pause", field);
         let keys = self.pauses.keys("*.*").await?;
         let mut entries = self.pauses.get_many(&keys).await?;
         entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));

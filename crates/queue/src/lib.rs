@@ -72,6 +72,8 @@ pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 
 /// What an operation of the queue returns.
+/// Each may fail for now ([`QueueError::is_transient`]): what is asked for again may then be answered. What else it may be, or what
+/// to do then, is said where there is more to say.
 pub type Result<T, E = QueueError> = std::result::Result<T, E>;
 
 /// Headers of a message: the trace context (`traceparent`, `tracestate`), and nothing that decides anything.

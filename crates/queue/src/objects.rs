@@ -179,9 +179,7 @@ impl Inner {
         if sequences.is_sorted() {
             Ok(sequences.len())
         } else {
-            Err(QueueError::Unavailable {
-                operation: PUT.name,
-            })
+            Err(QueueError::unavailable(PUT.name))
         }
     }
 

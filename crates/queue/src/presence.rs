@@ -27,9 +27,6 @@ impl Queue {
     }
 
     /// What workers say of themselves from now on; what this version cannot read is left out.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn presences(&self) -> Result<BoxStream<'static, WorkerPresence>> {
         const LISTEN: Operation = repeatable("listen to workers");
         let messages = self.api.subscribe(LISTEN, subject::PRESENCE.to_owned());

@@ -293,9 +293,7 @@ impl Pulls {
                         let class = self.subjects[asked.class].0;
                         // Tells a restart from a pool that nobody made.
                         check_consumer(&self.queue.api, self.stage, &self.pool, class).await?;
-                        return Err(QueueError::Unavailable {
-                            operation: PULL.name,
-                        });
+                        return Err(QueueError::unavailable(PULL.name));
                     }
                 }
             }
@@ -358,9 +356,7 @@ impl Pulls {
 
     async fn ask(&mut self, class: usize, wanted: usize) -> Result<Asked> {
         let Some(wires) = &self.wires else {
-            return Err(QueueError::Unavailable {
-                operation: PULL.name,
-            });
+            return Err(QueueError::unavailable(PULL.name));
         };
         let api = &self.queue.api;
         self.serial += 1;
@@ -382,9 +378,7 @@ impl Pulls {
             Ok(Err(_)) if api.link.is_closed() => Err(QueueError::Closed),
             _ => {
                 self.asked = None;
-                Err(QueueError::Unavailable {
-                    operation: PULL.name,
-                })
+                Err(QueueError::unavailable(PULL.name))
             }
         }
     }

@@ -378,9 +378,6 @@ impl Queue {
     /// A page of a tenant's records in order of job id, after `after`, at most `limit`, only those in `states` (all when
     /// empty). Costs one listing of the tenant's keys in every shard a page, and may be a moment old on a cluster. A record that this
     /// version cannot read is left out and logged: it must not hide the others.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn list_records(
         &self,
         tenant: &TenantId,
@@ -416,9 +413,6 @@ impl Queue {
     /// Records of every tenant as they are stored, shard by shard, in each in the order of their latest changes, from `from` on; and
     /// where the next page begins, if there may be one. May be a moment old on a cluster. A record that this version cannot
     /// read is left out and logged.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn record_page(
         &self,
         from: PageStart,

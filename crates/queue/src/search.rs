@@ -63,10 +63,10 @@ impl Queue {
         if to < keys.len() {
             let mut looked_at = keys[from..to].iter().rev();
             let last = looked_at.find_map(|key| subject::job_of_key(key));
-            let last = last.ok_or(QueueError::Malformed {
-                what: "the bucket of job records",
-                reason: "its keys name no jobs",
-            })?;
+            let last = last.ok_or(QueueError::malformed(
+                "the bucket of job records",
+                "its keys name no jobs",
+            ))?;
             found.next = Some(last.job);
         }
         Ok(found)

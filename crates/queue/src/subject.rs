@@ -275,10 +275,10 @@ pub(crate) fn job_of_aside(text: &str) -> Option<JobKey> {
 }
 
 fn key(tenant: &str, job: &str) -> Option<JobKey> {
-    Some(JobKey {
-        tenant: TenantId::new(tenant).ok()?,
-        job: JobId::new(job).ok()?,
-    })
+    Some(JobKey::new(
+        TenantId::new(tenant).ok()?,
+        JobId::new(job).ok()?,
+    ))
 }
 
 #[cfg(test)]

@@ -23,9 +23,9 @@ impl Queue {
         const ASK: Operation = repeatable("ask for the time");
         let method = format!("STREAM.INFO.{}", subject::PENDING_STREAM);
         let info: Info = self.api.call(ASK, &method, &json!({})).await?;
-        parse_time(&info.ts).ok_or(QueueError::Malformed {
-            what: "the server's time",
-            reason: "it is not a time in UTC",
-        })
+        parse_time(&info.ts).ok_or(QueueError::malformed(
+            "the server's time",
+            "it is not a time in UTC",
+        ))
     }
 }

@@ -112,10 +112,10 @@ impl Queue {
             .call(LIST, "STREAM.LIST", &json!({"offset": 0}))
             .await?;
         if listed.total > STREAMS_MAX {
-            return Err(QueueError::Malformed {
-                what: "the list of streams",
-                reason: "the account has too many others",
-            });
+            return Err(QueueError::malformed(
+                "the list of streams",
+                "the account has too many others",
+            ));
         }
         // -1 is no limit.
         let limit = |most: i64| u64::try_from(most).ok().filter(|most| *most > 0);
@@ -131,9 +131,6 @@ impl Queue {
     }
 
     /// Whether the fleet has any job, ended or not. False where no process of it has ever made its streams.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn has_records(&self) -> Result<bool> {
         for stream in self.api.stream_names().await? {
             // Whatever number of shards they are in: it may be asked before that is agreed.
@@ -147,9 +144,6 @@ impl Queue {
 
     /// Since when the oldest unfinished unit of a (stage, pool, class) is where it is: in a worker's hands, released, or
     /// waiting for release.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn oldest(
         &self,
         stage: Stage,
@@ -187,9 +181,6 @@ impl Queue {
     }
 
     /// Who holds a lease; none when nobody does.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn lease_holder(&self, name: &str) -> Result<Option<String>> {
         let found = self.leases.get(name).await?;
         Ok(found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))

@@ -19,13 +19,9 @@ use later::Later;
 /// Largest encoded job record.
 pub const RECORD_BYTES_MAX: usize = 1024;
 
-fn malformed(what: &'static str, reason: &'static str) -> QueueError {
-    QueueError::Malformed { what, reason }
-}
-
 /// Decodes a message; `what` names it in the error, whose text shows nothing of the content.
 pub(crate) fn decode<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M> {
-    M::decode(bytes).map_err(|_| malformed(what, "not the encoding of this message"))
+    M::decode(bytes).map_err(|_| QueueError::malformed(what, "not the encoding of this message"))
 }
 
 pub(crate) fn encode(message: &impl Message) -> Bytes {
@@ -87,19 +83,10 @@ pub const fn reason_to_wire(reason: FailureReason) -> v1::FailureReason {
 /// The reason of a wire number; `None` for none and for one that this version does not know.
 #[must_use]
 pub fn reason_from_wire(reason: i32) -> Option<FailureReason> {
-    use FailureReason as R;
-    [
-        R::InputRefused,
-        R::ImageMissing,
-        R::Integrity,
-        R::AttemptsExhausted,
-        R::PromptTooLong,
-        R::Internal,
-        R::ModelMismatch,
-        R::AnswerUnusable,
-    ]
-    .into_iter()
-    .find(|known| reason_to_wire(*known) as i32 == reason)
+    FailureReason::ALL
+        .iter()
+        .copied()
+        .find(|known| reason_to_wire(*known) as i32 == reason)
 }
 
 /// The task's number on the wire.
@@ -171,12 +158,12 @@ pub fn cost_from_wire(cost: Option<&work::Cost>) -> Cost {
 /// # Errors
 /// [`QueueError::Malformed`] names the field, not its value.
 pub fn unit_from_wire(unit: &work::WorkUnit) -> Result<WorkUnit> {
-    let bad = |field: &'static str| malformed("a work unit", field);
+    let bad = |field: &'static str| QueueError::malformed("a work unit", field);
     Ok(WorkUnit {
-        key: JobKey {
-            tenant: TenantId::new(unit.tenant.as_str()).map_err(|_| bad("tenant"))?,
-            job: JobId::new(unit.job.as_str()).map_err(|_| bad("job"))?,
-        },
+        key: JobKey::new(
+            TenantId::new(unit.tenant.as_str()).map_err(|_| bad("tenant"))?,
+            JobId::new(unit.job.as_str()).map_err(|_| bad("job"))?,
+        ),
         stage: unit.stage.parse::<Stage>().map_err(|_| bad("stage"))?,
         pool: PoolName::new(unit.pool.as_str()).map_err(|_| bad("pool"))?,
         class: unit.class.parse::<Class>().map_err(|_| bad("class"))?,
@@ -199,7 +186,7 @@ fn digest_from_wire(bytes: &[u8], field: &'static str) -> Result<Option<Digest>>
     }
     Digest::from_slice(bytes)
         .map(Some)
-        .map_err(|_| malformed("a job record", field))
+        .map_err(|_| QueueError::malformed("a job record", field))
 }
 
 fn hash_to_wire(hash: Option<&PseudonymHash>) -> Bytes {
@@ -208,7 +195,8 @@ fn hash_to_wire(hash: Option<&PseudonymHash>) -> Bytes {
 
 fn pseudonyms_from_wire(wire: &work::JobRecord) -> Result<Pseudonyms> {
     let hash = |bytes: &Bytes| {
-        PseudonymHash::from_slice(bytes).ok_or_else(|| malformed("a job record", "pseudonym hash"))
+        PseudonymHash::from_slice(bytes)
+            .ok_or_else(|| QueueError::malformed("a job record", "pseudonym hash"))
     };
     let patient = Some(&wire.patient_hash).filter(|bytes| !bytes.is_empty());
     Ok(Pseudonyms {
@@ -295,17 +283,18 @@ pub(crate) fn encode_record(record: &JobRecord, later: &Later) -> Result<Bytes> 
 
 /// What a later release wrote into an encoded record.
 pub(crate) fn later_of_record(bytes: &[u8]) -> Result<Later> {
-    Later::of(bytes).ok_or_else(|| malformed("a job record", "a field of an unknown kind"))
+    Later::of(bytes)
+        .ok_or_else(|| QueueError::malformed("a job record", "a field of an unknown kind"))
 }
 
 /// What a later release wrote into an encoded upload record.
 pub(crate) fn later_of_upload(bytes: &[u8]) -> Result<Vec<u8>> {
     later::of_upload(bytes)
-        .ok_or_else(|| malformed("an upload record", "a field of an unknown kind"))
+        .ok_or_else(|| QueueError::malformed("an upload record", "a field of an unknown kind"))
 }
 
 pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
-    let bad = |field: &'static str| malformed("a job record", field);
+    let bad = |field: &'static str| QueueError::malformed("a job record", field);
     let wire: work::JobRecord = decode("a job record", bytes)?;
     let start = |index: usize| wire.starts.get(index).copied().unwrap_or(0);
     let time = |index: usize| {

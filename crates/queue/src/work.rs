@@ -125,9 +125,6 @@ struct StreamState {
 
 impl Queue {
     /// Units of a stage that wait for release, of all pools together.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn waiting_for_release(&self, stage: Stage) -> Result<u64> {
         const INFO: Operation = repeatable("look at a stream");
         let stream = subject::intake_stream(stage);
@@ -162,9 +159,6 @@ impl Queue {
     }
 
     /// The sequence of the latest unit that came to wait at a stage, whether it still does; 0 before the first.
-    ///
-    /// # Errors
-    /// Transient ones.
     pub async fn intake_end(&self, stage: Stage) -> Result<u64> {
         self.api.last_sequence(subject::intake_stream(stage)).await
     }
@@ -277,9 +271,7 @@ impl Queue {
     /// Transient ones: read again.
     async fn take_out(&self, stream: &str, sequence: u64, losses: u64) -> Result<()> {
         if self.losses() != losses {
-            return Err(QueueError::Unavailable {
-                operation: "take out a unit",
-            });
+            return Err(QueueError::unavailable("take out a unit"));
         }
         self.api.delete(stream, sequence).await
     }

@@ -113,6 +113,8 @@ pub struct Head {
 }
 
 /// The blobs of all tenants. Cheap to clone; all clones are one.
+///
+/// Every call may fail as its place does ([`StoreError::Backend`]); what else may go wrong is said of each.
 #[derive(Clone)]
 pub struct BlobStore {
     inner: Arc<Inner>,
@@ -337,9 +339,6 @@ impl BlobStore {
     }
 
     /// Removes a text that changes. True when it was there.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn delete_mutable(
         &self,
         tenant: &TenantId,
@@ -351,9 +350,6 @@ impl BlobStore {
     }
 
     /// Length and age of a blob; none when there is none.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn head(
         &self,
         tenant: &TenantId,
@@ -374,9 +370,6 @@ impl BlobStore {
     }
 
     /// Whether there is such a blob. Its content is checked only by [`BlobStore::get`].
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn exists(
         &self,
         tenant: &TenantId,
@@ -387,9 +380,6 @@ impl BlobStore {
     }
 
     /// As [`BlobStore::exists`], for several blobs in their order, asked of the place together.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn which_exist(
         &self,
         tenant: &TenantId,
@@ -403,9 +393,6 @@ impl BlobStore {
     }
 
     /// Removes a blob, referenced or not. True when it was there.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn delete(
         &self,
         tenant: &TenantId,
@@ -446,9 +433,6 @@ impl BlobStore {
 
     /// Bytes that may still be stored under the cap; none without a cap. Counted every ten seconds, or less often where
     /// counting takes long, and what other processes wrote meanwhile is not in it.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn headroom(&self) -> Result<Option<u64>, StoreError> {
         let Some(capacity) = self.inner.limits.capacity_bytes else {
             return Ok(None);

@@ -5,9 +5,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// The cache that `cargo xtask fetch` fills: `$MEDFLEET_CACHE`, else `~/.cache/medfleet`.
-///
-/// # Errors
-/// Without a home folder.
 #[expect(
     clippy::disallowed_methods,
     reason = "tests are started by a person or by CI, and have no runtime"

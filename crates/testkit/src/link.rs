@@ -44,9 +44,6 @@ pub struct FaultyLink {
 
 impl FaultyLink {
     /// A link to a server.
-    ///
-    /// # Errors
-    /// When no port is free.
     pub async fn to(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await

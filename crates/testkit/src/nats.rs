@@ -71,25 +71,16 @@ impl Member {
 
 impl NatsServer {
     /// Starts the default version.
-    ///
-    /// # Errors
-    /// When it is not in the cache or does not come up; then with the end of its log.
     pub async fn start() -> Result<Self> {
         Self::start_in(&std::env::temp_dir()).await
     }
 
     /// Starts a version that, if `traced`, logs the subject and the payload of everything that it is sent.
-    ///
-    /// # Errors
-    /// As [`NatsServer::start`].
     pub async fn start_with(version: &str, traced: bool) -> Result<Self> {
         Self::start_at(version, &std::env::temp_dir(), traced).await
     }
 
     /// Starts the default version with its files below a folder.
-    ///
-    /// # Errors
-    /// As [`NatsServer::start`].
     pub async fn start_in(folder: &Path) -> Result<Self> {
         Self::start_at(NATS_DEFAULT, folder, false).await
     }
@@ -119,9 +110,6 @@ impl NatsServer {
 
     /// Starts a member of a cluster, of the default version, with its files below a folder; it is of use once most members
     /// run.
-    ///
-    /// # Errors
-    /// As [`NatsServer::start`].
     pub async fn start_member(folder: &Path, member: Member) -> Result<Self> {
         let mut server = Self {
             binary: nats_server(NATS_DEFAULT)?,
@@ -167,9 +155,6 @@ impl NatsServer {
     }
 
     /// What is answered to an empty request, asked past every link.
-    ///
-    /// # Errors
-    /// When it is away, or no answer comes within a second.
     pub async fn ask(&self, subject: &str) -> Result<Vec<u8>> {
         let asked = tokio::time::timeout(ANSWER, answer(self.address, subject));
         asked
@@ -183,9 +168,6 @@ impl NatsServer {
     }
 
     /// Kills it at once, as a crash or the kernel would.
-    ///
-    /// # Errors
-    /// When the process cannot be signalled or waited for.
     pub async fn kill9(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else {
             return Ok(());
@@ -196,9 +178,6 @@ impl NatsServer {
     }
 
     /// Starts it again on the same port and store; kills it first if it runs.
-    ///
-    /// # Errors
-    /// As [`NatsServer::start`].
     pub async fn restart(&mut self) -> Result<()> {
         self.kill9().await?;
         self.spawn(i32::from(self.address.port()))?;
@@ -269,9 +248,6 @@ impl NatsServer {
     }
 
     /// Runs `nats-server -t` on a configuration text.
-    ///
-    /// # Errors
-    /// With the server's words when it does not accept it.
     pub fn check_config(text: &str) -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("nats.conf");

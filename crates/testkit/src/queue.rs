@@ -13,17 +13,11 @@ use medfleet_queue::{Clock, Queue, QueueConfig};
 use crate::NatsServer;
 
 /// A server of one's own and a [`queue`] on it; keep both for as long as the test lasts.
-///
-/// # Errors
-/// As [`start_with`].
 pub async fn start() -> Result<(NatsServer, Queue)> {
     start_with(|_| {}).await
 }
 
 /// As [`start`], with settings that `change` makes of those of [`config`].
-///
-/// # Errors
-/// When the server does not come up, or cannot be used with these settings.
 pub async fn start_with(change: impl FnOnce(&mut QueueConfig)) -> Result<(NatsServer, Queue)> {
     let server = NatsServer::start().await?;
     let mut config = config(&server.url());
@@ -59,9 +53,6 @@ pub fn config(url: &str) -> QueueConfig {
 }
 
 /// A connected queue with everything made, for the pool of [`pool`].
-///
-/// # Errors
-/// When the server cannot be used.
 pub async fn queue(config: &QueueConfig) -> Result<Queue> {
     let queue = Queue::connect(config, clock()).await?;
     queue.ensure(&[pool()]).await?;
@@ -80,13 +71,15 @@ pub fn tenant() -> TenantId {
     TenantId::new("st-mary").expect("1 to 32 letters")
 }
 
+/// The key of a job, made of `seed`.
+#[must_use]
+pub fn key(seed: u8) -> JobKey {
+    JobKey::new(tenant(), JobId::from_bytes([seed; 16]))
+}
+
 /// A newly accepted job with `images` images, and its key made of `seed`.
 #[must_use]
 pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
-    let key = JobKey {
-        tenant: tenant(),
-        job: JobId::from_bytes([seed; 16]),
-    };
     let now = clock()();
     let record = JobRecord::accepted(NewJob {
         pool: pool(),
@@ -102,7 +95,7 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         model: "tiny".to_owned(),
         cost: cost(),
     });
-    (key, record)
+    (key(seed), record)
 }
 
 /// A unit of a job.

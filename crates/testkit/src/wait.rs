@@ -9,8 +9,6 @@ use tokio::time::Instant;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Looks again and again until `look` finds something, at most for `limit`.
-///
-/// # Errors
 /// Names what was waited for when it did not come.
 pub async fn wait_until<T>(
     limit: Duration,

@@ -249,9 +249,11 @@ mod tests {
     #[test]
     fn a_mark_is_of_one_job_of_one_tenant_and_of_one_fleet() {
         let key = FleetKey::new([1; 32]);
-        let job = |tenant: &str, byte| JobKey {
-            tenant: TenantId::new(tenant).expect("a good name"),
-            job: JobId::from_bytes([byte; 16]),
+        let job = |tenant: &str, byte| {
+            JobKey::new(
+                TenantId::new(tenant).expect("a good name"),
+                JobId::from_bytes([byte; 16]),
+            )
         };
         let mine = made_for(&key, &job("a", 1));
         assert_eq!(mine, made_for(&key, &job("a", 1)));

@@ -3,9 +3,6 @@
 use anyhow::{Result, bail};
 
 /// Shows each violation as one of `command`.
-///
-/// # Errors
-/// When there is any.
 pub(crate) fn none(command: &str, violations: &[String]) -> Result<()> {
     for violation in violations {
         println!("{command}: {violation}");

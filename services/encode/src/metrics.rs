@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use medfleet_core::closed_set;
 use medfleet_engine::EncodeLoad;
 use medfleet_runtime::Metrics;
 use prometheus_client::collector::Collector;
@@ -29,51 +30,29 @@ struct ClaimLabel {
     outcome: &'static str,
 }
 
-/// What became of the wish to claim a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ClaimOutcome {
-    /// This encoder encodes it, unless another has just done so.
-    Taken,
-    /// Another one is encoding it.
-    Held,
-    /// It could not be claimed and is encoded all the same.
-    Failed,
-}
-
-impl ClaimOutcome {
-    const ALL: [Self; 3] = [Self::Taken, Self::Held, Self::Failed];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Taken => "taken",
-            Self::Held => "held",
-            Self::Failed => "failed",
-        }
+closed_set!(
+    /// What became of the wish to claim a frame.
+    pub(crate) enum ClaimOutcome, "outcome of a claim", {
+        /// This encoder encodes it, unless another has just done so.
+        Taken = "taken",
+        /// Another one is encoding it.
+        Held = "held",
+        /// It could not be claimed and is encoded all the same.
+        Failed = "failed",
     }
-}
+);
 
-/// What became of a frame that another encoder had claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HeldOutcome {
-    /// That one has made its tokens.
-    Found,
-    /// That one failed or died, and this encoder encodes it.
-    Left,
-    /// That one is still at it, and this encoder could wait no longer: it is encoded twice.
-    Overdue,
-}
-
-impl HeldOutcome {
-    const ALL: [Self; 3] = [Self::Found, Self::Left, Self::Overdue];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Found => "found",
-            Self::Left => "left",
-            Self::Overdue => "overdue",
-        }
+closed_set!(
+    /// What became of a frame that another encoder had claimed.
+    pub(crate) enum HeldOutcome, "outcome of another's claim", {
+        /// That one has made its tokens.
+        Found = "found",
+        /// That one failed or died, and this encoder encodes it.
+        Left = "left",
+        /// That one is still at it, and this encoder could wait no longer: it is encoded twice.
+        Overdue = "overdue",
     }
-}
+);
 
 /// Where tokens are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,10 +130,10 @@ impl EncodeMetrics {
             }
         }
         for outcome in ClaimOutcome::ALL {
-            ours.claimed(outcome, 0);
+            ours.claimed(*outcome, 0);
         }
         for outcome in HeldOutcome::ALL {
-            ours.was_held(outcome, 0);
+            ours.was_held(*outcome, 0);
         }
         ours
     }
@@ -184,7 +163,8 @@ impl EncodeMetrics {
     /// How many frames were to be claimed, by outcome.
     #[cfg(test)]
     pub(crate) fn claims(&self) -> [u64; 3] {
-        ClaimOutcome::ALL.map(|outcome| self.claims_of(outcome).get())
+        use ClaimOutcome::{Failed, Held, Taken};
+        [Taken, Held, Failed].map(|outcome| self.claims_of(outcome).get())
     }
 
     /// Counts frames that another encoder had claimed.
@@ -201,7 +181,8 @@ impl EncodeMetrics {
     /// How many frames another encoder had claimed, by outcome.
     #[cfg(test)]
     pub(crate) fn held(&self) -> [u64; 3] {
-        HeldOutcome::ALL.map(|outcome| self.held_of(outcome).get())
+        use HeldOutcome::{Found, Left, Overdue};
+        [Found, Left, Overdue].map(|outcome| self.held_of(outcome).get())
     }
 
     /// How many frames were looked for in a tier, and how many were there.

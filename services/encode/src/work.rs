@@ -234,10 +234,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_relies_on_tokens_that_came_with_it() {
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
-        let key = JobKey {
-            tenant: "a".parse().expect("a tenant"),
-            job: JobId::from_bytes([1; 16]),
-        };
+        let key = JobKey::new("a".parse().expect("a tenant"), JobId::from_bytes([1; 16]));
         let tokens = Bytes::from_static(b"tokens");
         let tokens = store.put(&key.tenant, BlobKind::Tokens, tokens).await;
         let adopted = adopt(&store, &key, &[tokens.expect("stores")]).await;

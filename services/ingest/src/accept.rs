@@ -104,10 +104,7 @@ impl Acceptor {
         let sent = self.keys.sent(&caller.tenant, &request.encode_to_vec());
         if request_id.is_empty() {
             let job = JobId::from_bytes(self.random.id());
-            let key = JobKey {
-                tenant: caller.tenant.clone(),
-                job,
-            };
+            let key = JobKey::new(caller.tenant.clone(), job);
             let plan = plan?;
             let let_in = LetIn {
                 is_named: false,
@@ -117,10 +114,7 @@ impl Acceptor {
             return self.create_within_budget(caller, key, study, let_in).await;
         }
         let job = self.keys.job_id(&caller.tenant, &request_id);
-        let key = JobKey {
-            tenant: caller.tenant.clone(),
-            job,
-        };
+        let key = JobKey::new(caller.tenant.clone(), job);
         // Asked together, as nearly always there is neither. A record that another call stores meanwhile is found by the create.
         let (known, may_be_told) = (self.queue.rare_record(&key), self.queue.may_be_told(&key));
         let (known, may_be_told) = join(known, may_be_told).await;

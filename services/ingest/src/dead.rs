@@ -144,10 +144,7 @@ impl DeadLetters {
         let queue = &self.acceptor.queue;
         let found = match name {
             LetterName::Of(job, epoch) => {
-                let key = JobKey {
-                    tenant: tenant.clone(),
-                    job: job.clone(),
-                };
+                let key = JobKey::new(tenant.clone(), job.clone());
                 queue.dead_letter_of(&key, *epoch).await?
             }
             LetterName::Place(sequence) => {
@@ -184,10 +181,7 @@ impl DeadLetters {
         let LetterName::Of(job, epoch) = name else {
             return Err(GONE);
         };
-        let key = JobKey {
-            tenant: tenant.clone(),
-            job,
-        };
+        let key = JobKey::new(tenant.clone(), job);
         self.started_over(key, epoch).await?.ok_or(GONE)
     }
 
@@ -227,9 +221,7 @@ impl DeadLetters {
         // In time, or not at all: the sweep takes an entry that is old and whose job has not started over for abandoned.
         let in_time = self.acceptor.config.accept.pending_after.get() / 2;
         let applied = timeout(in_time, queue.apply(&key, Some(epoch), &step, now)).await;
-        let applied = applied.map_err(|_| QueueError::Unavailable {
-            operation: "start a job over",
-        })?;
+        let applied = applied.map_err(|_| QueueError::unavailable("start a job over"))?;
         match applied? {
             Applied::Applied { record, .. } => {
                 self.acceptor
@@ -290,10 +282,7 @@ fn job_of(tenant: &TenantId, letter: &work::DeadLetter) -> Result<JobKey, Refusa
     let job = JobId::new(id).map_err(|_| Refusal::Broken {
         what: "a dead letter",
     })?;
-    Ok(JobKey {
-        tenant: tenant.clone(),
-        job,
-    })
+    Ok(JobKey::new(tenant.clone(), job))
 }
 
 #[cfg(test)]

@@ -346,9 +346,7 @@ mod tests {
         };
         let full = named(full);
         assert_eq!(full, (Code::ResourceExhausted, "QUEUE_FULL".to_owned()));
-        let away = named(QueueError::Unavailable {
-            operation: "publish",
-        });
+        let away = named(QueueError::unavailable("publish"));
         assert_eq!(away, (Code::Unavailable, "QUEUE_AWAY".to_owned()));
     }
 
@@ -444,9 +442,7 @@ mod tests {
             "this fleet's blob store is full; come back after the given delay",
             true,
         );
-        let away = QueueError::Unavailable {
-            operation: "create record",
-        };
+        let away = QueueError::unavailable("create record");
         check(
             &Refusal::Queue(away),
             Code::Unavailable,

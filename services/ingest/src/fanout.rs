@@ -238,16 +238,9 @@ impl Fanout {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_core::{JobId, TenantId};
+    use medfleet_testkit::key;
 
     use super::*;
-
-    fn key(job: u8) -> JobKey {
-        JobKey {
-            tenant: TenantId::new("st-mary").expect("a name"),
-            job: JobId::from_bytes([job; 16]),
-        }
-    }
 
     #[tokio::test]
     async fn every_watcher_of_a_job_is_told_and_no_other() {

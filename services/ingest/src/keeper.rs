@@ -109,10 +109,7 @@ impl Keeper {
     async fn sweep_tenant(&self, tenant: &TenantId) -> Result<(), Refusal> {
         let holders = self.blobs.holders(tenant).await?;
         for (job, holder) in &holders {
-            let key = JobKey {
-                tenant: tenant.clone(),
-                job: job.clone(),
-            };
+            let key = JobKey::new(tenant.clone(), job.clone());
             let swept = self.sweep_job(&key, holder).await;
             self.go_on("a job's stored data", &key, swept)?;
         }
@@ -179,10 +176,7 @@ impl Keeper {
         let mut relied = Relied::default();
         for (job, buried) in self.blobs.tombstones(tenant).await? {
             let relies = holders.contains_key(&job);
-            let key = JobKey {
-                tenant: tenant.clone(),
-                job,
-            };
+            let key = JobKey::new(tenant.clone(), job);
             let swept = self
                 .sweep_tombstone(&key, buried, relies, &mut relied)
                 .await;

@@ -85,8 +85,7 @@ impl Keys {
 
     /// The token with which an erasure goes on after `last`; good for this tenant and these jobs only.
     pub(crate) fn erase_token(&self, tenant: &TenantId, wanted: &Wanted, last: &JobId) -> String {
-        let check = hex::encode(self.erase_check(tenant, wanted, last));
-        format!("{last}{check}")
+        token_of(last, self.erase_check(tenant, wanted, last))
     }
 
     /// The job after which an erasure goes on; none if the token was not made here for it.
@@ -96,9 +95,7 @@ impl Keys {
         wanted: &Wanted,
         token: &str,
     ) -> Option<JobId> {
-        let (id, check) = token.split_at_checked(medfleet_core::ID_CHARS)?;
-        let id = JobId::new(id).ok()?;
-        (hex::encode(self.erase_check(tenant, wanted, &id)) == check).then_some(id)
+        read_token(token, |id| self.erase_check(tenant, wanted, id))
     }
 
     fn erase_check(
@@ -124,10 +121,7 @@ impl Keys {
         states: &[JobState],
         last: &JobId,
     ) -> String {
-        format!(
-            "{last}{}",
-            hex::encode(self.page_check(tenant, states, last))
-        )
+        token_of(last, self.page_check(tenant, states, last))
     }
 
     /// The job after which the page begins; none if the token was not made here for this list.
@@ -137,9 +131,7 @@ impl Keys {
         states: &[JobState],
         token: &str,
     ) -> Option<JobId> {
-        let (id, check) = token.split_at_checked(medfleet_core::ID_CHARS)?;
-        let id = JobId::new(id).ok()?;
-        (hex::encode(self.page_check(tenant, states, &id)) == check).then_some(id)
+        read_token(token, |id| self.page_check(tenant, states, id))
     }
 
     fn page_check(
@@ -152,6 +144,18 @@ impl Keys {
         parts.extend(states.iter().map(|state| state.as_str().as_bytes()));
         first(&self.0.keyed_hash(PAGE, &parts))
     }
+}
+
+/// A job, and what shows that its token was made here.
+fn token_of(job: &JobId, check: [u8; PAGE_CHECK_BYTES]) -> String {
+    format!("{job}{}", hex::encode(check))
+}
+
+/// The job of such a token; none where `check` makes something else of it.
+fn read_token(token: &str, check: impl FnOnce(&JobId) -> [u8; PAGE_CHECK_BYTES]) -> Option<JobId> {
+    let (id, shown) = token.split_at_checked(medfleet_core::ID_CHARS)?;
+    let id = JobId::new(id).ok()?;
+    (hex::encode(check(&id)) == shown).then_some(id)
 }
 
 /// Whether a record with this body digest came from the same bytes.

@@ -7,7 +7,7 @@ mod standing;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
-use medfleet_core::{Class, PoolName, Stage};
+use medfleet_core::{Class, PoolName, Stage, closed_set};
 use medfleet_proto::v1::{dead_letter_service_server, job_service_server, operator_service_server};
 use medfleet_runtime::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -25,53 +25,31 @@ pub(crate) use standing::Standing;
 /// What autoscalers read, without the prefix. Also in the chart, the rules and the tests.
 const BACKLOG: &str = "backlog_units";
 
-/// A method of the public API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Method {
-    UploadInput,
-    GetUpload,
-    SubmitJob,
-    GetJob,
-    GetResult,
-    ListJobs,
-    WatchJob,
-    CancelJob,
-    EraseJob,
-    EraseJobs,
-    ListDeadLetters,
-    GetDeadLetter,
-    ReplayDeadLetter,
-    DiscardDeadLetter,
-    PauseWork,
-    ResumeWork,
-    ListPauses,
-    RequeueJobs,
-}
+closed_set!(
+    /// A method of the public API.
+    pub(crate) enum Method, "method", {
+        UploadInput = "UploadInput",
+        GetUpload = "GetUpload",
+        SubmitJob = "SubmitJob",
+        GetJob = "GetJob",
+        GetResult = "GetResult",
+        ListJobs = "ListJobs",
+        WatchJob = "WatchJob",
+        CancelJob = "CancelJob",
+        EraseJob = "EraseJob",
+        EraseJobs = "EraseJobs",
+        ListDeadLetters = "ListDeadLetters",
+        GetDeadLetter = "GetDeadLetter",
+        ReplayDeadLetter = "ReplayDeadLetter",
+        DiscardDeadLetter = "DiscardDeadLetter",
+        PauseWork = "PauseWork",
+        ResumeWork = "ResumeWork",
+        ListPauses = "ListPauses",
+        RequeueJobs = "RequeueJobs",
+    }
+);
 
 impl Method {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::UploadInput => "UploadInput",
-            Self::GetUpload => "GetUpload",
-            Self::SubmitJob => "SubmitJob",
-            Self::GetJob => "GetJob",
-            Self::GetResult => "GetResult",
-            Self::ListJobs => "ListJobs",
-            Self::WatchJob => "WatchJob",
-            Self::CancelJob => "CancelJob",
-            Self::EraseJob => "EraseJob",
-            Self::EraseJobs => "EraseJobs",
-            Self::ListDeadLetters => "ListDeadLetters",
-            Self::GetDeadLetter => "GetDeadLetter",
-            Self::ReplayDeadLetter => "ReplayDeadLetter",
-            Self::DiscardDeadLetter => "DiscardDeadLetter",
-            Self::PauseWork => "PauseWork",
-            Self::ResumeWork => "ResumeWork",
-            Self::ListPauses => "ListPauses",
-            Self::RequeueJobs => "RequeueJobs",
-        }
-    }
-
     /// The service that it is a method of.
     pub(crate) const fn service(self) -> &'static str {
         match self {

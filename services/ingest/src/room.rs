@@ -184,9 +184,7 @@ mod tests {
             assert!(is_right, "{millis}: {found:?}");
         };
         check(5_000, false);
-        let away = QueueError::Unavailable {
-            operation: "publish",
-        };
+        let away = QueueError::unavailable("publish");
         room.note(&away, UnixMillis(5_000));
         check(5_000, false);
         let full = QueueError::Full {

@@ -134,10 +134,7 @@ impl JobService for Jobs {
                     what: "too many watches are open",
                     retry_after: self.acceptor.config.limits.retry_after.get(),
                 })?;
-                let key = JobKey {
-                    tenant: caller.tenant.clone(),
-                    job: convert::job_id(&request.name)?,
-                };
+                let key = JobKey::new(caller.tenant.clone(), convert::job_id(&request.name)?);
                 let watching = Arc::clone(&self.watching);
                 let of = (caller.clone(), key.clone());
                 let watch = Watch::begin(watching, of, &request).await?;
@@ -216,10 +213,7 @@ impl Jobs {
     }
 
     async fn find(&self, caller: Caller, name: &str) -> Result<(JobKey, JobRecord), Refusal> {
-        let key = JobKey {
-            tenant: caller.tenant,
-            job: convert::job_id(name)?,
-        };
+        let key = JobKey::new(caller.tenant, convert::job_id(name)?);
         match self.acceptor.queue.record(&key).await? {
             Some((record, _)) => Ok((key, record)),
             None => Err(Refusal::NotFound { what: "job" }),

@@ -286,9 +286,9 @@ impl Watch {
         }
         // An outdated server answers (`Queue::outdated_max`). The caller watches again, and then meets another one, or this one
         // when it knows more.
-        Err(Refusal::Queue(QueueError::Unavailable {
-            operation: "read the record of a job that ended",
-        }))
+        Err(Refusal::Queue(QueueError::unavailable(
+            "read the record of a job that ended",
+        )))
     }
 
     /// Sends the text that is missing and the final state.

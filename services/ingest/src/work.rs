@@ -31,13 +31,9 @@ pub(crate) use session::in_turn;
 pub(crate) use silent::Silent;
 
 /// A server answered with less than this process already knows about a job: it is outdated, and has to be asked again later.
-const BEHIND: QueueError = QueueError::Unavailable {
-    operation: "end a job whose time is over",
-};
+const BEHIND: QueueError = QueueError::unavailable("end a job whose time is over");
 /// What was read of an intake may be another's by now: a server that lost its latest writes has given their places to others.
-pub(crate) const STALE: QueueError = QueueError::Unavailable {
-    operation: "keep the intake in mind",
-};
+pub(crate) const STALE: QueueError = QueueError::unavailable("keep the intake in mind");
 /// A unit that waited longer than this is released only after its job's record was read.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
 

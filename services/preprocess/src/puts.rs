@@ -149,10 +149,7 @@ mod tests {
     use crate::decodes::Decodes;
 
     fn key() -> JobKey {
-        JobKey {
-            tenant: "a".parse().expect("a tenant"),
-            job: JobId::from_bytes([1; 16]),
-        }
+        JobKey::new("a".parse().expect("a tenant"), JobId::from_bytes([1; 16]))
     }
 
     fn pixels(value: u8) -> Bytes {

@@ -102,9 +102,6 @@ pub struct PoolReport {
 }
 
 /// Runs a day.
-///
-/// # Errors
-/// A job that did not complete, a worker that did not end in order, or workers that never go.
 pub async fn run(shape: Shape) -> Result<Report> {
     let load = load(shape.jobs_per_second);
     let jobs = jobs(&load, shape);

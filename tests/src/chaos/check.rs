@@ -31,9 +31,6 @@ pub struct Found {
 }
 
 /// Waits for every job to end and checks all that the module says.
-///
-/// # Errors
-/// The first thing that does not hold.
 pub async fn check(herd: &Herd, clients: &Clients, accepted: &[Accepted]) -> Result<Found> {
     let queue = herd.probe().await?;
     let jobs = all_final(clients, accepted).await?;
@@ -148,9 +145,6 @@ async fn answers_are_right(
 }
 
 /// Checks the result of a job against the text worked out from what was sent.
-///
-/// # Errors
-/// What the two texts are, when they differ.
 pub async fn answer_is_right(clients: &Clients, accepted: &Accepted) -> Result<()> {
     let Accepted { name, asked } = accepted;
     let get = async |client: Client| client.result(name).await;

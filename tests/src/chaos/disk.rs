@@ -33,9 +33,7 @@ pub struct Disk {
 
 impl Disk {
     /// Makes it at a path that does not exist yet.
-    ///
-    /// # Errors
-    /// When it cannot be made; mounting needs the right to.
+    /// Mounting needs the right to.
     pub fn make(root: PathBuf, kind: Kind) -> Result<Self> {
         fs::create_dir_all(&root)?;
         let disk = Self { root, kind };
@@ -61,9 +59,7 @@ impl Disk {
     }
 
     /// Makes a disk of this kind and removes it again.
-    ///
-    /// # Errors
-    /// Why this machine does not let us.
+    /// The error says why this machine does not let us.
     pub fn can_make(kind: Kind) -> Result<()> {
         // In this order: the disk goes before the folder that it lies in.
         let folder = tempfile::tempdir()?;
@@ -98,9 +94,6 @@ impl Disk {
     ///
     /// The image is copied while the dirty pages are still in the kernel's cache, above the image; then the file system is
     /// taken down, and the copy is mounted in its place, as after a cold start.
-    ///
-    /// # Errors
-    /// Without an image, or while a process still has a file open.
     pub fn cut_power(&self) -> Result<()> {
         ensure!(matches!(self.kind, Kind::Image(_)), "the disk has no image");
         let kept = self.root.with_extension("kept");
@@ -114,9 +107,6 @@ impl Disk {
     }
 
     /// From now on every write fails, for root too: a file stands where the folder for unfinished files was.
-    ///
-    /// # Errors
-    /// When the folder is not one of the store.
     pub fn forbid_writes(&self) -> Result<()> {
         fs::rename(self.blobs().join(TEMPORARY), self.blobs().join(AWAY))?;
         File::create(self.blobs().join(TEMPORARY))?;
@@ -124,9 +114,6 @@ impl Disk {
     }
 
     /// Undoes [`Disk::forbid_writes`].
-    ///
-    /// # Errors
-    /// When it was not in force.
     pub fn allow_writes(&self) -> Result<()> {
         fs::remove_file(self.blobs().join(TEMPORARY))?;
         // A service that starts just now makes its own; what lay in the old one was unfinished anyway.
@@ -139,9 +126,7 @@ impl Disk {
     }
 
     /// Takes every free byte.
-    ///
-    /// # Errors
-    /// Without a file system of its own: the machine's disk is not ours to fill.
+    /// Only of a file system of its own: the machine's disk is not ours to fill.
     pub fn fill(&self) -> Result<()> {
         ensure!(
             matches!(self.kind, Kind::Memory(_)),
@@ -157,9 +142,6 @@ impl Disk {
     }
 
     /// Gives the bytes back.
-    ///
-    /// # Errors
-    /// When it was not filled.
     pub fn empty(&self) -> Result<()> {
         fs::remove_file(self.blobs().join(FILLER)).context("give the disk back")
     }

@@ -76,17 +76,11 @@ pub struct Herd {
 
 impl Herd {
     /// Starts everything and waits until every process is ready.
-    ///
-    /// # Errors
-    /// What did not start, with the end of its log.
     pub async fn start(options: HerdOptions) -> Result<Self> {
         Self::start_release(options, None).await
     }
 
     /// As [`Self::start`], with the programs of another release in a folder.
-    ///
-    /// # Errors
-    /// As [`Self::start`], and which program the folder lacks.
     pub async fn start_release(options: HerdOptions, programs: Option<&Path>) -> Result<Self> {
         let folder = tempfile::tempdir().context("create the herd's folder")?;
         let disk = Disk::make(folder.path().join("disk"), options.disk)?;
@@ -177,9 +171,6 @@ impl Herd {
     }
 
     /// Clients of every tenant at every ingest. They connect when they are used.
-    ///
-    /// # Errors
-    /// When an address is none, a defect.
     pub fn clients(&self) -> Result<Clients> {
         let ingests: Vec<Id> = self
             .ids()
@@ -202,9 +193,6 @@ impl Herd {
     }
 
     /// A connection past all links, for looking at what no client sees.
-    ///
-    /// # Errors
-    /// When no nats-server answers in time.
     pub async fn probe(&self) -> Result<Queue> {
         wait_until(PATIENCE, "NATS to answer", async || {
             let queue = config::queue_at(&self.node_urls, self.record_shards);
@@ -220,17 +208,11 @@ impl Herd {
     }
 
     /// The links of a process to every nats-server.
-    ///
-    /// # Errors
-    /// When there is no such process.
     pub fn links(&self, id: Id) -> Result<&[FaultyLink]> {
         Ok(&self.process(id)?.links)
     }
 
     /// Lets a process be of another release, whose programs are in a folder, or of the workspace's own, from its next start on.
-    ///
-    /// # Errors
-    /// When there is no such process, or the folder lacks its program.
     pub async fn set_release(&self, id: Id, folder: Option<&Path>) -> Result<()> {
         *self.process(id)?.program.lock().await = program(id.0, folder)?;
         Ok(())
@@ -238,9 +220,6 @@ impl Herd {
 
     /// Starts a process and waits until it is ready; one that ends before that is started again, as it may when NATS or
     /// the disk is away.
-    ///
-    /// # Errors
-    /// When it is not ready in time, with the end of its log.
     pub async fn start_service(&self, id: Id) -> Result<()> {
         let mut child = self.process(id)?.child.lock().await;
         ensure!(child.is_none(), "{id:?} runs already");
@@ -265,18 +244,12 @@ impl Herd {
     }
 
     /// kill -9.
-    ///
-    /// # Errors
-    /// When it had ended by itself.
     pub async fn kill9(&self, id: Id) -> Result<()> {
         let mut child = self.take(id).await?;
         child.kill().await.with_context(|| format!("kill {id:?}"))
     }
 
     /// SIGTERM, and its exit code.
-    ///
-    /// # Errors
-    /// When it had ended by itself, or does not end.
     pub async fn drain(&self, id: Id) -> Result<Option<i32>> {
         let mut child = self.take(id).await?;
         signal(child.id(), Signal::SIGTERM)?;
@@ -287,41 +260,26 @@ impl Herd {
     }
 
     /// SIGSTOP.
-    ///
-    /// # Errors
-    /// When it has ended.
     pub async fn stop(&self, id: Id) -> Result<()> {
         self.signal(id, Signal::SIGSTOP).await
     }
 
     /// SIGCONT.
-    ///
-    /// # Errors
-    /// When it has ended.
     pub async fn resume(&self, id: Id) -> Result<()> {
         self.signal(id, Signal::SIGCONT).await
     }
 
     /// kill -9 of a nats-server.
-    ///
-    /// # Errors
-    /// When it cannot be signalled.
     pub async fn kill_node(&self, node: usize) -> Result<()> {
         self.nodes[node].lock().await.kill9().await
     }
 
     /// Starts a nats-server again.
-    ///
-    /// # Errors
-    /// When it does not come up.
     pub async fn restart_node(&self, node: usize) -> Result<()> {
         self.nodes[node].lock().await.restart().await
     }
 
     /// The nats-server that leads a stream of a cluster, once one does.
-    ///
-    /// # Errors
-    /// When none does in time.
     pub async fn leader_of(&self, stream: &str) -> Result<usize> {
         wait_until(PATIENCE, "a stream to have a leader", async || {
             leader_in(&self.info_of(stream).await?)
@@ -330,9 +288,6 @@ impl Herd {
     }
 
     /// Waits until a stream of a cluster has a leader, and every other server all of it: then the next one may be restarted.
-    ///
-    /// # Errors
-    /// When it does not come to that in time.
     pub async fn wait_whole(&self, stream: &str) -> Result<()> {
         wait_until(
             PATIENCE,
@@ -366,9 +321,6 @@ impl Herd {
     }
 
     /// Stops a nats-server for a while.
-    ///
-    /// # Errors
-    /// When it does not run.
     pub async fn pause_node(&self, node: usize, lasts: Duration) -> Result<()> {
         let pid = self.nodes[node].lock().await.pid();
         signal(pid, Signal::SIGSTOP)?;
@@ -377,9 +329,6 @@ impl Herd {
     }
 
     /// Cuts the power of everything at once, and starts everything again on what had reached the disk.
-    ///
-    /// # Errors
-    /// When a process had ended by itself, or something does not come back.
     pub async fn cut_power(&self) -> Result<()> {
         let nodes = || 0..self.nodes.len();
         let services = try_join_all(self.ids().map(|id| self.kill9(id)));
@@ -392,9 +341,6 @@ impl Herd {
     }
 
     /// Delays everything between a process and NATS.
-    ///
-    /// # Errors
-    /// When there is no such process.
     pub fn slow(&self, id: Id) -> Result<()> {
         self.links(id)?.iter().for_each(|link| link.delay(SLOW));
         Ok(())
@@ -411,9 +357,6 @@ impl Herd {
     }
 
     /// Checks that every process runs, is ready, and has not panicked since it was first started.
-    ///
-    /// # Errors
-    /// Which one is not.
     pub async fn check_alive(&self) -> Result<()> {
         for (id, process) in &self.processes {
             let ended = match &mut *process.child.lock().await {
@@ -442,9 +385,6 @@ impl Herd {
     }
 
     /// The jobs of a tenant that hold references to blobs.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
     pub fn referenced_jobs(&self, tenant: &str) -> Result<std::collections::BTreeSet<String>> {
         let folder = self.disk.blobs().join(tenant).join("refs");
         let files = files_below(&folder)?;

@@ -68,9 +68,6 @@ impl Asked {
 }
 
 /// The jobs of a seed.
-///
-/// # Errors
-/// When a picture cannot be made, a defect of the test.
 pub fn jobs(seed: u64, count: usize, horizon: Duration) -> Result<Vec<Asked>> {
     let mut random = Random::new(seed ^ 0x6a09_e667_f3bc_c909);
     let every = horizon / u32::try_from(count.max(1))?;
@@ -163,9 +160,6 @@ fn film(seed: u64, number: u64) -> Result<(Vec<u8>, Pixels)> {
 
 /// A DICOM file and its one frame. The frame is made by the same crate that preprocess uses: what is checked here is the
 /// way of images through the fleet, not their decoding.
-///
-/// # Errors
-/// When the file is refused.
 pub fn film_of(file: Vec<u8>) -> Result<(Vec<u8>, Pixels)> {
     let options = Options::new(oracle::SIDE, Limits::default())?;
     let decoded = decode_file(&file, &options).map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
@@ -227,9 +221,7 @@ impl Clients {
     }
 
     /// Makes a call at one ingest after the other until it is answered.
-    ///
-    /// # Errors
-    /// An answer that does not say "try later", or [`PATIENCE`] exceeded.
+    /// Only an answer that says "try later" is asked for again, for [`PATIENCE`] at most.
     pub async fn call<T>(
         &self,
         tenant: &str,
@@ -256,9 +248,7 @@ impl Clients {
     }
 
     /// Sends a job until it is accepted.
-    ///
-    /// # Errors
-    /// As [`Clients::call`], and when a repeat gives another job.
+    /// A repeat must give the same job.
     pub async fn submit(&self, asked: &Asked) -> Result<String> {
         let mut inputs: Vec<Input> = Vec::new();
         for file in &asked.files {
@@ -285,9 +275,6 @@ impl Clients {
     }
 
     /// Sends all jobs, each at its time.
-    ///
-    /// # Errors
-    /// As [`Clients::submit`], for the first that was not accepted.
     pub async fn send(&self, jobs: Vec<Asked>) -> Result<Vec<Accepted>> {
         let begun = Instant::now();
         let sent = futures::stream::iter(jobs).map(|asked| async move {

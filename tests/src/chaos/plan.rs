@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use medfleet_core::splitmix;
+use medfleet_core::{closed_set, splitmix};
 
 use crate::fleet::Role;
 
@@ -50,63 +50,33 @@ impl Target {
     }
 }
 
-/// What happens to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// kill -9, and a start later.
-    Kill,
-    /// SIGSTOP, and SIGCONT after the acknowledgement wait.
-    Pause,
-    /// SIGTERM, and a start when it has ended.
-    Drain,
-    /// Its connections to NATS break, new ones too.
-    Cut,
-    /// Its connections to NATS pass nothing.
-    Stall,
-    /// What NATS answers is lost: acknowledgements first of all.
-    LoseAnswers,
-    /// Everything between it and NATS comes 100 ms late.
-    Slow,
-    /// Nothing can be written.
-    Unwritable,
-    /// Not a byte is free.
-    Full,
-    /// What was not synced is lost.
-    PowerCut,
-}
+closed_set!(
+    /// What happens to it; the text is its row in the table.
+    pub enum Fault, "fault", {
+        /// kill -9, and a start later.
+        Kill = "kill -9",
+        /// SIGSTOP, and SIGCONT after the acknowledgement wait.
+        Pause = "pause beyond the acknowledgement wait",
+        /// SIGTERM, and a start when it has ended.
+        Drain = "SIGTERM and restart",
+        /// Its connections to NATS break, new ones too.
+        Cut = "link cut",
+        /// Its connections to NATS pass nothing.
+        Stall = "link stalled",
+        /// What NATS answers is lost: acknowledgements first of all.
+        LoseAnswers = "acknowledgements lost",
+        /// Everything between it and NATS comes 100 ms late.
+        Slow = "link slow",
+        /// Nothing can be written.
+        Unwritable = "store unwritable",
+        /// Not a byte is free.
+        Full = "store full",
+        /// What was not synced is lost.
+        PowerCut = "power cut",
+    }
+);
 
 impl Fault {
-    /// All of them, in the order of the table.
-    pub const ALL: [Self; 10] = [
-        Self::Kill,
-        Self::Pause,
-        Self::Drain,
-        Self::Cut,
-        Self::Stall,
-        Self::LoseAnswers,
-        Self::Slow,
-        Self::Unwritable,
-        Self::Full,
-        Self::PowerCut,
-    ];
-
-    /// Its row in the table.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill -9",
-            Self::Pause => "pause beyond the acknowledgement wait",
-            Self::Drain => "SIGTERM and restart",
-            Self::Cut => "link cut",
-            Self::Stall => "link stalled",
-            Self::LoseAnswers => "acknowledgements lost",
-            Self::Slow => "link slow",
-            Self::Unwritable => "store unwritable",
-            Self::Full => "store full",
-            Self::PowerCut => "power cut",
-        }
-    }
-
     const fn millis(self) -> (u64, u64) {
         match self {
             Self::Kill | Self::Drain => AWAY_MILLIS,
@@ -134,7 +104,7 @@ pub struct Planned {
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
-        let (fault, target) = (self.fault.name(), self.target);
+        let (fault, target) = (self.fault, self.target);
         write!(f, "{at:6.2} s  {fault}, {target:?}, for {lasts:.2} s")
     }
 }

@@ -58,9 +58,7 @@ pub struct Report {
 }
 
 /// Runs a seed.
-///
-/// # Errors
-/// What does not hold; the folder with the logs stays and is named.
+/// Where something does not hold, the folder with the logs stays and is named.
 pub async fn run(seed: u64, options: &Options) -> Result<Report> {
     let begun = Instant::now();
     let herd = Herd::start(HerdOptions {
@@ -132,7 +130,7 @@ async fn storm(herd: &Herd, seed: u64, options: &Options) -> Result<(Found, Stor
     let mut storm = Storm::default();
     for (planned, inflicted) in schedule.iter().zip(inflicted) {
         let hit = inflicted.with_context(|| format!("{planned}"))?;
-        let name = format!("{}, {}", planned.fault.name(), planned.target.name());
+        let name = format!("{}, {}", planned.fault, planned.target.name());
         let counts = storm.faults.entry(name).or_default();
         counts.0 += 1;
         counts.1 += u64::from(hit.at_work);

@@ -33,12 +33,12 @@ pub fn table(reports: &[Report]) -> String {
     );
     for fault in Fault::ALL {
         let cells = TARGETS.map(|target| {
-            let sum = sums.get(format!("{}, {target}", fault.name()).as_str());
+            let sum = sums.get(format!("{fault}, {target}").as_str());
             sum.map_or_else(String::new, |(hits, at_work)| format!("{hits} ({at_work})"))
         });
         line(
             &mut text,
-            format_args!("| {} | {} |", fault.name(), cells.join(" | ")),
+            format_args!("| {fault} | {} |", cells.join(" | ")),
         );
     }
     let total: u64 = sums.values().map(|(hits, _)| hits).sum();

@@ -29,9 +29,6 @@ pub struct Extra {
 
 impl Fleet {
     /// Starts another worker of a role, on other ports of the fleet's address, with `slots` slots.
-    ///
-    /// # Errors
-    /// When it cannot be started.
     pub fn another(&self, role: Role, slots: usize) -> Result<Extra> {
         let folder = self.folder.path();
         let text = fs::read_to_string(folder.join(format!("{}.toml", role.name())))?;
@@ -71,9 +68,6 @@ impl Extra {
     }
 
     /// Waits until it takes work.
-    ///
-    /// # Errors
-    /// When that takes longer than [`PATIENCE`].
     pub async fn ready(&self) -> Result<()> {
         wait_until(PATIENCE, "another worker to be ready", async || {
             let answer = http_get(self.admin, "/readyz").await;
@@ -83,26 +77,17 @@ impl Extra {
     }
 
     /// Kills it at once.
-    ///
-    /// # Errors
-    /// When it has ended already.
     pub async fn kill9(mut self) -> Result<()> {
         self.child.kill().await.context("kill a worker")
     }
 
     /// Asks it to stop, as a controller does; [`Self::ended`] waits.
-    ///
-    /// # Errors
-    /// When it has ended already.
     pub fn stop(&self) -> Result<()> {
         let pid = self.child.id().context("a worker ended by itself")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM).context("stop a worker")
     }
 
     /// Waits for its end, which must be in order.
-    ///
-    /// # Errors
-    /// When it does not end, or otherwise than with code 0.
     pub async fn ended(mut self) -> Result<()> {
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await??;
         ensure!(status.success(), "a worker ended with {status}");

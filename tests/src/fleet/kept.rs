@@ -13,9 +13,6 @@ use crate::config;
 
 impl Fleet {
     /// Every byte that nats-server keeps of streams and buckets, and its log.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
     pub async fn queue_files(&self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
         let nats = self.nats.lock().await;
         let mut files = files_below(&nats.store())?;
@@ -26,17 +23,11 @@ impl Fleet {
     }
 
     /// A connection to its queue, for looking at what no client sees.
-    ///
-    /// # Errors
-    /// When NATS does not answer.
     pub async fn queue(&self) -> Result<Queue> {
         config::queue(&self.nats.lock().await.url()).await
     }
 
     /// Gives the streams so much room, as another `queue.stream_bytes_max` does.
-    ///
-    /// # Errors
-    /// When NATS does not answer, or refuses.
     pub async fn change_streams(&self, stream_bytes_max: StreamBytes) -> Result<()> {
         let config = QueueConfig {
             stream_bytes_max,
@@ -49,9 +40,6 @@ impl Fleet {
     }
 
     /// Publishes bytes as they are, as a client of NATS that is none of ours does.
-    ///
-    /// # Errors
-    /// When NATS does not answer.
     pub async fn publish_raw(&self, subject: &str, bytes: &[u8]) -> Result<()> {
         let address = self.nats.lock().await.address();
         let (from, mut to) = TcpStream::connect(address).await?.into_split();
@@ -73,18 +61,12 @@ impl Fleet {
     }
 
     /// Copies what a stopped fleet keeps: the queue's files and the blobs.
-    ///
-    /// # Errors
-    /// When something cannot be copied.
     pub async fn back_up(&self, to: &Path) -> Result<()> {
         copy(&self.nats.lock().await.store(), &to.join("queue"))?;
         copy(&self.blobs(), &to.join("blobs"))
     }
 
     /// Puts such a copy in the place of what a stopped fleet keeps.
-    ///
-    /// # Errors
-    /// When something cannot be removed or copied.
     pub async fn put_back(&self, from: &Path) -> Result<()> {
         for (kept, copied) in [
             (self.nats.lock().await.store(), from.join("queue")),
@@ -97,9 +79,6 @@ impl Fleet {
     }
 
     /// Every byte that the fleet keeps: blobs of every tenant and kind, streams and buckets.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
     pub async fn kept(&self) -> Result<Vec<Vec<u8>>> {
         let mut kept = read_below(&self.blobs())?;
         kept.extend(
@@ -112,9 +91,6 @@ impl Fleet {
     }
 
     /// The blobs of a kind, all of a tenant's.
-    ///
-    /// # Errors
-    /// When one cannot be read.
     pub fn blobs_of(&self, tenant: &str, kind: &str) -> Result<Vec<Vec<u8>>> {
         read_below(&self.blobs().join(tenant).join(kind))
     }

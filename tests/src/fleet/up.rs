@@ -23,17 +23,11 @@ pub struct Up {
 
 impl Up {
     /// Starts it with the tiny model and waits until it says where it is.
-    ///
-    /// # Errors
-    /// When it does not come up, with its log.
     pub async fn start() -> Result<Self> {
         Self::with(&crate::picture::tiny_model(), None).await
     }
 
     /// Starts it with a model and perhaps a MedSigLIP, and waits until it says where it is.
-    ///
-    /// # Errors
-    /// When it does not come up, with its log.
     pub async fn with(model: &Path, embedder: Option<&Path>) -> Result<Self> {
         let mut flags = vec![OsStr::new("--model"), model.as_os_str()];
         if let Some(embedder) = embedder {
@@ -43,9 +37,6 @@ impl Up {
     }
 
     /// Starts it with these flags beside those that say where it is, and waits until it says so.
-    ///
-    /// # Errors
-    /// When it does not come up, with its log.
     pub async fn told(flags: &[&OsStr]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let log = File::create(folder.path().join("up.log"))?;
@@ -83,9 +74,6 @@ impl Up {
     }
 
     /// Runs `medfleet` with these arguments against it.
-    ///
-    /// # Errors
-    /// When the binary cannot be run.
     pub async fn command(&self, arguments: &[&str]) -> Result<std::process::Output> {
         let address: serde_json::Value =
             serde_json::from_slice(&fs::read(self.folder.path().join("data/address.json"))?)?;
@@ -106,9 +94,6 @@ impl Up {
     }
 
     /// Runs `medfleet` with these arguments against it and returns what it printed.
-    ///
-    /// # Errors
-    /// When it cannot be run or ends with another code than 0, with what it said.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command(arguments).await?;
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -117,9 +102,6 @@ impl Up {
     }
 
     /// Asks it to stop and expects exit code 0.
-    ///
-    /// # Errors
-    /// When it ends otherwise.
     pub async fn stop(mut self) -> Result<()> {
         let pid = self.child.id().context("it has ended already")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;

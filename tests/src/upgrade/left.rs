@@ -65,17 +65,11 @@ pub struct Left {
 
 impl LeftJob {
     /// What was said of it.
-    ///
-    /// # Errors
-    /// When this release cannot read it.
     pub fn job(&self) -> Result<Job> {
         Job::decode(bytes_of(&self.job)?.as_slice()).context("a job")
     }
 
     /// Its result.
-    ///
-    /// # Errors
-    /// When this release cannot read it.
     pub fn result(&self) -> Result<Option<v1::Result>> {
         if self.result.is_empty() {
             return Ok(None);
@@ -85,17 +79,11 @@ impl LeftJob {
     }
 
     /// Whether it had ended.
-    ///
-    /// # Errors
-    /// As [`Self::job`].
     pub fn is_ended(&self) -> Result<bool> {
         Ok(self.job()?.state() >= JobState::Completed)
     }
 
     /// What its record is stored under.
-    ///
-    /// # Errors
-    /// When its names are none.
     pub fn key(&self) -> Result<JobKey> {
         job_key(&self.tenant, &self.job()?.name)
     }
@@ -103,9 +91,6 @@ impl LeftJob {
 
 impl Left {
     /// Every release's, in order of their names.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
     pub fn all() -> Result<Vec<Self>> {
         let mut files = files_below(&folder())?;
         files.retain(|file| file.extension().is_some_and(|ending| ending == "json"));
@@ -117,9 +102,6 @@ impl Left {
     }
 
     /// Lays its files into a folder, as [`crate::fleet::Fleet::put_back`] takes them.
-    ///
-    /// # Errors
-    /// When they are not there, or not what was packed.
     pub fn unpack(&self, into: &Path) -> Result<()> {
         let packed = packed(&self.release);
         let packed = fs::read(&packed).with_context(|| format!("read {}", packed.display()))?;
@@ -135,9 +117,7 @@ impl Left {
     }
 
     /// Keeps it for all releases to come, with the files in a folder.
-    ///
-    /// # Errors
-    /// When this release's is kept already: what was left behind does not change afterwards.
+    /// This release's may not be kept already: what was left behind does not change afterwards.
     pub fn keep(&self, files: &Path) -> Result<PathBuf> {
         let said = folder().join(format!("{}.json", self.release));
         if said.exists() {
@@ -214,17 +194,11 @@ pub fn pixels(number: u32) -> Pixels {
 }
 
 /// The file of that picture.
-///
-/// # Errors
-/// When it cannot be made, a defect of the test.
 pub fn file(number: u32) -> Result<Vec<u8>> {
     picture::grey_png(SIDE, pixels(number).bytes)
 }
 
 /// The request of a job.
-///
-/// # Errors
-/// When its picture cannot be made.
 pub fn request(number: u32) -> Result<SubmitJobRequest> {
     Ok(SubmitJobRequest {
         request_id: format!("upgrade-{number}"),

@@ -47,9 +47,6 @@ pub fn two_of_each() -> HerdOptions {
 
 /// Drains the processes of each role in this order, one at a time, and starts each again as the programs in a folder, or as
 /// the workspace's own.
-///
-/// # Errors
-/// When one does not end with exit code 0, or does not come up.
 pub async fn roll(herd: &Herd, roles: [Role; 4], programs: Option<&Path>) -> Result<()> {
     for role in roles {
         let all: Vec<Id> = herd.ids().filter(|(of, _)| *of == role).collect();
@@ -65,9 +62,7 @@ pub async fn roll(herd: &Herd, roles: [Role; 4], programs: Option<&Path>) -> Res
 
 /// Starts a herd of another release, and under load replaces it by this one and puts it back. Every job that was accepted
 /// completes, once, with the right answer, and no client sees an error; also the calls that clients made again.
-///
-/// # Errors
-/// What does not hold; the folder with the logs stays and is named.
+/// Where something does not hold, the folder with the logs stays and is named.
 pub async fn there_and_back(other: &Path, load: Load) -> Result<(Found, u64)> {
     let herd = Herd::start_release(two_of_each(), Some(other)).await?;
     let ran = under_load(&herd, other, load).await;

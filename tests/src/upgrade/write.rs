@@ -39,9 +39,6 @@ struct Writer {
 }
 
 /// Runs the fleet, stops it, and keeps what is left. Returns the file that says what.
-///
-/// # Errors
-/// When a job does not come to stand where it should, or this release's is kept already.
 pub async fn write() -> Result<PathBuf> {
     let pace = Pace::writing(STEP_MILLIS);
     let fleet = Fleet::start(options(pace)).await?;

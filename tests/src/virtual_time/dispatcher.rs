@@ -300,9 +300,9 @@ impl Session<'_> {
             // It was replayed.
             Applied::OtherEpoch { record } if record.epoch > epoch => Ok(()),
             // What it read is behind: records are not forgotten here.
-            Applied::OtherEpoch { .. } | Applied::Missing => Err(QueueError::Unavailable {
-                operation: "end a job whose time is over",
-            }),
+            Applied::OtherEpoch { .. } | Applied::Missing => {
+                Err(QueueError::unavailable("end a job whose time is over"))
+            }
         }
     }
 

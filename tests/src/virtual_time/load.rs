@@ -112,10 +112,7 @@ fn job(timeline: &Timeline, number: u64) -> Option<Asked> {
     let mut id = [0; 16];
     id[8..].copy_from_slice(&number.to_be_bytes());
     Some(Asked {
-        key: JobKey {
-            tenant: TenantId::new(tenant).ok()?,
-            job: JobId::from_bytes(id),
-        },
+        key: JobKey::new(TenantId::new(tenant).ok()?, JobId::from_bytes(id)),
         fate,
         class: Class::ALL[pick(4) as usize],
         images,

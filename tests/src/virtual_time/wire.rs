@@ -148,9 +148,7 @@ impl Wire {
             let now = self.timeline.now();
             if now >= begun + REQUEST_TIMEOUT {
                 self.process.count_mishaps();
-                return Err(QueueError::Unavailable {
-                    operation: operation.name,
-                });
+                return Err(QueueError::unavailable(operation.name));
             }
             let is_cut = self.process.cut_until.get() > now;
             if is_cut || self.server.borrow().down_until > now {

@@ -301,10 +301,10 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(scenario: Scenario) -> Self {
-        let key = JobKey {
-            tenant: TenantId::new("st-mary").expect("a good name"),
-            job: JobId::from_bytes([1; 16]),
-        };
+        let key = JobKey::new(
+            TenantId::new("st-mary").expect("a good name"),
+            JobId::from_bytes([1; 16]),
+        );
         let unit = |stage, unit| WorkUnit {
             key: key.clone(),
             stage,

@@ -10,10 +10,7 @@ use super::*;
 fn unit(stage: Stage, unit: u32) -> WorkUnit {
     let tenant = TenantId::new("st-mary").expect("a good name");
     WorkUnit {
-        key: JobKey {
-            tenant,
-            job: JobId::from_bytes([1; 16]),
-        },
+        key: JobKey::new(tenant, JobId::from_bytes([1; 16])),
         stage,
         pool: PoolName::new("tiny").expect("a good name"),
         class: Class::Routine,

@@ -77,10 +77,7 @@ impl JobRecord {
     /// The hub ends what it does itself: it may have a result that this side has not heard of yet.
     pub(super) fn expire(&mut self, now: UnixMillis) -> Result<(), Refused> {
         if self.state == JobState::Forwarded {
-            return Err(Refused::Illegal {
-                step: "expire",
-                state: self.state,
-            });
+            return Err(self.illegal("expire"));
         }
         self.finish(JobState::Expired, now);
         Ok(())
@@ -96,10 +93,7 @@ impl JobRecord {
             return Ok(());
         }
         if Guard::Forward.acts(!self.is_ready_to_forward()) {
-            return Err(Refused::Illegal {
-                step: "forward",
-                state: self.state,
-            });
+            return Err(self.illegal("forward"));
         }
         self.state = JobState::Forwarded;
         self.class = class;
@@ -114,10 +108,7 @@ impl JobRecord {
 
     pub(super) fn end(&mut self, ended: &Ended, now: UnixMillis) -> Result<(), Refused> {
         if self.state != JobState::Forwarded {
-            return Err(Refused::Illegal {
-                step: "end as the hub did",
-                state: self.state,
-            });
+            return Err(self.illegal("end as the hub did"));
         }
         self.attempt = self.attempt.max(ended.attempt);
         if !self.is_encoded_here() {
@@ -144,10 +135,7 @@ impl JobRecord {
         match (&mut next.forwarded, self.erased) {
             (Some(forwarded), Some(_)) => forwarded.is_erased = true,
             _ => {
-                return Err(Refused::Illegal {
-                    step: "erase at the hub",
-                    state: self.state,
-                });
+                return Err(self.illegal("erase at the hub"));
             }
         }
         Ok(next)

@@ -111,9 +111,7 @@ impl Api {
         let message = self.send(GET, &subject, None, payload).await?;
         match message.status.map(|status| status.as_u16()) {
             Some(404) => Ok(None),
-            Some(_) => Err(QueueError::Unavailable {
-                operation: GET.name,
-            }),
+            Some(_) => Err(QueueError::unavailable(GET.name)),
             None => direct(message).map(Some),
         }
     }
@@ -130,9 +128,7 @@ impl Api {
             Err(error) if is_code(&error, code::NO_MESSAGE) => return Ok(None),
             // As a direct get of it says.
             Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => {
-                return Err(QueueError::Unavailable {
-                    operation: GET.name,
-                });
+                return Err(QueueError::unavailable(GET.name));
             }
             Err(error) => return Err(error),
         };
@@ -196,9 +192,7 @@ impl Api {
             operation: READ.name,
             waited: self.timeout,
         };
-        let unavailable = || QueueError::Unavailable {
-            operation: READ.name,
-        };
+        let unavailable = || QueueError::unavailable(READ.name);
         let losses = self.link.losses();
         let deadline = Instant::now() + self.timeout;
         let inbox = self.client.new_inbox();
@@ -422,10 +416,7 @@ fn is_gone(error: &QueueError) -> bool {
 }
 
 fn unreadable(reason: &'static str) -> QueueError {
-    QueueError::Malformed {
-        what: "a stored message",
-        reason,
-    }
+    QueueError::malformed("a stored message", reason)
 }
 
 fn direct(message: Message) -> Result<Stored> {

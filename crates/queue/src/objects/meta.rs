@@ -37,10 +37,8 @@ impl Meta {
     }
 
     pub(super) fn read(json: &[u8]) -> Result<Self> {
-        serde_json::from_slice(json).map_err(|_| QueueError::Malformed {
-            what: "an object's entry",
-            reason: "not its JSON",
-        })
+        serde_json::from_slice(json)
+            .map_err(|_| QueueError::malformed("an object's entry", "not its JSON"))
     }
 
     pub(super) fn write(&self) -> Bytes {

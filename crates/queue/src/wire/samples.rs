@@ -6,10 +6,10 @@ use medfleet_core::{
 };
 
 pub(crate) fn key() -> JobKey {
-    JobKey {
-        tenant: TenantId::new("st-mary").expect("a name"),
-        job: JobId::from_bytes([0xab; 16]),
-    }
+    JobKey::new(
+        TenantId::new("st-mary").expect("a name"),
+        JobId::from_bytes([0xab; 16]),
+    )
 }
 
 pub(crate) fn unit(stage: Stage, unit: u32) -> WorkUnit {

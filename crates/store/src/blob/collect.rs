@@ -53,9 +53,6 @@ pub struct Erased {
 impl BlobStore {
     /// What each tenant that has anything stored has, in bytes: contents, whoever wrote them, and lists of references. Looks at
     /// everything that is stored; what is written or removed meanwhile may or may not be in it.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn stored_bytes(&self) -> Result<BTreeMap<TenantId, u64>, StoreError> {
         let used = self.inner.backend.used_by_owner().await?.into_iter();
         // What is not under a tenant's name is not ours.
@@ -212,9 +209,6 @@ impl BlobStore {
     }
 
     /// The erased jobs of a tenant, each with the time of its latest erasure, finished or not.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn tombstones(
         &self,
         tenant: &TenantId,
@@ -231,9 +225,6 @@ impl BlobStore {
     }
 
     /// Removes a tombstone. Call it only once no work on its job can be left anywhere.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn remove_tombstone(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
         self.inner.backend.delete(&tombstone(tenant, job)).await?;
         Ok(())
@@ -241,9 +232,6 @@ impl BlobStore {
 
     /// Gives back what crashed writers left in the place that no name leads to and that is older than [`COLLECT_AGE_MIN`]. Gives
     /// how many writes that were.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn reclaim(&self, now: UnixMillis) -> Result<u64, StoreError> {
         let age = i64::try_from(COLLECT_AGE_MIN.as_millis()).unwrap_or(i64::MAX);
         let before = UnixMillis(now.0.saturating_sub(age));
@@ -268,9 +256,6 @@ impl BlobStore {
     }
 
     /// Whether the job was erased.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn is_erased(&self, tenant: &TenantId, job: &JobId) -> Result<bool, StoreError> {
         Ok(self
             .inner

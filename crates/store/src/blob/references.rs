@@ -107,10 +107,7 @@ impl BlobStore {
         job: &JobId,
         blobs: &[(BlobKind, Digest)],
     ) -> Result<(), StoreError> {
-        let key = JobKey {
-            tenant: tenant.clone(),
-            job: job.clone(),
-        };
+        let key = JobKey::new(tenant.clone(), job.clone());
         self.keep_named(&key, Vec::new(), blobs, ready(Ok(())))
             .await
     }
@@ -508,9 +505,6 @@ impl BlobStore {
     }
 
     /// The jobs of a tenant that hold references.
-    ///
-    /// # Errors
-    /// The place's failure.
     pub async fn holders(&self, tenant: &TenantId) -> Result<BTreeMap<JobId, Holder>, StoreError> {
         let mut holders: BTreeMap<JobId, Holder> = BTreeMap::new();
         let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));

@@ -33,10 +33,7 @@ fn job(byte: u8) -> JobId {
 }
 
 fn key(number: u8) -> JobKey {
-    JobKey {
-        tenant: tenant("a"),
-        job: job(number),
-    }
+    JobKey::new(tenant("a"), job(number))
 }
 
 fn over(backend: &Arc<dyn Backend>, limits: Limits) -> BlobStore {
@@ -55,6 +52,25 @@ async fn put(store: &BlobStore, who: &str, kind: BlobKind, content: &'static [u8
         .expect("puts")
 }
 
+/// The same for the tenant that most have, with what it is found by.
+async fn stored(store: &BlobStore, kind: BlobKind, content: &'static [u8]) -> (BlobKind, Digest) {
+    (kind, put(store, "a", kind, content).await)
+}
+
+async fn is_there(store: &BlobStore, who: &str, (kind, digest): (BlobKind, Digest)) -> bool {
+    let found = store.exists(&tenant(who), kind, &digest).await;
+    found.expect("works")
+}
+
+async fn refer(store: &BlobStore, number: u8, blobs: &[(BlobKind, Digest)]) {
+    let taken = store.reference(&tenant("a"), &job(number), blobs).await;
+    taken.expect("references");
+}
+
+const fn erasure(deleted: u64, kept: u64) -> Erased {
+    Erased { deleted, kept }
+}
+
 #[tokio::test]
 async fn what_is_put_is_got_by_its_tenant_only() {
     let (store, _) = store();
@@ -68,18 +84,8 @@ async fn what_is_put_is_got_by_its_tenant_only() {
     let head = store.head(&a, BlobKind::Frame, &digest).await;
     let head = head.expect("works").expect("is there");
     assert_eq!((head.digest, head.bytes), (digest, 6));
-    assert!(
-        !store
-            .exists(&b, BlobKind::Frame, &digest)
-            .await
-            .expect("works")
-    );
-    assert!(
-        !store
-            .exists(&a, BlobKind::Tokens, &digest)
-            .await
-            .expect("works")
-    );
+    assert!(!is_there(&store, "b", (BlobKind::Frame, digest)).await);
+    assert!(!is_there(&store, "a", (BlobKind::Tokens, digest)).await);
     let missing = store.get(&b, BlobKind::Frame, &digest).await;
     assert!(
         matches!(missing, Err(StoreError::Missing { .. })),
@@ -90,18 +96,10 @@ async fn what_is_put_is_got_by_its_tenant_only() {
     let stored = store.stored_bytes().await.expect("counts");
     let stored: Vec<(TenantId, u64)> = stored.into_iter().collect();
     assert_eq!(stored, [(a.clone(), 6), (b, 6)]);
-    assert!(
-        store
-            .delete(&a, BlobKind::Frame, &digest)
-            .await
-            .expect("deletes")
-    );
-    assert!(
-        !store
-            .delete(&a, BlobKind::Frame, &digest)
-            .await
-            .expect("works")
-    );
+    for was_there in [true, false] {
+        let deleted = store.delete(&a, BlobKind::Frame, &digest).await;
+        assert_eq!(deleted.expect("deletes"), was_there);
+    }
 }
 
 #[tokio::test]
@@ -246,65 +244,32 @@ async fn limits_have_names() {
 async fn referenced_blobs_stay(backend: Arc<dyn Backend>) {
     let store = over(&backend, LIMITS);
     let a = tenant("a");
-    let shared = (
-        BlobKind::Frame,
-        put(&store, "a", BlobKind::Frame, b"shared").await,
-    );
-    let own = (
-        BlobKind::Text,
-        put(&store, "a", BlobKind::Text, b"own").await,
-    );
-    let loose = put(&store, "a", BlobKind::Tokens, b"loose").await;
-    store
-        .reference(&a, &job(1), &[shared, own])
-        .await
-        .expect("references");
-    store
-        .reference(&a, &job(1), &[own, shared])
-        .await
-        .expect("references again");
-    store
-        .reference(&a, &job(2), &[shared])
-        .await
-        .expect("references");
+    let shared = stored(&store, BlobKind::Frame, b"shared").await;
+    let own = stored(&store, BlobKind::Text, b"own").await;
+    let loose = stored(&store, BlobKind::Tokens, b"loose").await;
+    refer(&store, 1, &[shared, own]).await;
+    // Again.
+    refer(&store, 1, &[own, shared]).await;
+    refer(&store, 2, &[shared]).await;
     let gone = (BlobKind::Frame, Digest::new([0; 32]));
     let missing = store.reference(&a, &job(2), &[gone]).await;
     assert!(
         matches!(missing, Err(StoreError::Missing { .. })),
         "{missing:?}"
     );
-    let there = |(kind, digest): (BlobKind, Digest)| {
-        let (store, a) = (store.clone(), a.clone());
-        async move { store.exists(&a, kind, &digest).await.expect("works") }
-    };
-    let young = store
-        .collect(&a, DAY, UnixMillis(0))
-        .await
-        .expect("collects");
+    let there = async |blob: (BlobKind, Digest)| is_there(&store, "a", blob).await;
+    let collect = async |now: UnixMillis| store.collect(&a, DAY, now).await.expect("collects");
+    let young = collect(UnixMillis(0)).await;
     assert_eq!((young.seen, young.deleted), (3, 0));
-    let old = store.collect(&a, DAY, LATER).await.expect("collects");
+    let old = collect(LATER).await;
     assert_eq!((old.seen, old.deleted, old.deleted_bytes), (3, 1, 5));
-    assert!(!there((BlobKind::Tokens, loose)).await && there(shared).await && there(own).await);
+    assert!(!there(loose).await && there(shared).await && there(own).await);
     store.release(&a, &job(1)).await.expect("releases");
     store.release(&a, &job(1)).await.expect("releases again");
-    assert_eq!(
-        store
-            .collect(&a, DAY, LATER)
-            .await
-            .expect("collects")
-            .deleted,
-        1
-    );
+    assert_eq!(collect(LATER).await.deleted, 1);
     assert!(there(shared).await && !there(own).await);
     store.release(&a, &job(2)).await.expect("releases");
-    assert_eq!(
-        store
-            .collect(&a, DAY, LATER)
-            .await
-            .expect("collects")
-            .deleted,
-        1
-    );
+    assert_eq!(collect(LATER).await.deleted, 1);
     assert!(store.stored_bytes().await.expect("counts").is_empty());
 }
 
@@ -313,16 +278,13 @@ async fn referenced_blobs_stay(backend: Arc<dyn Backend>) {
 async fn what_a_job_relies_on_anew_is_not_let_go_by_an_older_look() {
     let (store, _) = store();
     let a = tenant("a");
-    let film = put(&store, "a", BlobKind::Input, b"film").await;
-    let film = [(BlobKind::Input, film)];
-    let relied = store.reference(&a, &job(1), &film).await;
-    relied.expect("references");
+    let film = [stored(&store, BlobKind::Input, b"film").await];
+    refer(&store, 1, &film).await;
     let holders = async || store.holders(&a).await.expect("lists");
     let seen = holders().await.remove(&job(1)).expect("it is there");
     // Until the place's clock shows that it is later.
     while holders().await[&job(1)].latest <= seen.latest {
-        let anew = store.reference(&a, &job(1), &film).await;
-        anew.expect("references again");
+        refer(&store, 1, &film).await;
     }
     store.release_holder(&seen).await.expect("releases");
     let anew = holders().await.remove(&job(1)).expect("it stays");
@@ -345,14 +307,8 @@ async fn referenced_blobs_stay_in_a_folder() {
 async fn a_corrupt_reference_list_stops_collection_and_erasure() {
     let (store, backend) = store();
     let a = tenant("a");
-    let blob = (
-        BlobKind::Frame,
-        put(&store, "a", BlobKind::Frame, b"x").await,
-    );
-    store
-        .reference(&a, &job(1), &[blob])
-        .await
-        .expect("references");
+    let blob = stored(&store, BlobKind::Frame, b"x").await;
+    refer(&store, 1, &[blob]).await;
     let lists: Vec<_> = backend.list("a/refs").collect().await;
     let list = lists[0].as_ref().expect("lists").name.clone();
     backend
@@ -365,41 +321,22 @@ async fn a_corrupt_reference_list_stops_collection_and_erasure() {
         "{stopped:?}"
     );
     assert!(store.erase(&a, &job(2)).await.is_err());
-    assert!(store.exists(&a, blob.0, &blob.1).await.expect("works"));
+    assert!(is_there(&store, "a", blob).await);
 }
 
 #[tokio::test]
 async fn erasing_takes_what_only_this_job_has_and_leaves_a_tombstone() {
     let (store, _) = store();
     let a = tenant("a");
-    let shared = (
-        BlobKind::Frame,
-        put(&store, "a", BlobKind::Frame, b"shared").await,
-    );
-    let own = (
-        BlobKind::Result,
-        put(&store, "a", BlobKind::Result, b"own").await,
-    );
-    store
-        .reference(&a, &job(1), &[shared, own])
-        .await
-        .expect("references");
-    store
-        .reference(&a, &job(2), &[shared])
-        .await
-        .expect("references");
+    let shared = stored(&store, BlobKind::Frame, b"shared").await;
+    let own = stored(&store, BlobKind::Result, b"own").await;
+    refer(&store, 1, &[shared, own]).await;
+    refer(&store, 2, &[shared]).await;
     assert!(!store.is_erased(&a, &job(1)).await.expect("works"));
     let erased = store.erase(&a, &job(1)).await.expect("erases");
-    assert_eq!(
-        erased,
-        Erased {
-            deleted: 1,
-            kept: 1
-        }
-    );
+    assert_eq!(erased, erasure(1, 1));
     assert!(store.is_erased(&a, &job(1)).await.expect("works"));
-    assert!(!store.exists(&a, own.0, &own.1).await.expect("works"));
-    assert!(store.exists(&a, shared.0, &shared.1).await.expect("works"));
+    assert!(!is_there(&store, "a", own).await && is_there(&store, "a", shared).await);
     let refused = store.reference(&a, &job(1), &[shared]).await;
     assert!(matches!(refused, Err(StoreError::JobErased)), "{refused:?}");
     assert_eq!(
@@ -447,38 +384,26 @@ async fn erase_while(
 ) -> (BlobStore, (BlobKind, Digest), Vec<JobId>) {
     let (store, place) = store();
     let a = tenant("a");
-    let digest = put(&store, "a", BlobKind::Tokens, b"equal tokens").await;
-    let blob = (BlobKind::Tokens, digest);
-    store
-        .reference(&a, &job(1), &[blob])
-        .await
-        .expect("references");
-    let touched = touched.then(|| blob_name(&a, blob.0, &digest));
+    let blob = stored(&store, BlobKind::Tokens, b"equal tokens").await;
+    refer(&store, 1, &[blob]).await;
+    let touched = touched.then(|| blob_name(&a, blob.0, &blob.1));
     let busy = watched(&place, Arc::new(Busy { touched, joins }));
     let erased = over(&busy, LIMITS).erase(&a, &job(1)).await;
-    let kept = Erased {
-        deleted: 0,
-        kept: 1,
-    };
-    assert_eq!(erased.expect("erases"), kept);
-    assert!(store.exists(&a, blob.0, &digest).await.expect("works"));
+    assert_eq!(erased.expect("erases"), erasure(0, 1));
+    assert!(is_there(&store, "a", blob).await);
     let holders = store.holders(&a).await.expect("lists");
     (store, blob, holders.into_keys().collect())
 }
 
 #[tokio::test]
 async fn erasing_leaves_what_is_put_meanwhile_to_the_erasure_that_follows() {
-    let (store, (kind, digest), holders) = erase_while(true, None).await;
+    let (store, blob, holders) = erase_while(true, None).await;
     let a = tenant("a");
     assert_eq!(holders, [job(1)], "the next erasure finds it by the list");
     // As by the late worker that put it, or by the next sweep.
     let again = store.erase(&a, &job(1)).await.expect("erases");
-    let deleted = Erased {
-        deleted: 1,
-        kept: 0,
-    };
-    assert_eq!(again, deleted);
-    assert!(!store.exists(&a, kind, &digest).await.expect("works"));
+    assert_eq!(again, erasure(1, 0));
+    assert!(!is_there(&store, "a", blob).await);
     assert!(store.holders(&a).await.expect("lists").is_empty());
 }
 

@@ -10,9 +10,6 @@ use super::bundle::Placed;
 use super::pod::Probe;
 
 /// Whether the pod passes it now.
-///
-/// # Errors
-/// When it names no port of the container.
 pub(super) fn passes(pod: &Placed, probe: &Probe) -> Result<bool> {
     let port = pod.spec.container().port(&probe.http_get.port)?;
     let address: SocketAddr = format!("{}:{port}", pod.address)

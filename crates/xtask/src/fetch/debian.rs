@@ -30,9 +30,6 @@ pub(crate) fn of_prometheus(name: &str) -> Result<PathBuf> {
 pub(crate) type Packages<'a> = &'a dyn Fn(&[OsString]) -> Result<Vec<String>>;
 
 /// Downloads packages and unpacks them; needs no rights, installs nothing.
-///
-/// # Errors
-/// When apt or dpkg cannot do it.
 pub(crate) fn unpack(cache: &Path, packages: Packages<'_>, target: &Path) -> Result<()> {
     let work = cache.join(format!(".debian-{}", std::process::id()));
     let tree = work.join("tree");
@@ -73,9 +70,6 @@ fn download(work: &Path, packages: Packages<'_>) -> Result<()> {
 }
 
 /// These packages and what they need, as far as it is not installed.
-///
-/// # Errors
-/// When apt does not know one of them.
 pub(crate) fn missing(options: &[OsString], packages: &[&str]) -> Result<Vec<String>> {
     let mut apt = Command::new("apt-get");
     apt.args(options)

@@ -52,10 +52,10 @@ pub(crate) fn among(
 }
 
 pub(crate) fn job(tenant: &str, byte: u8) -> JobKey {
-    JobKey {
-        tenant: tenant.parse().expect("a tenant"),
-        job: JobId::from_bytes([byte; 16]),
-    }
+    JobKey::new(
+        tenant.parse().expect("a tenant"),
+        JobId::from_bytes([byte; 16]),
+    )
 }
 
 /// The frames of a study that shows these pictures, as far as they are known.

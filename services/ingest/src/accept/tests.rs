@@ -175,10 +175,7 @@ async fn beyond_the_quota_an_upload_is_good_for_one_job_and_its_repeats() {
         ..request(b"")
     };
     // Calls that break off right after this, before there is a record.
-    let key = JobKey {
-        tenant: kit::tenant(),
-        job: acceptor.keys.job_id(&kit::tenant(), "a"),
-    };
+    let key = JobKey::new(kit::tenant(), acceptor.keys.job_id(&kit::tenant(), "a"));
     let Some(Source::Upload(name)) = &first.source else {
         panic!("it is an upload");
     };

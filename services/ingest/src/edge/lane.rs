@@ -118,26 +118,15 @@ fn place(entry: &IntakeEntry) -> Place {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_core::{Cost, JobId, JobKey, PoolName, TenantId, UnixMillis, WorkUnit};
+    use medfleet_core::UnixMillis;
+    use medfleet_testkit as kit;
 
     use super::*;
 
     fn entry(class: Class, stage: Stage, sequence: u64) -> IntakeEntry {
-        let job = [u8::try_from(sequence).expect("small"); 16];
+        let key = kit::key(u8::try_from(sequence).expect("small"));
         IntakeEntry {
-            unit: WorkUnit {
-                key: JobKey {
-                    tenant: TenantId::new("st-mary").expect("a name"),
-                    job: JobId::from_bytes(job),
-                },
-                stage,
-                pool: PoolName::new("p").expect("a name"),
-                class,
-                unit: 0,
-                epoch: 0,
-                expires: UnixMillis(1_000),
-                cost: Cost::default(),
-            },
+            unit: kit::unit(&key, stage, class, 0),
             sequence,
             headers: Vec::new(),
             stored_at: UnixMillis(0),

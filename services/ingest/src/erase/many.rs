@@ -66,10 +66,7 @@ impl Acceptor {
         let mut next = found.next;
         let mut left = found.jobs.len();
         for (job, record) in found.jobs {
-            let key = JobKey {
-                tenant: tenant.clone(),
-                job,
-            };
+            let key = JobKey::new(tenant.clone(), job);
             if wanted.count_only {
                 count(&record, &mut answer);
             } else {

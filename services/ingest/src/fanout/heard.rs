@@ -90,10 +90,10 @@ mod tests {
     use super::*;
 
     fn key(job: usize) -> JobKey {
-        JobKey {
-            tenant: TenantId::new("st-mary").expect("a name"),
-            job: JobId::from_bytes((job as u128).to_be_bytes()),
-        }
+        JobKey::new(
+            TenantId::new("st-mary").expect("a name"),
+            JobId::from_bytes((job as u128).to_be_bytes()),
+        )
     }
 
     fn event(epoch: u32, state: JobState) -> JobEvent {

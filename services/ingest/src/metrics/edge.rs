@@ -2,37 +2,26 @@
 
 use std::sync::atomic::AtomicU64;
 
+use medfleet_core::closed_set;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// What became of a job that waited for the hub, or was there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HubOutcome {
-    /// The hub has accepted it.
-    Forwarded,
-    /// The hub does not take it: it has failed.
-    Refused,
-    /// Its end came back.
-    Ended,
-    /// It was erased there too.
-    Erased,
-}
-
-impl HubOutcome {
-    const ALL: [Self; 4] = [Self::Forwarded, Self::Refused, Self::Ended, Self::Erased];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Forwarded => "forwarded",
-            Self::Refused => "refused",
-            Self::Ended => "ended",
-            Self::Erased => "erased",
-        }
+closed_set!(
+    /// What became of a job that waited for the hub, or was there.
+    pub(crate) enum HubOutcome, "outcome at the hub", {
+        /// The hub has accepted it.
+        Forwarded = "forwarded",
+        /// The hub does not take it: it has failed.
+        Refused = "refused",
+        /// Its end came back.
+        Ended = "ended",
+        /// It was erased there too.
+        Erased = "erased",
     }
-}
+);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {

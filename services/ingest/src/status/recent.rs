@@ -30,16 +30,12 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_core::{JobId, TenantId};
+    use medfleet_testkit::key;
 
     use super::*;
 
     #[test]
     fn a_job_is_there_once_and_the_oldest_goes() {
-        let key = |job: u8| JobKey {
-            tenant: TenantId::new("st-mary").expect("a name"),
-            job: JobId::from_bytes([job; 16]),
-        };
         let mut recent = Recent::default();
         for job in 0..25 {
             recent.note(&key(job), &JobEvent::default());

@@ -330,9 +330,11 @@ async fn a_job_that_lost_its_unit_does_not_wait_for_a_full_intake_of_another_sta
 
 #[test]
 fn whoever_comes_and_goes_between_two_rounds_nobody_is_passed_over() {
-    let key = |number: usize| JobKey {
-        tenant: kit::tenant(),
-        job: JobId::from_bytes((number as u128).to_be_bytes()),
+    let key = |number: usize| {
+        JobKey::new(
+            kit::tenant(),
+            JobId::from_bytes((number as u128).to_be_bytes()),
+        )
     };
     let still = (0..STILL_MAX + 2).rev().map(key).collect();
     let first = in_turn(still, None);

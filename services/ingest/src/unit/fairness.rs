@@ -157,10 +157,10 @@ impl<'a> Fleet<'a> {
             Stage::Preprocess | Stage::Decode => of.cost,
         };
         let unit = WorkUnit {
-            key: JobKey {
-                tenant: TenantId::new(of.tenant).expect("a name"),
-                job: JobId::from_bytes((job as u128).to_be_bytes()),
-            },
+            key: JobKey::new(
+                TenantId::new(of.tenant).expect("a name"),
+                JobId::from_bytes((job as u128).to_be_bytes()),
+            ),
             stage,
             pool: pool(),
             class: of.class,

@@ -1,7 +1,8 @@
 //! Release order, room and the floor.
 
-use medfleet_core::{Cost, JobId, TenantId};
+use medfleet_core::{Cost, TenantId};
 use medfleet_queue::Backlog as Counted;
+use medfleet_testkit::key;
 
 use super::*;
 
@@ -10,13 +11,6 @@ mod stat;
 
 fn pool(name: &str) -> PoolName {
     PoolName::new(name).expect("a pool")
-}
-
-fn key(job: u8) -> JobKey {
-    JobKey {
-        tenant: TenantId::new("st-mary").expect("a name"),
-        job: JobId::from_bytes([job; 16]),
-    }
 }
 
 fn held(sequence: u64, class: Class) -> Held {

@@ -13,9 +13,7 @@ const AWAY_AFTER: Duration = Duration::from_secs(10);
 /// How long one that is away is let alone after it was asked: less than the units of its jobs are left.
 const ASKED_AFTER: Duration = Duration::from_secs(20);
 /// The answer for a shard that is let alone.
-const AWAY: QueueError = QueueError::Unavailable {
-    operation: "ask a shard of the job records that is away",
-};
+const AWAY: QueueError = QueueError::unavailable("ask a shard of the job records that is away");
 
 /// The shards that did not answer when they were asked last.
 #[derive(Debug)]

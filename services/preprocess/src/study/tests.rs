@@ -32,10 +32,7 @@ async fn study_with(
     slices: u64,
 ) -> Result<Study, PreprocessError> {
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
-    let key = JobKey {
-        tenant: "a".parse().expect("a tenant"),
-        job: JobId::from_bytes([1; 16]),
-    };
+    let key = JobKey::new("a".parse().expect("a tenant"), JobId::from_bytes([1; 16]));
     let mut inputs = Vec::new();
     for &file in files {
         let bytes = Bytes::from_static(file);

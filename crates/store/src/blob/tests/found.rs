@@ -27,19 +27,14 @@ async fn what_is_found_just_before_its_job_is_erased_stays() {
     let place: Arc<dyn Backend> = Arc::new(Folder::open(folder.path()).expect("opens"));
     let store = over(&place, LIMITS);
     let a = tenant("a");
-    let digest = put(&store, "a", BlobKind::Tokens, b"tokens").await;
-    let blob = (BlobKind::Tokens, digest);
-    let relied = store.reference(&a, &job(1), &[blob]).await;
-    relied.expect("references");
+    let blob = stored(&store, BlobKind::Tokens, b"tokens").await;
+    refer(&store, 1, &[blob]).await;
     let finder = key(2);
     let late = watched(&place, Arc::new(Late { finder, blob }));
     let erased = over(&late, LIMITS).erase(&a, &job(1)).await;
-    let kept = Erased {
-        deleted: 0,
-        kept: 1,
-    };
+    let kept = erasure(0, 1);
     assert_eq!(erased.expect("erases"), kept);
-    assert!(store.exists(&a, blob.0, &digest).await.expect("works"));
+    assert!(is_there(&store, "a", blob).await);
     // As by the next sweep: now the other job's reference is seen.
     assert_eq!(store.erase(&a, &job(1)).await.expect("erases"), kept);
     let holders = store.holders(&a).await.expect("lists");

@@ -52,14 +52,8 @@ impl Watch for Noted {
     }
 }
 
-async fn refer(store: &BlobStore, number: u8, blobs: &[(BlobKind, Digest)]) {
-    let taken = store.reference(&tenant("a"), &job(number), blobs).await;
-    taken.expect("references");
-}
-
 async fn frame(store: &BlobStore, content: &'static [u8]) -> (BlobKind, Digest) {
-    let digest = put(store, "a", BlobKind::Frame, content).await;
-    (BlobKind::Frame, digest)
+    stored(store, BlobKind::Frame, content).await
 }
 
 #[tokio::test]
@@ -91,9 +85,7 @@ async fn erasing_many_reads_each_list_once_and_sees_what_changes_meanwhile() {
     for (number, own) in (1..).zip(own) {
         refer(&store, number, &[shared, own]).await;
     }
-    let there = async |(kind, digest): (BlobKind, Digest)| {
-        store.exists(&a, kind, &digest).await.expect("works")
-    };
+    let there = async |blob: (BlobKind, Digest)| is_there(&store, "a", blob).await;
     let mut relied = Relied::default();
     let mut erase = async |number| {
         let erased = store.erase_among(&a, &job(number), &mut relied).await;

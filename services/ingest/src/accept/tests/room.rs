@@ -315,10 +315,10 @@ async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sw
     let caller = Caller::of(&kit::tenant());
     let ingest = ingest_of(&queue);
     // As it is when its record is past its retention.
-    let key = JobKey {
-        tenant: caller.tenant.clone(),
-        job: ingest.keys.job_id(&caller.tenant, "erased"),
-    };
+    let key = JobKey::new(
+        caller.tenant.clone(),
+        ingest.keys.job_id(&caller.tenant, "erased"),
+    );
     ingest.blobs.bury(&key).await.expect("leaves a tombstone");
     let refused = ingest.accept(&caller, report("erased")).await;
     let is_erased = matches!(refused, Err(Refusal::Store(StoreError::JobErased)));

@@ -1,6 +1,7 @@
 //! The decisions, case by case.
 
-use medfleet_core::{Class, Cost, JobKey, PoolName, TenantId, WorkUnit};
+use medfleet_core::{Class, WorkUnit};
+use medfleet_testkit as kit;
 use tonic_types::ErrorDetails;
 
 use super::*;
@@ -115,14 +116,14 @@ fn a_record_that_cannot_be_read_is_its_jobs_own_trouble() {
         reason: "its state",
     };
     check(malformed, true);
-    check(QueueError::Unavailable { operation: "read" }, false);
+    check(QueueError::unavailable("read"), false);
     check(QueueError::Closed, false);
     assert!(!is_of_job(&Trouble::Token));
 }
 
 #[test]
 fn what_this_site_has_begun_it_has_to_go_on_with() {
-    let (_, record) = medfleet_testkit::record(1, 1);
+    let (_, record) = kit::record(1, 1);
     let begun = JobState::ALL.iter().filter(|state| {
         let state = **state;
         is_begun_here(&JobRecord {
@@ -142,7 +143,7 @@ fn what_this_site_has_begun_it_has_to_go_on_with() {
 
 #[test]
 fn what_was_set_aside_before_its_first_stage_is_done_is_released_again() {
-    let (_, record) = medfleet_testkit::record(1, 1);
+    let (_, record) = kit::record(1, 1);
     let check = |stage, state, frames, expected| {
         let record = JobRecord {
             state,
@@ -162,7 +163,7 @@ fn what_was_set_aside_before_its_first_stage_is_done_is_released_again() {
 
 #[test]
 fn a_job_has_one_request_id_at_the_hub_and_one_that_means_something_else_another() {
-    let (key, record) = medfleet_testkit::record(1, 1);
+    let (key, record) = kit::record(1, 1);
     let id = |body: [u8; 32], epoch| {
         let record = JobRecord {
             body: medfleet_core::Digest::new(body),
@@ -193,7 +194,7 @@ fn what_is_told_of_another_job_is_not_taken() {
 
 #[test]
 fn what_was_handed_on_just_now_is_not_taken_for_lost() {
-    let (_, record) = medfleet_testkit::record(1, 1);
+    let (_, record) = kit::record(1, 1);
     let at = UnixMillis(1_000_000);
     let forward = medfleet_core::Move::Forward {
         job: JobId::from_bytes([1; 16]),
@@ -260,17 +261,8 @@ fn a_long_file_on_a_flapping_line_is_not_begun_again_while_it_grows() {
 fn a_record_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
     let entry = IntakeEntry {
         unit: WorkUnit {
-            key: JobKey {
-                tenant: TenantId::new("st-mary").expect("a name"),
-                job: JobId::from_bytes([1; 16]),
-            },
-            stage: Stage::Preprocess,
-            pool: PoolName::new("p").expect("a name"),
-            class: Class::Routine,
-            unit: 0,
             epoch: 2,
-            expires: UnixMillis(100_000),
-            cost: Cost::default(),
+            ..kit::unit(&kit::key(1), Stage::Preprocess, Class::Routine, 0)
         },
         sequence: 1,
         headers: Vec::new(),

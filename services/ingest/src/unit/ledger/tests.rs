@@ -5,10 +5,10 @@ use medfleet_core::JobId;
 use super::*;
 
 fn key(tenant: &str, job: u8) -> JobKey {
-    JobKey {
-        tenant: TenantId::new(tenant).expect("a name"),
-        job: JobId::from_bytes([job; 16]),
-    }
+    JobKey::new(
+        TenantId::new(tenant).expect("a name"),
+        JobId::from_bytes([job; 16]),
+    )
 }
 
 fn pool() -> PoolName {
