@@ -25,9 +25,12 @@ use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::server::NamedService;
 
 use crate::error::{self, Refusal};
+use crate::shape::Shape;
 use crate::timely::UPLOAD;
 use crate::tokens::Caller;
 
+/// The call whose request may hold files.
+const SUBMIT: &str = "/medfleet.v1.JobService/SubmitJob";
 /// Most bytes that requests with files in them hold together: sixteen of the largest. The first bytes of all requests may hold as
 /// many, far more than well-behaved clients need.
 const HELD_BYTES_MAX: u64 = 64 << 20;
@@ -166,9 +169,11 @@ impl<S> Weighed<S> {
     /// A tenant's request, counted from now on, and what it holds.
     fn weigh(&self, request: Request<Body>, tenant: TenantId) -> (Request<Body>, Arc<Weight>) {
         let held = Arc::new(self.load.of(tenant));
+        let is_submit = request.uri().path() == SUBMIT;
         let request = request.map(|body| {
             Body::new(Counted {
                 body,
+                shape: is_submit.then(Shape::default),
                 held: Arc::clone(&held),
                 small_bytes: SMALL_BYTES as u64,
                 retry_after: self.retry_after,
@@ -241,10 +246,13 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// A body that counts its bytes, and ends with an error where there is no room for more.
+/// A body that counts its bytes, and ends with an error where there is no room for more, or where it is a submit of more than any
+/// job has.
 #[derive(Debug)]
 struct Counted {
     body: Body,
+    /// Of a submit.
+    shape: Option<Shape>,
     held: Arc<Weight>,
     /// How many of the request's first [`SMALL_BYTES`] are still to come.
     small_bytes: u64,
@@ -264,6 +272,11 @@ impl http_body::Body for Counted {
             .as_ref()
             .and_then(|frame| frame.as_ref().ok()?.data_ref());
         let bytes = data.map_or(0, |data| data.len() as u64);
+        if let (Some(shape), Some(data)) = (&mut self.shape, data)
+            && let Err(refusal) = shape.take(data)
+        {
+            return Poll::Ready(Some(Err(error::status(&refusal))));
+        }
         let small = bytes.min(self.small_bytes);
         self.small_bytes -= small;
         let what = if !self.held.small.grow(small) {
