@@ -2,12 +2,13 @@
 //! caller waits.
 //!
 //! All requests with files in them share a limit of memory. A burst beyond it is told to come back, so that the process is not
-//! killed for lack of memory with everybody's calls. No tenant may take the last of it from the others. The first bytes of every
-//! request count against a limit of their own, so that small calls are answered while large ones wait. Uploads, which are stored as
-//! they come, have limits of their own.
+//! killed for lack of memory with everybody's calls. No tenant may take the last of it from the others. Every call and the first
+//! bytes of its request count against a limit of their own, so that small calls are answered while large ones wait. Uploads, which
+//! are stored as they come, have limits of their own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::ready as at_once;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,13 +39,18 @@ const HELD_BYTES_MAX: u64 = 64 << 20;
 const SHARE_BYTES: u64 = 4 << 20;
 /// How many of a request's first bytes count against the separate limit: a request without files in it is no longer.
 pub(crate) const SMALL_BYTES: usize = 64 << 10;
+/// What a call takes besides its request, at least. Who opens call after call and sends nothing holds room by this.
+const CALL_BYTES: u64 = 4 << 10;
 /// How long before its deadline a call ends, so that it ends with `DEADLINE_EXCEEDED`: tonic would call it cancelled.
 const BEFORE_TONIC: Duration = Duration::from_millis(2);
+
+/// What is told to who finds no room for a call.
+const TOO_MANY: &str = "too many requests are under way";
 
 /// The bytes that are held. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Load {
-    /// For the first [`SMALL_BYTES`] of each request.
+    /// For each call, and the first [`SMALL_BYTES`] of its request.
     small: Room,
     /// For what follows them.
     files: Room,
@@ -210,6 +216,10 @@ where
         let (request, held) = match tenant.filter(|_| request.uri().path() != UPLOAD) {
             Some(tenant) => {
                 let (request, held) = self.weigh(request, tenant);
+                if !held.small.grow(CALL_BYTES) {
+                    let busy = error::status(&busy(TOO_MANY, self.retry_after));
+                    return Box::pin(at_once(Ok(busy.into_http())));
+                }
                 (request, Some(held))
             }
             None => (request, None),
@@ -225,6 +235,10 @@ where
             timeout_at(until, call).await.unwrap_or_else(|_| Ok(over()))
         })
     }
+}
+
+const fn busy(what: &'static str, retry_after: Duration) -> Refusal {
+    Refusal::Busy { what, retry_after }
 }
 
 /// How long a caller waits, as gRPC's `grpc-timeout` says it: up to eight digits and a unit.
@@ -280,16 +294,13 @@ impl http_body::Body for Counted {
         let small = bytes.min(self.small_bytes);
         self.small_bytes -= small;
         let what = if !self.held.small.grow(small) {
-            "too many requests are under way"
+            TOO_MANY
         } else if !self.held.files.grow(bytes - small) {
             "too many requests with files in them are under way"
         } else {
             return Poll::Ready(frame);
         };
-        let busy = Refusal::Busy {
-            what,
-            retry_after: self.retry_after,
-        };
+        let busy = busy(what, self.retry_after);
         Poll::Ready(Some(Err(error::status(&busy))))
     }
 

@@ -175,6 +175,28 @@ async fn a_request_holds_room_until_it_is_answered() {
     assert!(is_empty(&load));
 }
 
+#[tokio::test]
+async fn a_call_that_sends_nothing_holds_room_too() {
+    let load = Load::default();
+    let mut weighed = Weighed::new(Reader { answers: false }, load.clone(), RETRY_AFTER);
+    let mut call = || {
+        let mut request = request(SUBMIT, 0);
+        request
+            .extensions_mut()
+            .insert(Caller::of(&tenant("north")));
+        weighed.call(request)
+    };
+    let most = (HELD_BYTES_MAX - HELD_BYTES_MAX / 4) / CALL_BYTES;
+    let mut open: Vec<_> = (0..most).map(|_| call()).collect();
+    let refused = call().await.expect("it answers");
+    let code = refused.extensions().get::<Status>().map(Status::code);
+    assert_eq!(code, Some(Code::ResourceExhausted));
+    open.pop();
+    assert!(call().now_or_never().is_none(), "its place is free again");
+    drop(open);
+    assert!(is_empty(&load));
+}
+
 /// Tonic says of such a call that it was cancelled, which a client takes for a wish of its own.
 #[tokio::test]
 async fn a_call_whose_caller_waits_no_more_ends_for_its_time() {
