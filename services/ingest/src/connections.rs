@@ -18,8 +18,8 @@ use tonic::transport::server::{Connected, TcpIncoming};
 
 /// Pause after a connection could not be taken, such as for want of file descriptors: the next could not be taken either.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Calls of one connection at a time that need no token: one to each service's health, and more than any tool makes.
-const UNNAMED_MAX: usize = 32;
+/// Calls of one connection at a time that need no token: more than any tool makes, and than the clients of one proxy.
+const UNNAMED_MAX: usize = 100;
 
 /// How many connections there may be, and how long one may take to its first call.
 #[derive(Debug, Clone, Copy)]

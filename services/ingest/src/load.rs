@@ -217,8 +217,9 @@ where
             Some(tenant) => {
                 let (request, held) = self.weigh(request, tenant);
                 if !held.small.grow(CALL_BYTES) {
-                    let busy = error::status(&busy(TOO_MANY, self.retry_after));
-                    return Box::pin(at_once(Ok(busy.into_http())));
+                    let refusal = busy(TOO_MANY, self.retry_after);
+                    let refused: Response<Body> = error::status(&refusal).into_http();
+                    return Box::pin(at_once(Ok(refused)));
                 }
                 (request, Some(held))
             }

@@ -64,7 +64,8 @@ where
                 what: "too many calls without a token are under way on this connection",
                 retry_after: self.retry_after,
             };
-            return Box::pin(ready(Ok(error::status(&busy).into_http())));
+            let refused: Response<Body> = error::status(&busy).into_http();
+            return Box::pin(ready(Ok(refused)));
         }
         let call = self.service.call(request);
         Box::pin(async move {
@@ -112,7 +113,6 @@ mod tests {
     use futures::stream;
     use http_body_util::StreamBody;
     use tonic::Code;
-    use tonic_health::pb::health_server;
     use tonic_types::StatusExt;
 
     use super::*;
@@ -120,10 +120,6 @@ mod tests {
     /// Answers with a body that does not end.
     #[derive(Debug, Clone)]
     struct Watched;
-
-    impl NamedService for Watched {
-        const NAME: &'static str = health_server::SERVICE_NAME;
-    }
 
     impl Service<Request<Body>> for Watched {
         type Response = Response<Body>;
