@@ -143,7 +143,7 @@ async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_has_its_own() 
 async fn a_submit_of_more_inputs_than_any_job_has_is_refused_while_it_comes() {
     let inputs = [0x1a, 0].repeat(1 << 20);
     let length = u32::try_from(inputs.len()).expect("it is short");
-    let message = [&[0][..], &length.to_be_bytes(), &inputs].concat();
+    let message = [&[0_u8][..], &length.to_be_bytes(), &inputs].concat();
     let mut weighed = Weighed::new(Reader { answers: true }, Load::default(), RETRY_AFTER);
     let mut send = async |path: &'static str| {
         let frame = Ok::<_, Status>(Frame::data(Bytes::from(message.clone())));
