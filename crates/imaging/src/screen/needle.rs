@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::fold::{Folded, folded};
-use super::{IdentifierKind, Identifiers};
+use super::{IDENTIFIER_CHARS_MAX, IdentifierKind, Identifiers};
 
 /// Shorter parts of names are initials.
 const NAME_LETTERS_MIN: usize = 2;
@@ -68,6 +68,9 @@ impl Identifiers {
             return;
         }
         let chars = alphanumeric(word);
+        if self.is_too_long(&chars) {
+            return;
+        }
         let weak = EVERYDAY.contains(&chars.iter().collect::<String>().as_str());
         let mut add = |chars: Vec<char>| {
             self.needles.insert(Needle {
@@ -99,6 +102,9 @@ impl Identifiers {
     /// A number or code with at least this many letters and digits.
     pub(super) fn add_number(&mut self, value: &str, least: usize) {
         let chars = alphanumeric(value);
+        if self.is_too_long(&chars) {
+            return;
+        }
         let zeros = chars.iter().take_while(|c| **c == '0').count();
         for chars in [chars.clone(), chars[zeros..].to_vec()] {
             if chars.len() < least {
@@ -118,9 +124,19 @@ impl Identifiers {
         }
     }
 
+    /// Whether it is longer than any identifier is. It is not kept, and that is noted.
+    fn is_too_long(&mut self, chars: &[char]) -> bool {
+        let is_too_long = chars.len() > IDENTIFIER_CHARS_MAX;
+        self.too_long |= is_too_long;
+        is_too_long
+    }
+
     /// An institution or an address.
     pub(super) fn add_place(&mut self, value: &str) {
         let chars = alphanumeric(value);
+        if self.is_too_long(&chars) {
+            return;
+        }
         if chars.len() >= PLACE_LETTERS_MIN {
             self.needles.insert(Needle {
                 chars,
