@@ -6,7 +6,7 @@ use dicom_dictionary_std::tags;
 
 use super::{IDENTIFIER_CHARS_MAX, IDENTIFIERS_MAX, Identifiers};
 use crate::charset::CharacterSet;
-use crate::elements::{Elements, Extent, NESTING_MAX, VrEncoding, items};
+use crate::elements::{Elements, Extent, NESTING_MAX, VrEncoding, each_item};
 use crate::vocabulary::{is_sequence, standard_vr, vr_of};
 use crate::{Archive, Format, Limits, Reason, Refusal, header, members, sniff};
 
@@ -156,10 +156,14 @@ impl Identifiers {
         if depth == NESTING_MAX {
             return;
         }
-        for item in items(value, owner.tag, owner.inner).unwrap_or_default() {
-            // As above: what was read of the item up to its fault is kept.
-            let _ = self.read(item, owner.inner, set, depth + 1);
+        // A header that is refused for its size is read here all the same: its items are not listed.
+        if each_item(value, owner.tag, owner.inner, |_| {}).is_err() {
+            return;
         }
+        // They were gone through, so that this ends as that did; and what was read of an item up to its fault is kept, as above.
+        let _ = each_item(value, owner.tag, owner.inner, |item| {
+            let _ = self.read(item, owner.inner, set, depth + 1);
+        });
     }
 }
 
