@@ -273,8 +273,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Text of the default character set, trimmed.
+    /// Text of the default character set, trimmed. What is read as text has a length of 16 bits where its VR is written (PS3.5
+    /// 7.1.2); without that it could be as long as a header, and every frame asks for some of it.
     fn str(&self) -> Result<&'a str, Refusal> {
+        if self.bytes.len() > usize::from(u16::MAX) {
+            return Err(Refusal::at(Reason::InvalidAttribute, self.tag));
+        }
         std::str::from_utf8(self.bytes)
             .map(|text| text.trim_matches(|c: char| c.is_whitespace() || c == '\0'))
             .map_err(|_| Refusal::at(Reason::InvalidAttribute, self.tag))
@@ -336,6 +340,21 @@ mod tests {
                 .reason,
             Reason::RescaleUnknownType
         );
+    }
+
+    #[test]
+    fn a_text_is_no_longer_than_its_length_can_be_written() {
+        let found = |length: u16, more: usize| {
+            let mut bytes = b"\x28\0\x52\x10UN\0\0".to_vec();
+            let length = usize::from(length) + more;
+            bytes.extend((length as u32).to_le_bytes());
+            bytes.resize(bytes.len() + length, b' ');
+            let set = DataSet::read(&bytes, VrEncoding::Explicit).unwrap();
+            let decimals = set.decimals(tags::RESCALE_INTERCEPT, Reason::InvalidRescale);
+            decimals.map_err(|refusal| refusal.reason)
+        };
+        assert_eq!(found(u16::MAX, 0), Ok(Vec::new()));
+        assert_eq!(found(u16::MAX, 1), Err(Reason::InvalidAttribute));
     }
 
     #[test]

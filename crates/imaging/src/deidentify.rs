@@ -1,5 +1,5 @@
 //! DICOM objects that may leave: the Basic Application Level Confidentiality Profile of PS3.15 with three of its options, over
-//! files of any transfer syntax. Pixel data is copied byte for byte; it is decoded only where text is looked for in it.
+//! files of any transfer syntax of the standard. Pixel data is copied byte for byte; it is decoded only where text is looked for in it.
 //!
 //! It fails closed. What the standard's dictionary does not know is removed, text that is kept is screened for the header's own
 //! names and numbers, and an object is refused whose pixels may carry text or that is no image.
@@ -126,7 +126,11 @@ impl Deidentifier {
             let text = header.text(tag, VR::UI)?;
             text.ok_or_else(|| Refusal::at(Reason::MissingAttribute, tag))
         };
-        let class = required(tags::SOP_CLASS_UID)?;
+        // As in the data set: one of the standard stays, another could be any text.
+        let class = self.key.uid(required(tags::SOP_CLASS_UID)?);
+        let syntax = write::transfer_syntax(header.transfer_syntax).ok_or_else(|| {
+            Refusal::at(Reason::UnsupportedTransferSyntax, tags::TRANSFER_SYNTAX_UID)
+        })?;
         let instance = self.key.uid(required(tags::SOP_INSTANCE_UID)?);
         let mut identifiers = Identifiers::default();
         identifiers.read(data_set, encoding, CharacterSet::unnamed(), 0)?;
@@ -143,8 +147,7 @@ impl Deidentifier {
         let mut elements = rewriter.data_set(data_set, encoding, CharacterSet::unnamed(), 0)?;
         elements.extend(write::statements(&self.profile, encoding));
         elements.sort_by_key(|(tag, _)| *tag);
-        let syntax = write::transfer_syntax(header.transfer_syntax);
-        let mut bytes = write::file_meta(class, &instance, syntax);
+        let mut bytes = write::file_meta(&class, &instance, syntax);
         for (_, element) in elements {
             bytes.extend(element);
         }

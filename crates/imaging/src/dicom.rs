@@ -1,5 +1,7 @@
 //! One DICOM file: what its header says about every frame, and its frames as modality values or as grey levels.
 
+use std::sync::OnceLock;
+
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 
@@ -22,6 +24,8 @@ pub(crate) struct File<'a> {
     pub(crate) header: Header<'a>,
     pub(crate) image: Image,
     pub(crate) groups: Groups<'a>,
+    /// Of the frames that have none of their own. Read once: what it is read from may be as large as a header.
+    transform_of_all: OnceLock<Result<Transform, Refusal>>,
 }
 
 /// Values of one frame.
@@ -68,6 +72,7 @@ impl<'a> File<'a> {
             header,
             image,
             groups,
+            transform_of_all: OnceLock::new(),
         })
     }
 
@@ -77,10 +82,12 @@ impl<'a> File<'a> {
     }
 
     pub(crate) fn transform(&self, frame: u32) -> Result<Transform, Refusal> {
-        let elements = self
-            .groups
-            .of(frame, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
-        Transform::read(&elements, self.image.cell)
+        let (group, cell) = (tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE, self.image.cell);
+        if let Some(own) = self.groups.own(frame, group)? {
+            return Transform::read(&own, cell);
+        }
+        let of_all = || Transform::read(self.groups.of_all(group)?, cell);
+        self.transform_of_all.get_or_init(of_all).clone()
     }
 
     /// Red, green and blue of a colour frame, interleaved, and the bits of a sample.

@@ -313,6 +313,18 @@ fn measure_item(
 /// The contents of a sequence's items. `value` is the extent's value, and was measured.
 pub(crate) fn items(value: &[u8], owner: Tag, inner: VrEncoding) -> Result<Vec<&[u8]>, Refusal> {
     let mut found = Vec::new();
+    each_item(value, owner, inner, |item| found.push(item))?;
+    Ok(found)
+}
+
+/// The same one by one: where nothing limits their number, a list of them may be larger than they are. Those before a fault are
+/// given.
+pub(crate) fn each_item<'a>(
+    value: &'a [u8],
+    owner: Tag,
+    inner: VrEncoding,
+    mut each: impl FnMut(&'a [u8]),
+) -> Result<(), Refusal> {
     let mut position = 0;
     while position < value.len() {
         let (tag, length) = read_item_header(value, position, owner, inner)?;
@@ -326,13 +338,13 @@ pub(crate) fn items(value: &[u8], owner: Tag, inner: VrEncoding) -> Result<Vec<&
                 } else {
                     end
                 };
-                found.push(&value[position..content_end]);
+                each(&value[position..content_end]);
                 position = end;
             }
             _ => return Err(Refusal::at(Reason::Malformed, owner)),
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Encapsulated pixel data (PS3.5 A.4): the basic offset table, and the fragments. `value` is the extent's value.
@@ -442,6 +454,20 @@ mod tests {
             items(undefined, tags::VOILUT_SEQUENCE, VrEncoding::Explicit).unwrap(),
             [inside]
         );
+    }
+
+    #[test]
+    fn gives_items_one_by_one_up_to_a_fault() {
+        let item = b"\xfe\xff\0\xe0\0\0\0\0";
+        let given = |value: &[u8]| {
+            let mut count = 0;
+            let owner = tags::VOILUT_SEQUENCE;
+            let ended = each_item(value, owner, VrEncoding::Implicit, |_| count += 1);
+            (count, ended.map_err(|refusal| refusal.reason))
+        };
+        assert_eq!(given(&item.repeat(3)), (3, Ok(())));
+        let broken = [&item.repeat(2)[..], b"\xfe\xff\0\xe0\x01\0\0\0"].concat();
+        assert_eq!(given(&broken), (2, Err(Reason::Truncated)));
     }
 
     #[test]

@@ -16,11 +16,16 @@ const GROUPS: [Tag; 5] = [
     tags::PIXEL_MEASURES_SEQUENCE,
 ];
 
+/// Looked into as well, of slides only.
+const OF_SLIDES: Tag = tags::PLANE_POSITION_SLIDE_SEQUENCE;
+
 /// The groups of a file.
 #[derive(Debug)]
 pub(crate) struct Groups<'a> {
     top: DataSet<'a>,
-    shared: Option<DataSet<'a>>,
+    /// Those that all frames share, or why they can't be read. Each is read once: it may be as large as a header, and every
+    /// frame asks for it.
+    shared: Vec<(Tag, Result<DataSet<'a>, Refusal>)>,
     per_frame: Vec<DataSet<'a>>,
 }
 
@@ -58,21 +63,39 @@ impl<'a> Groups<'a> {
                     .found("a functional group both shared and of a frame"));
             }
         }
+        let groups = GROUPS.into_iter().chain([OF_SLIDES]);
+        let shared = groups.filter_map(|group| {
+            let item = shared.as_ref()?.first_item(group).transpose()?;
+            Some((group, item))
+        });
         Ok(Self {
             top: top.clone(),
-            shared,
+            shared: shared.collect(),
             per_frame,
         })
     }
 
     /// The item of the sequence `group` that holds for a frame, or the top of the file.
     pub(crate) fn of(&self, frame: u32, group: Tag) -> Result<DataSet<'a>, Refusal> {
-        let places = [self.per_frame.get(frame as usize), self.shared.as_ref()];
-        for place in places.into_iter().flatten() {
-            if let Some(item) = place.first_item(group)? {
-                return Ok(item);
-            }
+        match self.own(frame, group)? {
+            Some(item) => Ok(item),
+            None => self.of_all(group).cloned(),
         }
-        Ok(self.top.clone())
+    }
+
+    /// The item of the sequence `group` that is the frame's own.
+    pub(crate) fn own(&self, frame: u32, group: Tag) -> Result<Option<DataSet<'a>>, Refusal> {
+        match self.per_frame.get(frame as usize) {
+            Some(item) => item.first_item(group),
+            None => Ok(None),
+        }
+    }
+
+    /// What holds for every frame that has no such item of its own.
+    pub(crate) fn of_all(&self, group: Tag) -> Result<&DataSet<'a>, Refusal> {
+        match self.shared.iter().find(|(shared, _)| *shared == group) {
+            Some((_, item)) => item.as_ref().map_err(Clone::clone),
+            None => Ok(&self.top),
+        }
     }
 }

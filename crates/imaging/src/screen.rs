@@ -19,13 +19,15 @@ use serde::Serialize;
 
 use birth_date::BirthDate;
 use fold::Folded;
-use needle::Needle;
+use needle::{Needle, Sorted};
 
 pub use collect::identifiers;
 
 /// Different identifiers that are kept of the headers of one job. Every instance has a UID of its own, and a job may have
 /// several archives of thousands. A text is compared only with those that begin as one of its words does.
 pub(crate) const IDENTIFIERS_MAX: usize = 65_536;
+/// Characters of one: an address is the longest text that they are taken from (PS3.5 6.2, ST).
+pub(crate) const IDENTIFIER_CHARS_MAX: usize = 1024;
 
 /// What an identifier is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -69,6 +71,8 @@ impl IdentifierKind {
 pub struct Identifiers {
     needles: BTreeSet<Needle>,
     birth_dates: BTreeSet<BirthDate>,
+    /// Whether there was one that is longer than any is, and is not among them: of a few it takes as much memory as of all.
+    too_long: bool,
 }
 
 /// A text, and what was taken out of it.
@@ -95,21 +99,22 @@ impl Identifiers {
     pub fn merge(&mut self, other: Self) {
         self.needles.extend(other.needles);
         self.birth_dates.extend(other.birth_dates);
+        self.too_long |= other.too_long;
     }
 
-    /// Whether there are more than are kept; then a text can't be said to be free of them.
+    /// Whether there are more than are kept, or longer ones; then a text can't be said to be free of them.
     pub fn too_many(&self) -> bool {
-        self.needles.len() + self.birth_dates.len() > IDENTIFIERS_MAX
+        self.too_long || self.needles.len() + self.birth_dates.len() > IDENTIFIERS_MAX
     }
 
     /// Masks them in a text.
     pub fn screen(&self, text: &str) -> Screened {
         let folded = Folded::new(text);
-        let mut found = self.found(&folded);
-        found.sort_by_key(|(range, _)| (range.start, usize::MAX - range.end));
+        let found = self.found(&folded, text.len());
         let (mut out, mut masked, mut done) =
             (String::with_capacity(text.len()), BTreeMap::new(), 0);
-        for (range, kind) in found {
+        for (start, (end, kind)) in found {
+            let range = start..end;
             if range.end <= done {
                 continue;
             }
@@ -125,39 +130,70 @@ impl Identifiers {
         Screened { text: out, masked }
     }
 
-    /// Byte ranges of the text.
-    fn found(&self, text: &Folded) -> Vec<(Range<usize>, IdentifierKind)> {
-        let mut found = Vec::new();
+    /// Byte ranges of the text, of those that begin at one place the longest: where each begins, where it ends, and what it is.
+    /// `bytes`: of the text.
+    fn found(&self, text: &Folded, bytes: usize) -> BTreeMap<usize, (usize, IdentifierKind)> {
+        let mut found = BTreeMap::new();
+        // At which bytes of the text names begin and end.
+        let (mut name_starts, mut name_ends) = (vec![false; bytes + 1], vec![false; bytes + 1]);
         let mut weak = Vec::new();
         for (first, starts) in &needle::starts(text) {
             // They are sorted by their characters.
             let from_here = self.needles.range(Needle::least(*first)..);
-            for needle in from_here.take_while(|needle| needle.begins_with(*first)) {
-                for range in needle.find(text, starts) {
-                    let hit = (text.bytes(range), needle.kind);
+            let from_here = from_here.take_while(|needle| needle.begins_with(*first));
+            let sorted = Sorted::new(from_here);
+            for start in starts {
+                let mut longest: Option<(Range<usize>, IdentifierKind)> = None;
+                sorted.find(text, *start, |needle, end| {
+                    let range = text.bytes(*start..end);
                     if needle.weak {
-                        weak.push(hit)
-                    } else {
-                        found.push(hit)
+                        weak.push((range, needle.kind));
+                        return;
                     }
+                    if needle.kind == IdentifierKind::Name {
+                        name_starts[range.start] = true;
+                        name_ends[range.end] = true;
+                    }
+                    if longest
+                        .as_ref()
+                        .is_none_or(|(longest, _)| longest.end < range.end)
+                    {
+                        longest = Some((range, needle.kind));
+                    }
+                });
+                if let Some((range, kind)) = longest {
+                    put_longest(&mut found, range, kind);
                 }
             }
         }
         let parts = birth_date::parts(&text.chars);
         let dates = self.birth_dates.iter();
         for range in dates.flat_map(|date| date.find(text, &parts)) {
-            found.push((text.bytes(range), IdentifierKind::BirthDate));
+            put_longest(&mut found, text.bytes(range), IdentifierKind::BirthDate);
         }
-        // A word that is also an everyday one counts beside another part of a name: "No, Ji Woo", not "Ji Woo, no fever".
-        weak.retain(|(range, _)| {
-            found.iter().any(|(other, of)| {
-                *of == IdentifierKind::Name
-                    && (text.joins(range.end..other.start, true)
-                        || text.joins(other.end..range.start, false))
-            })
-        });
-        found.extend(weak);
+        // A word that is also an everyday one counts beside another part of a name: "No, Ji Woo", not "Ji Woo, no fever". Beyond
+        // the nearest there is that part itself in between.
+        for (range, kind) in weak {
+            let next = (range.end..=bytes).find(|at| name_starts[*at]);
+            let last = (0..=range.start).rfind(|at| name_ends[*at]);
+            if next.is_some_and(|next| text.joins(range.end..next, true))
+                || last.is_some_and(|last| text.joins(last..range.start, false))
+            {
+                put_longest(&mut found, range, kind);
+            }
+        }
         found
+    }
+}
+
+fn put_longest(
+    found: &mut BTreeMap<usize, (usize, IdentifierKind)>,
+    range: Range<usize>,
+    kind: IdentifierKind,
+) {
+    let longest = found.entry(range.start).or_insert((range.end, kind));
+    if longest.0 < range.end {
+        *longest = (range.end, kind);
     }
 }
 
@@ -242,6 +278,31 @@ mod tests {
             "MRN[number], [number] or [number]",
         );
         check(&numbers, "912345678 and 77 mm", "912345678 and 77 mm");
+    }
+
+    /// Each compared by itself at each place of the text would take minutes.
+    #[test]
+    fn names_that_begin_alike_are_found_together() {
+        let long = "a".repeat(1_000);
+        let names = with(|all| {
+            (2..1_000).for_each(|n| all.add_name(&long[..n]));
+            (0..10_000).for_each(|n| all.add_name(&format!("{long}{n}")));
+        });
+        // Each begins in the one before, and ends behind it.
+        check(&names, &"a ".repeat(8_000), "[name] ");
+        check(&names, "a-b, a b, ab, aa", "a-b, a b, ab, [name]");
+    }
+
+    #[test]
+    fn the_longest_is_masked_and_an_everyday_word_beside_a_shorter_one_too() {
+        let all = with(|all| {
+            all.add_name("Ann^Lee");
+            all.add_name("Ann Lee^No");
+            all.add_place("Annlee Hospital");
+        });
+        check(&all, "Ann Lee Hospital, no", "[place], no");
+        check(&all, "no Ann, Lee no", "[name] [name], [name] [name]");
+        check(&all, "no, Ann Lee Hospital", "[name], [place]");
     }
 
     #[test]

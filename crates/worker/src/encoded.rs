@@ -11,7 +11,7 @@ use medfleet_core::{Digest, TenantId};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{EncodedFrame, EncodedStudy, TextScreening};
 use medfleet_store::FleetKey;
-use prost::Message;
+use prost::{Message, decode_length_delimiter};
 
 /// What an encoded study begins with.
 const MAGIC: [u8; 8] = *b"MFENCODE";
@@ -25,6 +25,8 @@ const HEAD_BYTES_MAX: usize = 4 << 20;
 const FRAMES_MAX: usize = 4096;
 /// Images of a job, as many as an ingest may be told to take.
 const IMAGES_MAX: u32 = 65_536;
+/// Fields of a head, each of them counted: frames, refused files, digests of inputs, and the single ones.
+const FIELDS_MAX: usize = FRAMES_MAX + 2 * IMAGES_MAX as usize + 16;
 /// Tokens a frame and values a token.
 const TOKENS_MAX: u32 = 4096;
 const WIDTH_MAX: u32 = 16_384;
@@ -117,6 +119,9 @@ pub fn read(file: &Bytes) -> Result<Encoded, EncodedError> {
     if begin[16..] != *blake3::hash(head).as_bytes() {
         return Err(EncodedError::Damaged("its head has another checksum"));
     }
+    if !has_fields_of_a_head(head) {
+        return Err(EncodedError::Head("it has too many fields"));
+    }
     let study = EncodedStudy::decode(head).map_err(|_| EncodedError::Head("it does not decode"))?;
     let each = check(&study)?;
     // Both are bounded by what was checked.
@@ -146,6 +151,41 @@ pub fn frame_name(key: &FleetKey, tenant: &TenantId, tokens: &Digest) -> Digest 
     // A change of meaning needs a new purpose.
     let parts: [&[u8]; 2] = [tenant.as_str().as_bytes(), tokens.as_bytes()];
     key.keyed_hash("frame known by its tokens v1", &parts)
+}
+
+/// Whether there are no more fields than a head has: an empty frame is two bytes, and hundreds of them in memory. What is no
+/// message the decoder refuses.
+fn has_fields_of_a_head(mut head: &[u8]) -> bool {
+    let mut fields = 0;
+    while !head.is_empty() {
+        fields += 1;
+        if fields > FIELDS_MAX {
+            return false;
+        }
+        let Some(behind) = behind_field(head) else {
+            break;
+        };
+        head = behind;
+    }
+    true
+}
+
+/// What follows the first field of a message.
+fn behind_field(mut message: &[u8]) -> Option<&[u8]> {
+    let key = decode_length_delimiter(&mut message).ok()?;
+    let bytes = match key & 7 {
+        0 => {
+            decode_length_delimiter(&mut message).ok()?;
+            0
+        }
+        1 => 8,
+        2 => decode_length_delimiter(&mut message).ok()?,
+        // The beginning and the end of a group, whose fields are counted as the others are.
+        3 | 4 => 0,
+        5 => 4,
+        _ => return None,
+    };
+    message.get(bytes..)
 }
 
 /// What a head says cannot be otherwise than here. The bytes of one frame's tokens.

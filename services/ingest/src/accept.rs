@@ -81,6 +81,15 @@ pub(crate) struct Accepted {
     pub(crate) already: bool,
 }
 
+/// What a request brings along.
+#[derive(Debug, Clone, Copy)]
+struct Brought {
+    /// Bytes of the files inside it.
+    inline: u64,
+    /// Whether it has files, and all of them were uploaded before.
+    is_uploaded: bool,
+}
+
 /// How a new job was let in.
 #[derive(Debug)]
 struct LetIn {
@@ -102,13 +111,16 @@ impl Acceptor {
         let plan = self.plan(&caller.tenant, request.clone());
         let request_id = std::mem::take(&mut request.request_id);
         let sent = self.keys.sent(&caller.tenant, &request.encode_to_vec());
+        let brought = Brought::of(&request);
+        // What no plan has of it may be large, and is not held while others are asked.
+        drop(request);
         if request_id.is_empty() {
             let job = JobId::from_bytes(self.random.id());
             let key = JobKey::new(caller.tenant.clone(), job);
             let plan = plan?;
             let let_in = LetIn {
                 is_named: false,
-                ..self.count(&key.tenant, &request, plan.class)?
+                ..self.count(&key.tenant, brought, plan.class)?
             };
             let study = self.study(&key.tenant, plan, sent).await?;
             return self.create_within_budget(caller, key, study, let_in).await;
@@ -121,7 +133,7 @@ impl Acceptor {
         match known?.map(|(record, _)| record) {
             None => {
                 let plan = plan?;
-                let let_in = self.count(&key.tenant, &request, plan.class)?;
+                let let_in = self.count(&key.tenant, brought, plan.class)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
@@ -170,24 +182,18 @@ impl Acceptor {
     /// Counts a new job towards its tenant's quotas, unless the queue had no room for one just now. Takes room for the files inside
     /// its request. Uploaded files took their room when their uploads began, so a job of these alone is not refused right away for
     /// what the tenant has stored by now.
-    fn count(
-        &self,
-        tenant: &TenantId,
-        request: &v1::SubmitJobRequest,
-        asked: Class,
-    ) -> Result<LetIn, Refusal> {
-        let inline = request.inputs.iter().map(|input| match &input.source {
-            Some(v1::input::Source::Content(content)) => content.len() as u64,
-            _ => 0,
-        });
-        let inline: u64 = inline.sum();
+    fn count(&self, tenant: &TenantId, brought: Brought, asked: Class) -> Result<LetIn, Refusal> {
+        let Brought {
+            inline,
+            is_uploaded,
+        } = brought;
         // The budget is counted once the job is known to be whole, so that one that comes at once with others may be urgent then.
         let class = self.quotas.class_now(tenant, asked);
         self.room.check(self.clock.now(), class)?;
         self.quotas
             .one_more(tenant, self.open.count(tenant), class)?;
         let (held, beyond) = match self.quotas.hold(tenant, inline) {
-            Err(full @ Refusal::Stored { .. }) if is_uploaded(request) => {
+            Err(full @ Refusal::Stored { .. }) if is_uploaded => {
                 (self.quotas.hold_nothing(tenant), Some(full))
             }
             held => (held?, None),
@@ -513,11 +519,20 @@ impl Acceptor {
     }
 }
 
-/// Whether a job has files, and all of them were uploaded before.
-fn is_uploaded(request: &v1::SubmitJobRequest) -> bool {
-    let is_uploaded =
-        |input: &v1::Input| matches!(input.source, Some(v1::input::Source::Upload(_)));
-    !request.inputs.is_empty() && request.inputs.iter().all(is_uploaded)
+impl Brought {
+    fn of(request: &v1::SubmitJobRequest) -> Self {
+        let inputs = &request.inputs;
+        let inline = inputs.iter().map(|input| match &input.source {
+            Some(v1::input::Source::Content(content)) => content.len() as u64,
+            _ => 0,
+        });
+        let is_uploaded =
+            |input: &v1::Input| matches!(input.source, Some(v1::input::Source::Upload(_)));
+        Self {
+            inline: inline.sum(),
+            is_uploaded: !inputs.is_empty() && inputs.iter().all(is_uploaded),
+        }
+    }
 }
 
 /// The trace that a job is part of.

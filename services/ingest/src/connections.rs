@@ -18,6 +18,8 @@ use tonic::transport::server::{Connected, TcpIncoming};
 
 /// Pause after a connection could not be taken, such as for want of file descriptors: the next could not be taken either.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Calls of one connection at a time that need no token: more than any tool makes, and than the clients of one proxy.
+const UNNAMED_MAX: usize = 100;
 
 /// How many connections there may be, and how long one may take to its first call.
 #[derive(Debug, Clone, Copy)]
@@ -57,19 +59,36 @@ pub(crate) fn incoming(
     })
 }
 
-/// Whether a call has come by a connection; each of its calls finds it among its extensions. Cheap to clone; all clones are
-/// one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Arrival(Arc<AtomicBool>);
+/// Whether a call has come by a connection, and how many of its calls may have no token; each of its calls finds it among its
+/// extensions. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrival {
+    has_called: Arc<AtomicBool>,
+    unnamed: Arc<Semaphore>,
+}
+
+impl Default for Arrival {
+    fn default() -> Self {
+        Self {
+            has_called: Arc::default(),
+            unnamed: Arc::new(Semaphore::new(UNNAMED_MAX)),
+        }
+    }
+}
 
 impl Arrival {
     /// A call has come.
     pub(crate) fn called(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.has_called.store(true, Ordering::Relaxed);
+    }
+
+    /// A place for a call whose caller has not said who that is, if there is one.
+    pub(crate) fn take_unnamed(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.unnamed).try_acquire_owned().ok()
     }
 
     fn has_called(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.has_called.load(Ordering::Relaxed)
     }
 }
 

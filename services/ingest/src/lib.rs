@@ -8,7 +8,7 @@
 //! `cost`, `quota` with `stored`, `clock`, `accept` with `pad`, `room` and `sweep` (Submit), `upload`, `watch` with `fanout` and
 //! `stitch`, `erase` and `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place
 //! where there is a hub above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands),
-//! then `server` with `connections`, `timely` and `load`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! then `server` with `connections`, `unnamed`, `timely`, `load` and `shape`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -40,6 +40,7 @@ mod room;
 mod roster;
 mod rpc;
 mod server;
+mod shape;
 mod status;
 mod stitch;
 mod stored;
@@ -48,6 +49,7 @@ mod sweep;
 mod timely;
 pub mod tokens;
 pub mod unit;
+mod unnamed;
 mod upload;
 mod validate;
 mod watch;

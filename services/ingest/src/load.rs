@@ -2,12 +2,13 @@
 //! caller waits.
 //!
 //! All requests with files in them share a limit of memory. A burst beyond it is told to come back, so that the process is not
-//! killed for lack of memory with everybody's calls. No tenant may take the last of it from the others. The first bytes of every
-//! request count against a limit of their own, so that small calls are answered while large ones wait. Uploads, which are stored as
-//! they come, have limits of their own.
+//! killed for lack of memory with everybody's calls. No tenant may take the last of it from the others. Every call and the first
+//! bytes of its request count against a limit of their own, so that small calls are answered while large ones wait. Uploads, which
+//! are stored as they come, have limits of their own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::ready as at_once;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +26,12 @@ use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::server::NamedService;
 
 use crate::error::{self, Refusal};
+use crate::shape::Shape;
 use crate::timely::UPLOAD;
 use crate::tokens::Caller;
 
+/// The call whose request may hold files.
+const SUBMIT: &str = "/medfleet.v1.JobService/SubmitJob";
 /// Most bytes that requests with files in them hold together: sixteen of the largest. The first bytes of all requests may hold as
 /// many, far more than well-behaved clients need.
 const HELD_BYTES_MAX: u64 = 64 << 20;
@@ -35,13 +39,18 @@ const HELD_BYTES_MAX: u64 = 64 << 20;
 const SHARE_BYTES: u64 = 4 << 20;
 /// How many of a request's first bytes count against the separate limit: a request without files in it is no longer.
 pub(crate) const SMALL_BYTES: usize = 64 << 10;
+/// What a call takes besides its request, at least. Who opens call after call and sends nothing holds room by this.
+const CALL_BYTES: u64 = 4 << 10;
 /// How long before its deadline a call ends, so that it ends with `DEADLINE_EXCEEDED`: tonic would call it cancelled.
 const BEFORE_TONIC: Duration = Duration::from_millis(2);
+
+/// What is told to who finds no room for a call.
+const TOO_MANY: &str = "too many requests are under way";
 
 /// The bytes that are held. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Load {
-    /// For the first [`SMALL_BYTES`] of each request.
+    /// For each call, and the first [`SMALL_BYTES`] of its request.
     small: Room,
     /// For what follows them.
     files: Room,
@@ -166,9 +175,11 @@ impl<S> Weighed<S> {
     /// A tenant's request, counted from now on, and what it holds.
     fn weigh(&self, request: Request<Body>, tenant: TenantId) -> (Request<Body>, Arc<Weight>) {
         let held = Arc::new(self.load.of(tenant));
+        let is_submit = request.uri().path() == SUBMIT;
         let request = request.map(|body| {
             Body::new(Counted {
                 body,
+                shape: is_submit.then(Shape::default),
                 held: Arc::clone(&held),
                 small_bytes: SMALL_BYTES as u64,
                 retry_after: self.retry_after,
@@ -205,6 +216,11 @@ where
         let (request, held) = match tenant.filter(|_| request.uri().path() != UPLOAD) {
             Some(tenant) => {
                 let (request, held) = self.weigh(request, tenant);
+                if !held.small.grow(CALL_BYTES) {
+                    let refusal = busy(TOO_MANY, self.retry_after);
+                    let refused: Response<Body> = error::status(&refusal).into_http();
+                    return Box::pin(at_once(Ok(refused)));
+                }
                 (request, Some(held))
             }
             None => (request, None),
@@ -220,6 +236,10 @@ where
             timeout_at(until, call).await.unwrap_or_else(|_| Ok(over()))
         })
     }
+}
+
+const fn busy(what: &'static str, retry_after: Duration) -> Refusal {
+    Refusal::Busy { what, retry_after }
 }
 
 /// How long a caller waits, as gRPC's `grpc-timeout` says it: up to eight digits and a unit.
@@ -241,10 +261,13 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// A body that counts its bytes, and ends with an error where there is no room for more.
+/// A body that counts its bytes, and ends with an error where there is no room for more, or where it is a submit of more than any
+/// job has.
 #[derive(Debug)]
 struct Counted {
     body: Body,
+    /// Of a submit.
+    shape: Option<Shape>,
     held: Arc<Weight>,
     /// How many of the request's first [`SMALL_BYTES`] are still to come.
     small_bytes: u64,
@@ -264,19 +287,21 @@ impl http_body::Body for Counted {
             .as_ref()
             .and_then(|frame| frame.as_ref().ok()?.data_ref());
         let bytes = data.map_or(0, |data| data.len() as u64);
+        if let (Some(shape), Some(data)) = (&mut self.shape, data)
+            && let Err(refusal) = shape.take(data)
+        {
+            return Poll::Ready(Some(Err(error::status(&refusal))));
+        }
         let small = bytes.min(self.small_bytes);
         self.small_bytes -= small;
         let what = if !self.held.small.grow(small) {
-            "too many requests are under way"
+            TOO_MANY
         } else if !self.held.files.grow(bytes - small) {
             "too many requests with files in them are under way"
         } else {
             return Poll::Ready(frame);
         };
-        let busy = Refusal::Busy {
-            what,
-            retry_after: self.retry_after,
-        };
+        let busy = busy(what, self.retry_after);
         Poll::Ready(Some(Err(error::status(&busy))))
     }
 

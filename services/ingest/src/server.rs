@@ -1,6 +1,7 @@
 //! The gRPC server: the API, reflection and the health service, with TLS and limits as configured.
 //!
-//! A call goes through `Timely` (its request comes in time), the gate (whose it is) and `Weighed` (there is room for it).
+//! A call goes through `Timely` (its request comes in time), the gate (whose it is) and `Weighed` (there is room for it); one that
+//! needs no token through `Timely` and `Unnamed` (its connection has few of them).
 
 use std::future::Future;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::load::{Load, SMALL_BYTES, Weighed};
 use crate::operator::Operator;
 use crate::rpc::Jobs;
 use crate::timely::Timely;
+use crate::unnamed::Unnamed;
 
 /// Largest message taken: 3 MiB of content, the texts, and room for names.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -87,8 +89,11 @@ pub(crate) async fn build(
     let letters = DeadLetterServiceServer::new(served.dead_letters);
     let operator = OperatorServiceServer::new(served.operator);
     let router = server
-        .add_service(Timely::new(health, limit))
-        .add_service(Timely::of_streams(reflection, limit))
+        .add_service(Timely::new(Unnamed::new(health, retry_after), limit))
+        .add_service(Timely::of_streams(
+            Unnamed::new(reflection, retry_after),
+            limit,
+        ))
         .add_service(Timely::new(
             InterceptedService::new(Weighed::new(jobs, load.clone(), retry_after), gate.clone()),
             limit,

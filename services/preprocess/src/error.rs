@@ -55,6 +55,9 @@ pub(crate) enum PreprocessError {
     /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },
+    /// The screening of the task's texts broke off.
+    #[error("the study was refused: SCREENING_PANIC: the screening of its texts broke off")]
+    ScreeningPanic,
     /// The file is not the encoded study that it was declared to be; only a hospital's edge declares one.
     #[error("the encoded study was refused: {reason}")]
     Encoded { reason: String },
@@ -100,7 +103,8 @@ impl From<PreprocessError> for Ending {
             | PreprocessError::Frames { .. }
             | PreprocessError::Identifiers
             | PreprocessError::Encoded { .. }
-            | PreprocessError::DecoderPanic { .. } => {
+            | PreprocessError::DecoderPanic { .. }
+            | PreprocessError::ScreeningPanic => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
             }
             PreprocessError::OtherRules { .. } => {

@@ -1,6 +1,7 @@
 //! The effects of one unit in order: read the study, make its frames, store them and the manifest, then advance the job.
 
 use std::future::ready;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, WorkUnit};
@@ -13,6 +14,7 @@ use prost::Message;
 
 use crate::codecs::Codecs;
 use crate::config::Config;
+use crate::decodes::Decodes;
 use crate::encoded::{self, Names, Rules};
 use crate::error::{PreprocessError, StartError};
 use crate::frames;
@@ -87,9 +89,13 @@ impl Preprocess {
         started: &Started,
         puts: Puts,
         study: Study,
-        task: Option<&v1::Task>,
+        task: Option<v1::Task>,
     ) -> Result<Move, PreprocessError> {
-        let screening = screen(task, &study.identifiers);
+        let identifiers = study.identifiers;
+        // Tens of thousands of names in a long text take seconds. No pixels are held for it.
+        let screen = move || screen(task.as_ref(), &identifiers);
+        let screened = Decodes::run(&Arc::default(), screen).await;
+        let screening = screened.map_err(|_| PreprocessError::ScreeningPanic)?;
         for masked in &screening.masked {
             self.metrics.masked.inc_by(masked.count.into());
         }
@@ -201,7 +207,7 @@ impl Handler for Preprocess {
             volumes: &Volumes::default(),
         };
         let whole = self.studies.whole(job).await?;
-        let step = self.keep(started, puts, whole, study.task.as_ref()).await?;
+        let step = self.keep(started, puts, whole, study.task).await?;
         started.advance(&step).await?;
         Ok(())
     }

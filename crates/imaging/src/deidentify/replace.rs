@@ -10,6 +10,8 @@ const SHIFT_DAYS_MAX: u64 = 3652;
 const PSEUDONYM_DIGITS: usize = 16;
 /// UIDs that are the standard's own words and name nobody.
 const STANDARD_ROOT: &str = "1.2.840.10008.";
+/// Digits of each of their numbers behind that (PS3.6 A). Who numbers instances under this root all the same writes longer ones.
+const STANDARD_DIGITS_MAX: usize = 4;
 const UID_BYTES_MAX: usize = 64;
 
 /// The secret of a tenant that maps identifiers. Shows nothing.
@@ -58,11 +60,13 @@ impl DeidentificationKey {
     /// The UID that stands for another: 2.25 and 128 bits (PS3.5 B.2). The standard's own stay.
     pub(super) fn uid(&self, uid: &str) -> String {
         let uid = uid.trim_matches(|c: char| c == '\0' || c.is_whitespace());
-        let standard = uid.starts_with(STANDARD_ROOT)
-            && uid.len() <= UID_BYTES_MAX
+        let is_word = |word: &str| {
+            word.len() <= STANDARD_DIGITS_MAX && word.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let standard = uid.len() <= UID_BYTES_MAX
             && uid
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || byte == b'.');
+                .strip_prefix(STANDARD_ROOT)
+                .is_some_and(|words| words.split('.').all(is_word));
         if uid.is_empty() || standard {
             return uid.to_owned();
         }
@@ -217,7 +221,13 @@ mod tests {
         assert_ne!(mapped, DeidentificationKey::new([8; 32]).uid("1.2.3.4"));
         assert!(mapped.len() <= 64 && mapped.starts_with("2.25."));
         assert_eq!(key().uid("1.2.840.10008.1.2.1"), "1.2.840.10008.1.2.1");
-        assert!(key().uid("1.2.840.10008.Doe").starts_with("2.25."));
+        assert_eq!(
+            key().uid("1.2.840.10008.6.1.1339"),
+            "1.2.840.10008.6.1.1339"
+        );
+        for named in ["1.2.840.10008.Doe", "1.2.840.10008.1.4711123.20240301"] {
+            assert!(key().uid(named).starts_with("2.25."), "{named}");
+        }
     }
 
     #[test]

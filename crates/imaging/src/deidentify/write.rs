@@ -57,13 +57,22 @@ fn tag_bytes(tag: Tag, encoding: VrEncoding) -> Vec<u8> {
     [group, element].concat()
 }
 
-/// The transfer syntax of the file that is written: deflated data sets were inflated.
-pub(super) fn transfer_syntax(syntax: &str) -> &str {
-    if syntax == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
+/// The transfer syntax of the file that is written: deflated data sets were inflated. `None` for what the standard does not have,
+/// which could be any text.
+pub(super) fn transfer_syntax(syntax: &str) -> Option<&str> {
+    // All others begin with it (PS3.6 A); none has a longer end than this one.
+    const FIRST: &str = uids::IMPLICIT_VR_LITTLE_ENDIAN;
+    const END_BYTES_MAX: usize = ".4.102.1".len();
+    let end = syntax.strip_prefix(FIRST)?;
+    let written = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    if end.len() > END_BYTES_MAX || !end.bytes().all(written) {
+        return None;
+    }
+    Some(if syntax == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
         uids::EXPLICIT_VR_LITTLE_ENDIAN
     } else {
         syntax
-    }
+    })
 }
 
 /// Everything before the data set. Nothing of the original's is taken over but what the arguments say.

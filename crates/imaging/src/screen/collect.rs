@@ -4,9 +4,9 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
-use super::{IDENTIFIERS_MAX, Identifiers};
+use super::{IDENTIFIER_CHARS_MAX, IDENTIFIERS_MAX, Identifiers};
 use crate::charset::CharacterSet;
-use crate::elements::{Elements, Extent, NESTING_MAX, VrEncoding, items};
+use crate::elements::{Elements, Extent, NESTING_MAX, VrEncoding, each_item};
 use crate::vocabulary::{is_sequence, standard_vr, vr_of};
 use crate::{Archive, Format, Limits, Reason, Refusal, header, members, sniff};
 
@@ -16,6 +16,10 @@ const OWN_MIN: usize = 4;
 const OTHER_MIN: usize = 6;
 /// Of a UID.
 const UID_MIN: usize = 10;
+
+/// Bytes of a value that is read. Names, numbers and addresses have a length of 16 bits where their VR is written; without that it
+/// could be all of a file, whose words take many times its size.
+const VALUE_BYTES_MAX: usize = u16::MAX as usize;
 
 const NUMBERS: &[(Tag, usize)] = &[
     (tags::PATIENT_ID, OWN_MIN),
@@ -77,8 +81,9 @@ impl Identifiers {
     /// Themselves, unless there are more than are kept.
     pub(crate) fn complete(self) -> Result<Self, Refusal> {
         if self.too_many() {
-            return Err(Refusal::new(Reason::TooLarge)
-                .found(format_args!("more than {IDENTIFIERS_MAX} identifiers")));
+            return Err(Refusal::new(Reason::TooLarge).found(format_args!(
+                "more than {IDENTIFIERS_MAX} identifiers, or one of more than {IDENTIFIER_CHARS_MAX} characters"
+            )));
         }
         Ok(self)
     }
@@ -114,17 +119,27 @@ impl Identifiers {
                 tag => {
                     // Also where a writer gave a name the value representation of other text; and what a patient wants to be
                     // called is a name that the standard has as text.
-                    let name = [vr_of(&element), standard_vr(tag)].contains(&Some(VR::PN));
+                    let name = [vr_of(&element), standard_vr(tag)].contains(&Some(VR::PN))
+                        || tag == tags::NAME_TO_USE;
                     let number = NUMBERS.iter().find(|(known, _)| *known == tag);
-                    let texts = || set.readings(value).into_iter();
-                    if name || tag == tags::NAME_TO_USE {
-                        texts().for_each(|text| each(&text, |name| self.add_name(name)));
+                    let (place, birth_date) =
+                        (PLACES.contains(&tag), tag == tags::PATIENT_BIRTH_DATE);
+                    if !(name || number.is_some() || place || birth_date) {
+                        continue;
+                    }
+                    if value.len() > VALUE_BYTES_MAX {
+                        self.too_long = true;
+                        break;
+                    }
+                    let texts = set.readings(value).into_iter();
+                    if name {
+                        texts.for_each(|text| each(&text, |name| self.add_name(name)));
                     } else if let Some((_, least)) = number {
-                        texts().for_each(|text| each(&text, |n| self.add_number(n, *least)));
-                    } else if PLACES.contains(&tag) {
-                        texts().for_each(|text| self.add_place(trimmed(&text)));
-                    } else if tag == tags::PATIENT_BIRTH_DATE {
-                        texts().for_each(|text| self.add_birth_date(trimmed(&text)));
+                        texts.for_each(|text| each(&text, |n| self.add_number(n, *least)));
+                    } else if place {
+                        texts.for_each(|text| self.add_place(trimmed(&text)));
+                    } else {
+                        texts.for_each(|text| self.add_birth_date(trimmed(&text)));
                     }
                 }
             }
@@ -141,10 +156,14 @@ impl Identifiers {
         if depth == NESTING_MAX {
             return;
         }
-        for item in items(value, owner.tag, owner.inner).unwrap_or_default() {
-            // As above: what was read of the item up to its fault is kept.
-            let _ = self.read(item, owner.inner, set, depth + 1);
+        // A header that is refused for its size is read here all the same: its items are not listed.
+        if each_item(value, owner.tag, owner.inner, |_| {}).is_err() {
+            return;
         }
+        // They were gone through, so that this ends as that did; and what was read of an item up to its fault is kept, as above.
+        let _ = each_item(value, owner.tag, owner.inner, |item| {
+            let _ = self.read(item, owner.inner, set, depth + 1);
+        });
     }
 }
 
@@ -182,6 +201,35 @@ mod tests {
     fn a_name_is_one_whatever_its_writer_called_it() {
         let bytes = b"\x10\0\x10\0LO\x08\0Roe^Jane";
         check(bytes, "Roe, Jane", "[name], [name]");
+    }
+
+    /// Without a VR its length has 32 bits, and may be that of a file.
+    #[test]
+    fn an_identifier_that_is_longer_than_any_is_too_many() {
+        let of = |tag: &[u8; 4], letters: usize| {
+            let mut bytes = tag.to_vec();
+            bytes.extend((letters as u32).to_le_bytes());
+            bytes.resize(bytes.len() + letters, b'a');
+            let mut found = Identifiers::default();
+            let set = CharacterSet::unnamed();
+            found.read(&bytes, VrEncoding::Implicit, set, 0).unwrap();
+            let (count, too_many) = (found.needles.len(), found.too_many());
+            assert_eq!(found.complete().is_err(), too_many);
+            (count, too_many)
+        };
+        let (name, address, comments) = (b"\x10\0\x10\0", b"\x10\0\x40\x10", b"\x20\0\0\x40");
+        for tag in [name, address] {
+            assert_eq!(of(tag, 1024), (1, false));
+            assert_eq!(of(tag, 1025), (0, true));
+            assert_eq!(of(tag, 100_000), (0, true));
+        }
+        assert_eq!(of(comments, 100_000), (0, false));
+        let mut all = Identifiers::default();
+        all.merge(Identifiers {
+            too_long: true,
+            ..Identifiers::default()
+        });
+        assert!(all.too_many());
     }
 
     /// Its header says Latin, and its bytes are UTF-8; then the other way round.

@@ -1,10 +1,9 @@
 //! What is looked for, and where it counts as found.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use super::fold::{Folded, folded};
-use super::{IdentifierKind, Identifiers};
+use super::{IDENTIFIER_CHARS_MAX, IdentifierKind, Identifiers};
 
 /// Shorter parts of names are initials.
 const NAME_LETTERS_MIN: usize = 2;
@@ -69,6 +68,9 @@ impl Identifiers {
             return;
         }
         let chars = alphanumeric(word);
+        if self.is_too_long(&chars) {
+            return;
+        }
         let weak = EVERYDAY.contains(&chars.iter().collect::<String>().as_str());
         let mut add = |chars: Vec<char>| {
             self.needles.insert(Needle {
@@ -100,6 +102,9 @@ impl Identifiers {
     /// A number or code with at least this many letters and digits.
     pub(super) fn add_number(&mut self, value: &str, least: usize) {
         let chars = alphanumeric(value);
+        if self.is_too_long(&chars) {
+            return;
+        }
         let zeros = chars.iter().take_while(|c| **c == '0').count();
         for chars in [chars.clone(), chars[zeros..].to_vec()] {
             if chars.len() < least {
@@ -119,9 +124,19 @@ impl Identifiers {
         }
     }
 
+    /// Whether it is longer than any identifier is. It is not kept, and that is noted.
+    fn is_too_long(&mut self, chars: &[char]) -> bool {
+        let is_too_long = chars.len() > IDENTIFIER_CHARS_MAX;
+        self.too_long |= is_too_long;
+        is_too_long
+    }
+
     /// An institution or an address.
     pub(super) fn add_place(&mut self, value: &str) {
         let chars = alphanumeric(value);
+        if self.is_too_long(&chars) {
+            return;
+        }
         if chars.len() >= PLACE_LETTERS_MIN {
             self.needles.insert(Needle {
                 chars,
@@ -147,40 +162,71 @@ impl Needle {
     pub(super) fn begins_with(&self, first: char) -> bool {
         self.chars.first() == Some(&first)
     }
+}
 
-    /// Where it is, as ranges of folded characters. `starts`: where words begin with its first character.
-    pub(super) fn find<'a>(
-        &'a self,
-        text: &'a Folded,
-        starts: &'a [usize],
-    ) -> impl Iterator<Item = Range<usize>> + 'a {
-        starts.iter().filter_map(move |start| {
-            let start = *start;
-            let end = self.end(&text.chars, start)?;
-            border(&text.chars, end).then_some(start..end)
-        })
+/// Needles that begin with one character, of each gap in their order.
+pub(super) struct Sorted<'a>([(Gap, Vec<&'a Needle>); 3]);
+
+impl<'a> Sorted<'a> {
+    /// Of needles in their order.
+    pub(super) fn new(needles: impl Iterator<Item = &'a Needle>) -> Self {
+        let mut sorted = [Gap::None, Gap::One, Gap::Any].map(|gap| (gap, Vec::new()));
+        for needle in needles {
+            let of_gap = sorted.iter_mut().find(|(gap, _)| *gap == needle.gap);
+            if let Some((_, of_gap)) = of_gap {
+                of_gap.push(needle);
+            }
+        }
+        Self(sorted)
     }
 
-    fn end(&self, text: &[char], start: usize) -> Option<usize> {
-        let mut at = start;
-        for (index, wanted) in self.chars.iter().enumerate() {
-            let gaps = match self.gap {
-                _ if index == 0 => 0,
-                Gap::None => 0,
-                Gap::One => 1,
-                Gap::Any => usize::MAX,
-            };
-            let mut passed = 0;
-            while passed < gaps && text.get(at).is_some_and(|c| is_separator(*c)) {
+    /// Those that are in the text from `start` on, where a word begins with their first character, each with its end. The text is
+    /// gone through once for all of a gap, as they are sorted.
+    pub(super) fn find(&self, text: &Folded, start: usize, mut each: impl FnMut(&Needle, usize)) {
+        let text = text.chars.as_slice();
+        for (gap, needles) in &self.0 {
+            let (mut left, mut at) = (needles.as_slice(), start);
+            for index in 0.. {
+                if index > 0 {
+                    at = gap.behind(text, at);
+                }
+                let Some(next) = text.get(at) else { break };
+                let of = |needle: &&Needle| needle.chars.get(index).copied();
+                // Nearly always all of them, or none, go on alike.
+                if left.first().and_then(of) != Some(*next)
+                    || left.last().and_then(of) != Some(*next)
+                {
+                    let below = left.partition_point(|needle| of(needle) < Some(*next));
+                    let to = left.partition_point(|needle| of(needle) <= Some(*next));
+                    left = &left[below..to];
+                }
                 at += 1;
-                passed += 1;
+                // They come before those that are longer.
+                let is_whole = |needle: &&&Needle| needle.chars.len() == index + 1;
+                let whole = left.iter().take_while(is_whole).count();
+                if border(text, at) {
+                    let found = left[..whole].iter().copied();
+                    found.for_each(|needle| each(needle, at));
+                }
+                left = &left[whole..];
+                if left.is_empty() {
+                    break;
+                }
             }
-            if text.get(at) != Some(wanted) {
-                return None;
-            }
-            at += 1;
         }
-        Some(at)
+    }
+}
+
+impl Gap {
+    /// Where the next character of a needle may be; none of them is a separator.
+    fn behind(self, text: &[char], at: usize) -> usize {
+        let most = match self {
+            Self::None => 0,
+            Self::One => 1,
+            Self::Any => usize::MAX,
+        };
+        let between = text.iter().skip(at).take(most);
+        at + between.take_while(|c| is_separator(**c)).count()
     }
 }
 

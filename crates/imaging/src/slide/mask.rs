@@ -5,6 +5,10 @@ use super::tiles::Tiles;
 use crate::Refusal;
 use crate::conventions::SlideRule;
 
+/// Pixels of all tiles of a level that is looked at, each of which is unpacked whole however little of it lies on the level.
+/// Where one tile holds all of the smallest level, it is often larger than that.
+const TILES_PIXELS_MAX: u64 = 4 * MASK_PIXELS_MAX;
+
 /// One bit a pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mask {
@@ -18,7 +22,11 @@ impl Mask {
     pub(crate) fn of(level: &dyn Tiles, rule: &SlideRule) -> Result<Option<Self>, Refusal> {
         let (width, height) = level.size();
         let pixels = u64::from(width) * u64::from(height);
-        if pixels > MASK_PIXELS_MAX {
+        let (tile_width, tile_height) = level.tile_size();
+        let (across, down) = (width.div_ceil(tile_width), height.div_ceil(tile_height));
+        let of_tiles = |count: u32, side: u32| u64::from(count) * u64::from(side);
+        let in_tiles = of_tiles(across, tile_width).saturating_mul(of_tiles(down, tile_height));
+        if pixels > MASK_PIXELS_MAX || in_tiles > TILES_PIXELS_MAX {
             return Ok(None);
         }
         let mut mask = Self {
@@ -26,9 +34,8 @@ impl Mask {
             height,
             bits: vec![0; pixels.div_ceil(64) as usize],
         };
-        let (tile_width, tile_height) = level.tile_size();
-        for row in 0..height.div_ceil(tile_height) {
-            for column in 0..width.div_ceil(tile_width) {
+        for row in 0..down {
+            for column in 0..across {
                 let Some(tile) = level.tile(row, column)? else {
                     continue;
                 };
@@ -80,4 +87,41 @@ fn is_tissue(rgb: [u8; 3], rule: &SlideRule) -> bool {
     let [largest, smallest] =
         [largest, smallest].map(|level| f64::from(level.copied().unwrap_or(0)));
     largest >= rule.value_min * 255.0 && largest - smallest >= rule.saturation_min * largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Convention, Note};
+
+    /// A level of one column in tiles of this side, none of which is to be unpacked.
+    struct Column(u32);
+
+    impl Tiles for Column {
+        fn size(&self) -> (u32, u32) {
+            (1, 1 << 20)
+        }
+
+        fn tile_size(&self) -> (u32, u32) {
+            (self.0, self.0)
+        }
+
+        fn tile(&self, _row: u32, _column: u32) -> Result<Option<Vec<u8>>, Refusal> {
+            assert!(self.0 <= 64, "a tile was unpacked");
+            Ok(None)
+        }
+
+        fn notes(&self) -> Result<Vec<Note>, Refusal> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Its few pixels in tiles of 64 Mi pixels each would take hours.
+    #[test]
+    fn a_level_is_not_looked_at_whose_tiles_are_far_larger_than_it() {
+        let rule = Convention::newest().slide.as_ref().unwrap();
+        let is_looked_at = |side| Mask::of(&Column(side), rule).unwrap().is_some();
+        assert!(is_looked_at(1) && is_looked_at(64));
+        assert!(!is_looked_at(65) && !is_looked_at(8192));
+    }
 }

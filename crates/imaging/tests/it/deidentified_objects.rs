@@ -193,3 +193,31 @@ fn whose_a_file_is_is_what_the_object_says() {
     );
     assert_eq!(reason(b"\x89PNG\r\n\x1a\n"), Reason::NotDicom);
 }
+
+/// What says how a file is written, and what it is, is no way out either.
+#[test]
+fn no_text_leaves_as_a_uid_of_the_file_meta_information() {
+    let limits = Limits::default();
+    let deidentifier = Deidentifier::new(DeidentificationKey::new([42; 32]), Profile::default());
+    let named = "1.2.840.4711123.DOE";
+    let file = file_as(uids::EXPLICIT_VR_LITTLE_ENDIAN, |object| {
+        put(object, tags::SOP_CLASS_UID, VR::UI, named);
+    });
+    let out = deidentifier.deidentify(&file, &limits).unwrap();
+    let object = dicom_object::from_reader(out.bytes.as_slice()).unwrap();
+    let class = object.meta().media_storage_sop_class_uid();
+    assert!(!class.contains("DOE") && !class.contains("4711123"));
+    assert_eq!(class.trim_matches('\0'), text(&object, tags::SOP_CLASS_UID));
+
+    // As long as the one that it stands in the place of.
+    let syntax: &[u8] = uids::EXPLICIT_VR_LITTLE_ENDIAN.as_bytes();
+    let at = file.windows(syntax.len()).position(|here| here == syntax);
+    let at = at.unwrap();
+    for other in ["1.2.840.10008.DOE.1", "1.2.840.4711123.1.1"] {
+        let mut file = file.clone();
+        file[at..at + syntax.len()].copy_from_slice(other.as_bytes());
+        let refusal = deidentifier.deidentify(&file, &limits).unwrap_err();
+        assert_eq!(refusal.reason, Reason::UnsupportedTransferSyntax);
+        assert_eq!(refusal.found, None);
+    }
+}

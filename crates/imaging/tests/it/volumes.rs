@@ -130,6 +130,27 @@ fn an_mr_by_a_slope_beyond_all_numbers_is_refused() {
     assert_eq!(refused.reason, Reason::FlatImage);
 }
 
+/// Read anew for each frame, a million items would take hours.
+#[test]
+fn what_all_frames_share_is_read_once() {
+    let orientation = format!("{AXIAL} ");
+    let mut items = b"\xfe\xff\0\xe0\x14\0\0\0\x20\0\x37\0\x0c\0\0\0".to_vec();
+    items.extend(orientation.as_bytes());
+    items.extend(b"\xfe\xff\0\xe0\0\0\0\0".repeat(1_000_000));
+    let file = slice(0.0, |object| {
+        put(object, tags::ROWS, VR::US, 1_u16);
+        put(object, tags::NUMBER_OF_FRAMES, VR::IS, "4096");
+        let cells = PrimitiveValue::U16(vec![900_u16; 4096 * usize::from(COLUMNS)].into());
+        put(object, tags::PIXEL_DATA, VR::OW, cells);
+        let mut groups = InMemDicomObject::new_empty();
+        // A sequence that its writer did not know, in implicit encoding.
+        let items = PrimitiveValue::U8(items.into());
+        put(&mut groups, tags::PLANE_ORIENTATION_SEQUENCE, VR::UN, items);
+        put_sequence(object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, groups);
+    });
+    assert_eq!(read(&file).count(), 4096);
+}
+
 /// All of them are decoded before anything is shown, which may take hours of what a small file unpacks to.
 #[test]
 fn pixels_of_mr_slices_have_a_limit_together_and_those_of_ct_none() {

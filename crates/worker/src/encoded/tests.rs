@@ -54,6 +54,13 @@ fn file() -> Vec<u8> {
     [begin.to_vec(), tokens.concat()].concat()
 }
 
+/// A file that begins with these bytes as its head.
+fn with_head(head: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(head.len()).expect("it is short");
+    let begin = [&MAGIC[..], &VERSION.to_le_bytes(), &length.to_le_bytes()].concat();
+    [&begin[..], blake3::hash(head).as_bytes(), head].concat()
+}
+
 #[test]
 fn what_was_written_is_read() {
     let (study, tokens) = study();
@@ -92,13 +99,7 @@ fn a_head_that_cannot_be_is_refused_by_writer_and_reader() {
         let refused = beginning(&study);
         assert!(matches!(refused, Err(EncodedError::Head(_))), "{what}");
         // As somebody would who has another writer.
-        let head = study.encode_to_vec();
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(u32::try_from(head.len()).expect("short").to_le_bytes());
-        bytes.extend(blake3::hash(&head).as_bytes());
-        bytes.extend(head);
-        bytes.extend(tokens.concat());
+        let bytes = [with_head(&study.encode_to_vec()), tokens.concat()].concat();
         let refused = read(&Bytes::from(bytes));
         assert!(matches!(refused, Err(EncodedError::Head(_))), "{what}");
     };
@@ -133,6 +134,28 @@ fn a_head_that_cannot_be_is_refused_by_writer_and_reader() {
         study.input_digests.pop();
     });
     check("lines", &|study| study.device = "cpu\n".to_owned());
+}
+
+/// Two bytes each, and hundreds of them in memory.
+#[test]
+fn a_head_of_more_fields_than_there_can_be_is_not_decoded() {
+    let check = |head: &[u8], expected: &'static str| {
+        let refused = read(&Bytes::from(with_head(head)));
+        assert_eq!(refused, Err(EncodedError::Head(expected)));
+    };
+    let frames = |count: usize| [0x12, 0].repeat(count);
+    check(&frames(FIELDS_MAX), "it has no frame, or too many");
+    check(&frames(FIELDS_MAX + 1), "it has too many fields");
+    // Of every kind of field, and within a group.
+    let mut mixed = vec![
+        0x08, 0x80, 1, 0x79, 1, 2, 3, 4, 5, 6, 7, 8, 0x7d, 1, 2, 3, 4,
+    ];
+    mixed.push(0x7b);
+    mixed.extend(frames(FIELDS_MAX - 4));
+    mixed.push(0x7c);
+    check(&mixed, "it has too many fields");
+    check(&[0x0f], "it does not decode");
+    check(&[0x12, 5, 0], "it does not decode");
 }
 
 #[test]

@@ -5,6 +5,8 @@ use medfleet_runtime::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::shape::{INPUTS_MAX, OTHER_BYTES_MAX};
+
 /// Limits of requests. What is over them is refused with the limit's value.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -86,6 +88,14 @@ impl Limits {
             (
                 self.inline_bytes_max.get() <= 3 << 20,
                 "ingest.limits.inline_bytes_max must be at most 3MiB, the public contract",
+            ),
+            (
+                (1..=INPUTS_MAX).contains(&self.images_max),
+                "ingest.limits.images_max must be 1 to 65536",
+            ),
+            (
+                self.text_bytes_max.get() <= OTHER_BYTES_MAX / 2,
+                "ingest.limits.text_bytes_max must be at most 512KiB, half of what a request may have besides its inputs",
             ),
             (
                 (1..=8 << 20).contains(&self.upload_part_bytes.get()),

@@ -45,6 +45,14 @@ fn a_number_beyond_its_limits_is_refused_without_a_process_around_it() {
             "watch.signals_max must be 2 to 65536",
         ),
         (
+            "limits.images_max=65537",
+            "limits.images_max must be 1 to 65536",
+        ),
+        (
+            "limits.text_bytes_max=513KiB",
+            "limits.text_bytes_max must be at most 512KiB",
+        ),
+        (
             "dispatcher.releases_max=0",
             "dispatcher.releases_max must be at least 1",
         ),

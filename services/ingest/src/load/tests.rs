@@ -91,8 +91,6 @@ fn is_empty(load: &Load) -> bool {
         .all(|room| room.lock().bytes.is_empty())
 }
 
-const SUBMIT: &str = "/medfleet.v1.JobService/SubmitJob";
-
 #[tokio::test]
 async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_has_its_own() {
     let (token, entry) = create_token("pacs", &tenant("north"), &SeededRandom::new(1));
@@ -140,6 +138,27 @@ async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_has_its_own() 
     assert!(is_empty(&load), "what was answered holds room");
 }
 
+/// Two bytes each: as many of them as fit would take hundreds of MiB once decoded.
+#[tokio::test]
+async fn a_submit_of_more_inputs_than_any_job_has_is_refused_while_it_comes() {
+    let inputs = [0x1a, 0].repeat(1 << 20);
+    let length = u32::try_from(inputs.len()).expect("it is short");
+    let message = [&[0_u8][..], &length.to_be_bytes(), &inputs].concat();
+    let mut weighed = Weighed::new(Reader { answers: true }, Load::default(), RETRY_AFTER);
+    let mut send = async |path: &'static str| {
+        let frame = Ok::<_, Status>(Frame::data(Bytes::from(message.clone())));
+        let mut request = Request::new(Body::new(StreamBody::new(stream::iter([frame]))));
+        *request.uri_mut() = path.parse().expect("a path");
+        request
+            .extensions_mut()
+            .insert(Caller::of(&tenant("north")));
+        let answer = weighed.call(request).await.expect("it answers");
+        answer.extensions().get::<Status>().map(Status::code)
+    };
+    assert_eq!(send(SUBMIT).await, Some(Code::InvalidArgument));
+    assert_eq!(send(UPLOAD).await, None);
+}
+
 #[tokio::test]
 async fn a_request_holds_room_until_it_is_answered() {
     let load = Load::default();
@@ -153,6 +172,28 @@ async fn a_request_holds_room_until_it_is_answered() {
     assert_eq!(bytes(&load.small), Some(small));
     assert_eq!(bytes(&load.files), Some((1 << 20) - small));
     drop(held);
+    assert!(is_empty(&load));
+}
+
+#[tokio::test]
+async fn a_call_that_sends_nothing_holds_room_too() {
+    let load = Load::default();
+    let mut weighed = Weighed::new(Reader { answers: false }, load.clone(), RETRY_AFTER);
+    let mut call = || {
+        let mut request = request(SUBMIT, 0);
+        request
+            .extensions_mut()
+            .insert(Caller::of(&tenant("north")));
+        weighed.call(request)
+    };
+    let most = (HELD_BYTES_MAX - HELD_BYTES_MAX / 4) / CALL_BYTES;
+    let mut open: Vec<_> = (0..most).map(|_| call()).collect();
+    let refused = call().await.expect("it answers");
+    let code = refused.extensions().get::<Status>().map(Status::code);
+    assert_eq!(code, Some(Code::ResourceExhausted));
+    open.pop();
+    assert!(call().now_or_never().is_none(), "its place is free again");
+    drop(open);
     assert!(is_empty(&load));
 }
 

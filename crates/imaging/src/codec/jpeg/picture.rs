@@ -8,6 +8,11 @@ use jpeg_decoder::{Decoder, Error, ImageInfo};
 
 use crate::{Reason, Refusal};
 
+/// Scans of an image. Real ones have some ten; each takes the time of all blocks, however few bytes it has itself.
+const SCANS_MAX: usize = 256;
+/// Markers that end entropy data, restarts among them, of all scans: places that are remembered, and filled a second time.
+const MARKERS_MAX: usize = 1 << 22;
+
 /// Reads the headers, up to the first scan.
 pub(crate) fn read_info<R: std::io::Read>(decoder: &mut Decoder<R>) -> Result<ImageInfo, Refusal> {
     decoder.read_info().map_err(refusal)?;
@@ -72,8 +77,13 @@ fn is_whole(progressive: Option<&[u8]>, scans: &[Scan<'_>]) -> bool {
 
 /// Walks the marker segments (ITU-T T.81 B.1.1) up to the end of the image or of the bytes: the frame header if it is a
 /// progressive one, and the scans.
-fn scans(bytes: &[u8]) -> (Option<&[u8]>, Vec<Scan<'_>>) {
-    let (mut progressive, mut scans) = (None, Vec::new());
+///
+/// # Errors
+/// More of them, or of restarts in them, than any real image has.
+fn scans(bytes: &[u8]) -> Result<(Option<&[u8]>, Vec<Scan<'_>>), Refusal> {
+    let (mut progressive, mut scans, mut markers) = (None, Vec::new(), 0);
+    let too_many =
+        |found: std::fmt::Arguments<'_>| Err(Refusal::new(Reason::DecodeFailed).found(found));
     // Start of image.
     let mut at = 2;
     while let Some((start, marker)) = next_marker(bytes, at) {
@@ -100,7 +110,14 @@ fn scans(bytes: &[u8]) -> (Option<&[u8]>, Vec<Scan<'_>>) {
             header,
             markers: Vec::new(),
         };
+        if scans.len() == SCANS_MAX {
+            return too_many(format_args!("more than {SCANS_MAX} scans"));
+        }
         while let Some((start, marker)) = next_marker(bytes, at) {
+            if markers == MARKERS_MAX {
+                return too_many(format_args!("more than {MARKERS_MAX} restarts"));
+            }
+            markers += 1;
             scan.markers.push(start);
             at = start;
             if !matches!(marker, 0xd0..=0xd7) {
@@ -110,7 +127,7 @@ fn scans(bytes: &[u8]) -> (Option<&[u8]>, Vec<Scan<'_>>) {
         }
         scans.push(scan);
     }
-    (progressive, scans)
+    Ok((progressive, scans))
 }
 
 /// The first marker from `at` on: a 0xFF that is neither stuffed nor followed by another one.
@@ -127,7 +144,7 @@ pub(crate) fn decode_complete<R: std::io::Read>(
     decoder: &mut Decoder<R>,
     bytes: &[u8],
 ) -> Result<Vec<u8>, Refusal> {
-    let (progressive, scans) = scans(bytes);
+    let (progressive, scans) = scans(bytes)?;
     if !is_whole(progressive, &scans) {
         return Err(Refusal::new(Reason::Truncated));
     }
@@ -168,5 +185,43 @@ pub(crate) fn refusal(error: Error) -> Refusal {
         }
         // The library's text may quote file content; the reason is enough.
         _ => Refusal::new(Reason::DecodeFailed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(scans_of: &[u8], count: usize, expected: Option<&str>) {
+        let image = [&[0xff_u8, 0xd8][..], &scans_of.repeat(count), &[0xff, 0xd9]].concat();
+        let refused = scans(&image).err();
+        assert!(
+            refused
+                .iter()
+                .all(|refusal| refusal.reason == Reason::DecodeFailed)
+        );
+        let found = refused.and_then(|refusal| refusal.found);
+        assert_eq!(found.as_deref(), expected);
+    }
+
+    /// Each of them a few bytes, and the time of a whole image.
+    #[test]
+    fn an_image_has_few_scans() {
+        let scan = [0xff, 0xda, 0, 2, 0x55];
+        check(&scan, SCANS_MAX, None);
+        check(&scan, SCANS_MAX + 1, Some("more than 256 scans"));
+    }
+
+    /// Each of them two bytes, and many times that in memory.
+    #[test]
+    fn an_image_has_no_end_of_restarts() {
+        let scan = [
+            &[0xff_u8, 0xda, 0, 2][..],
+            &[0xff, 0xd0].repeat(MARKERS_MAX - 1),
+        ]
+        .concat();
+        check(&scan, 1, None);
+        check(&scan, 2, Some("more than 4194304 restarts"));
     }
 }
