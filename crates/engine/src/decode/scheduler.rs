@@ -6,7 +6,7 @@
 //! order prompts are read as well. When memory runs out on the way, the last gives its own to those before it, keeps what it
 //! wrote, and waits: it is read again later and goes on where it was. The first never gives way, so something always ends.
 //! For one of STAT that finds no room, those of lower classes give way at once, unless it would find none all the same. Who
-//! was passed by a number of later ones counts as one of STAT from then on ([`taken`](super::taken)), so that nobody waits
+//! was passed by a number of later ones counts as one of STAT from then on ([`turns`](crate::turns)), so that nobody waits
 //! without end.
 //!
 //! Beside an encoder on the same device texts may wait for company ([`company`](super::company)).
