@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use medfleet_core::Class;
 use medfleet_model as model;
 use model::Dtype;
-use tokio::sync::Semaphore;
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::health::{Call, Monitor, Patience, Reporter, Suspect};
 use crate::real::{as_u32, failed, name_of};
+use crate::turns::Turns;
 
 /// A loaded MedSigLIP; all clones are one.
 #[derive(Debug, Clone)]
@@ -19,7 +20,7 @@ pub struct LoadedEmbedder {
     model: Arc<model::Embedder>,
     description: Description,
     /// One comparison at a time: each uses every core.
-    turn: Arc<Semaphore>,
+    turns: Turns,
     /// Of comparisons; encoding has its own.
     reporter: Arc<Reporter>,
     monitor: Monitor,
@@ -78,7 +79,7 @@ impl LoadedEmbedder {
         Ok(Self {
             model: Arc::new(model),
             description,
-            turn: Arc::new(Semaphore::new(1)),
+            turns: Turns::default(),
             reporter: Arc::new(reporter),
             monitor,
         })
@@ -117,7 +118,7 @@ impl LoadedEmbedder {
         embeddings.collect()
     }
 
-    /// How well each label fits each picture.
+    /// How well each label fits each picture, for a job of this class: one of STAT waits only for the comparison under way.
     ///
     /// # Errors
     /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`], [`EngineError::Hung`], and
@@ -126,6 +127,7 @@ impl LoadedEmbedder {
         &self,
         images: &[ImageTokens],
         labels: Vec<String>,
+        class: Class,
     ) -> Result<Compared, EngineError> {
         let images = self.embeddings(images)?;
         let (model, call) = (Arc::clone(&self.model), Call::compute(labels.len()));
@@ -148,17 +150,18 @@ impl LoadedEmbedder {
                 misread: misread(&read),
             })
         };
-        self.alone(call, comparing).await
+        self.alone(class, call, comparing).await
     }
 
     /// Computes on another thread, when nothing else does. What breaks it ends all, as it does for an engine.
     async fn alone<T: Send + 'static>(
         &self,
+        class: Class,
         call: Call,
         compute: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        // The semaphore is never closed. The turn ends with the thread, not with whoever waits for it.
-        let turn = Arc::clone(&self.turn).acquire_owned();
+        // It ends with the thread, not with whoever waits for that.
+        let turn = self.turns.take(class);
         let suspect = Suspect::default();
         let turn = self.monitor.answer(&suspect, turn).await?;
         let (model, reporter) = (Arc::clone(&self.model), Arc::clone(&self.reporter));
@@ -261,6 +264,7 @@ impl EncodeBackend for LoadedEmbedder {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::sync::mpsc;
 
     use super::*;
     use crate::health::Health;
@@ -290,7 +294,7 @@ mod tests {
         let embeddings = loaded.embeddings(&tokens).expect("embeddings");
         assert_ne!(embeddings[0], embeddings[1]);
         let labels = ["a clear lung".to_owned(), "an effusion".to_owned()];
-        let found = loaded.compare(&tokens, labels.to_vec()).await;
+        let found = loaded.compare(&tokens, labels.to_vec(), Class::Bulk).await;
         let found = found.expect("compared");
         assert_eq!(found.misread, Vec::<String>::new());
         let found = found.matches;
@@ -311,10 +315,14 @@ mod tests {
     async fn a_comparison_that_breaks_the_model_ends_it_and_one_that_fails_does_not() {
         let loaded = LoadedEmbedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
         let compute = |breaks: bool| {
-            loaded.alone(Call::compute(1), move || -> Result<(), EngineError> {
-                assert!(!breaks, "the test breaks it");
-                Err(EngineError::Model("no memory".into()))
-            })
+            loaded.alone(
+                Class::Routine,
+                Call::compute(1),
+                move || -> Result<(), EngineError> {
+                    assert!(!breaks, "the test breaks it");
+                    Err(EngineError::Model("no memory".into()))
+                },
+            )
         };
         let failed = compute(false).await;
         assert!(matches!(failed, Err(EngineError::Model(_))), "{failed:?}");
@@ -322,6 +330,33 @@ mod tests {
         let broken = compute(true).await;
         assert!(matches!(broken, Err(EngineError::Panicked)), "{broken:?}");
         assert_eq!(loaded.monitor().ended().await, Health::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_comparison_of_stat_is_next() {
+        let loaded = LoadedEmbedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
+        let (permit, permits) = mpsc::channel::<()>();
+        let (does, did) = mpsc::channel();
+        let compute = |class| {
+            let does = does.clone();
+            loaded.alone(class, Call::compute(1), move || {
+                does.send(class).expect("the test listens");
+                Ok(())
+            })
+        };
+        let first = loaded.alone(Class::Routine, Call::compute(1), move || {
+            // A test that is over permits nothing.
+            let _ = permits.recv();
+            Ok(())
+        });
+        // Polled in this order.
+        let (first, bulk, stat, ()) =
+            tokio::join!(first, compute(Class::Bulk), compute(Class::Stat), async {
+                drop(permit);
+            });
+        assert!(first.is_ok() && bulk.is_ok() && stat.is_ok());
+        let order: Vec<Class> = did.try_iter().collect();
+        assert_eq!(order, [Class::Stat, Class::Bulk]);
     }
 
     #[test]
@@ -358,13 +393,17 @@ mod tests {
         let mut faulty = tokens.clone();
         let sound = tokens[0].bytes.slice(4..);
         faulty[0].bytes = [&f32::NAN.to_le_bytes()[..], &sound[..]].concat().into();
-        let refused = loaded.compare(&faulty, vec!["a".to_owned()]).await;
+        let refused = loaded
+            .compare(&faulty, vec!["a".to_owned()], Class::Bulk)
+            .await;
         assert!(
             matches!(refused, Err(EngineError::Tokens { what: "values", .. })),
             "{refused:?}"
         );
         tokens[0].width -= 1;
-        let refused = loaded.compare(&tokens, vec!["a".to_owned()]).await;
+        let refused = loaded
+            .compare(&tokens, vec!["a".to_owned()], Class::Bulk)
+            .await;
         assert!(
             matches!(refused, Err(EngineError::Tokens { .. })),
             "{refused:?}"

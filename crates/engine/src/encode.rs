@@ -1,4 +1,5 @@
-//! The vision half of the engine: requests of a few frames each, one after the other on the model's own thread.
+//! The vision half of the engine: requests of a few frames each, one after the other on the model's own thread, by class as
+//! `turns` has it: one of STAT waits for the one under way and for no other.
 
 use std::io;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::encoding::{Encoding, Purpose};
 use crate::health::{Call, Health, Monitor, Patience, Reporter, Suspect};
+use crate::turns::{Turn, Turns};
 
 /// A handle on the encoder's thread; cheap to clone. The thread ends when the last handle is dropped.
 #[derive(Debug, Clone)]
@@ -17,6 +19,7 @@ pub struct EncodeEngine {
     description: Arc<Description>,
     monitor: Monitor,
     encoding: Encoding,
+    turns: Turns,
 }
 
 /// Image tokens in the frames' order, and how long the device took.
@@ -31,7 +34,7 @@ pub struct Encoded {
 /// How busy an encoder is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EncodeLoad {
-    /// Requests that wait in front of the thread.
+    /// Requests that wait for others to be over.
     pub waiting: u64,
     /// How long the call into the model has taken that is under way; nothing between two.
     pub call: Duration,
@@ -42,23 +45,21 @@ struct Request {
     purpose: Purpose,
     suspect: Suspect,
     answer: oneshot::Sender<Result<Encoded, EngineError>>,
+    /// Kept until it is over, also where its caller is gone.
+    _turn: Turn,
 }
 
 impl EncodeEngine {
-    /// Starts the thread. `queue_max` requests wait in front of it; the next one waits in [`Self::encode`].
+    /// Starts the thread. It has one request at a time; the others wait in [`Self::encode`].
     ///
     /// # Errors
     /// When the machine cannot start a thread.
-    pub fn start(backend: Box<dyn EncodeBackend>, queue_max: usize) -> io::Result<Self> {
-        Self::start_with(backend, queue_max, Patience::SAFE)
+    pub fn start(backend: Box<dyn EncodeBackend>) -> io::Result<Self> {
+        Self::start_with(backend, Patience::SAFE)
     }
 
-    fn start_with(
-        backend: Box<dyn EncodeBackend>,
-        queue_max: usize,
-        patience: Patience,
-    ) -> io::Result<Self> {
-        let (requests, receiver) = mpsc::channel(queue_max.max(1));
+    fn start_with(backend: Box<dyn EncodeBackend>, patience: Patience) -> io::Result<Self> {
+        let (requests, receiver) = mpsc::channel(1);
         let (reporter, monitor) = Reporter::new(patience);
         let description = Arc::new(backend.description().clone());
         let encoding = Encoding::default();
@@ -71,6 +72,7 @@ impl EncodeEngine {
             description,
             monitor,
             encoding,
+            turns: Turns::default(),
         })
     }
 
@@ -88,14 +90,10 @@ impl EncodeEngine {
 
     /// Tells how busy it is. It is no handle: the thread ends without it.
     pub fn load(&self) -> impl Fn() -> EncodeLoad + Send + Sync + use<> {
-        let (requests, monitor) = (self.requests.downgrade(), self.monitor.clone());
-        move || {
-            let requests = requests.upgrade();
-            let waiting = requests.map_or(0, |of| of.max_capacity() - of.capacity());
-            EncodeLoad {
-                waiting: waiting as u64,
-                call: monitor.call(),
-            }
+        let (turns, monitor) = (self.turns.clone(), self.monitor.clone());
+        move || EncodeLoad {
+            waiting: turns.waiting() as u64,
+            call: monitor.call(),
         }
     }
 
@@ -123,6 +121,8 @@ impl EncodeEngine {
         for frame in &frames {
             frame.check(self.description.frame_side)?;
         }
+        let turn = self.turns.take(purpose.class);
+        let turn = self.monitor.answer(&Suspect::default(), turn).await?;
         let (answer, receiver) = oneshot::channel();
         let suspect = Suspect::default();
         let request = Request {
@@ -130,6 +130,7 @@ impl EncodeEngine {
             purpose,
             suspect: suspect.clone(),
             answer,
+            _turn: turn,
         };
         self.monitor.send(&self.requests, request).await?;
         let answer = self.monitor.answer(&suspect, receiver).await?;
@@ -149,6 +150,7 @@ fn serve(
             purpose,
             suspect,
             answer,
+            _turn,
         } = request;
         if answer.is_closed() {
             continue;
@@ -301,7 +303,7 @@ mod tests {
         for (is_lost, expected) in [(false, Health::Running), (true, Health::Failed)] {
             let inner = Simulated::new(SHAPE, SimulatedTiming::default());
             let backend = Box::new(Failing { inner, is_lost });
-            let engine = EncodeEngine::start(backend, 1).expect("a thread starts");
+            let engine = EncodeEngine::start(backend).expect("a thread starts");
             let failed = engine.encode(vec![grey()], LAST).await;
             assert!(matches!(failed, Err(EngineError::Model(_))), "{failed:?}");
             assert_eq!(engine.health(), expected);
@@ -320,7 +322,7 @@ mod tests {
                 inner,
                 makes_numbers,
             });
-            let engine = EncodeEngine::start(backend, 1).expect("a thread starts");
+            let engine = EncodeEngine::start(backend).expect("a thread starts");
             for _ in 0..failures {
                 assert_eq!(engine.health(), Health::Running);
                 let failed = engine.encode(vec![grey()], LAST).await;
@@ -344,15 +346,69 @@ mod tests {
             slower: 20,
         };
         let backend = Box::new(Hanging(simulated, permits));
-        let engine = EncodeEngine::start_with(backend, 2, hasty).expect("a thread starts");
+        let engine = EncodeEngine::start_with(backend, hasty).expect("a thread starts");
         let encode = || engine.encode(vec![grey()], LAST);
         let (ended, encoded, waited) = tokio::join!(engine.ended(), encode(), encode());
         assert_eq!(ended, Health::Hung);
         assert!(matches!(encoded, Err(EngineError::Hung)), "{encoded:?}");
         assert!(matches!(waited, Err(EngineError::Stopped)), "{waited:?}");
         let load = engine.load();
-        assert_eq!(load().waiting, 1, "the thread has taken the first one");
+        assert_eq!(load().waiting, 0, "nobody waits any more");
         assert_ne!(load().call, Duration::ZERO);
         drop(permit);
+    }
+
+    /// Its first encode waits for permission; it notes the shades of the frames it is given.
+    struct Noting {
+        inner: Simulated,
+        permits: blocking::Receiver<()>,
+        shades: blocking::Sender<u8>,
+    }
+
+    impl EncodeBackend for Noting {
+        fn description(&self) -> &Description {
+            EncodeBackend::description(&self.inner)
+        }
+        fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
+            // A test that is over neither permits nor listens.
+            let _ = self.permits.recv();
+            for frame in frames {
+                let _ = self.shades.send(frame.pixels[0]);
+            }
+            self.inner.encode(frames)
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_of_stat_wait_for_no_others_but_those_that_are_being_encoded() {
+        let ((permit, permits), (shades, shown)) = (blocking::channel(), blocking::channel());
+        let inner = Simulated::new(SHAPE, SimulatedTiming::default());
+        let backend = Box::new(Noting {
+            inner,
+            permits,
+            shades,
+        });
+        let engine = EncodeEngine::start(backend).expect("a thread starts");
+        let encode = |class, shade| {
+            let frame = Frame {
+                pixels: vec![shade; 64].into(),
+                ..grey()
+            };
+            engine.encode(vec![frame], Purpose { class, ..LAST })
+        };
+        // Polled in this order.
+        let (first, bulk, stat, ()) = tokio::join!(
+            encode(Class::Routine, 1),
+            encode(Class::Bulk, 2),
+            encode(Class::Stat, 3),
+            async {
+                assert_eq!(engine.load()().waiting, 2);
+                drop(permit);
+            },
+        );
+        assert!(first.is_ok() && bulk.is_ok() && stat.is_ok());
+        drop(engine);
+        let shown: Vec<u8> = shown.iter().collect();
+        assert_eq!(shown, [1, 3, 2]);
     }
 }

@@ -4,9 +4,9 @@
 //! It knows nothing of queues, jobs or blobs. A panic in the model fails the batch it happened in, flips
 //! [`Health`] and ends the engine; the service then ends the process in order.
 //!
-//! Reading order: [`backend`] (what a model must be able to do), [`encode`], [`decode`] (the scheduler), [`speculation`]
-//! (several tokens of a text in one pass), [`prompt`], [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma,
-//! [`embed`] is MedSigLIP.
+//! Reading order: [`backend`] (what a model must be able to do), `turns` (who goes first), [`encode`], [`decode`] (the
+//! scheduler), [`speculation`] (several tokens of a text in one pass), [`prompt`], [`text`]; [`simulated`] is a model without
+//! weights, [`real`] is MedGemma, [`embed`] is MedSigLIP.
 
 pub mod backend;
 pub mod config;
@@ -20,6 +20,7 @@ pub mod real;
 pub mod simulated;
 pub mod speculation;
 pub mod text;
+mod turns;
 
 pub use backend::{
     ALTERNATIVES_MAX, Alternative, DecodeBackend, Decoding, Description, EncodeBackend,

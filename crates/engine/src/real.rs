@@ -95,6 +95,14 @@ impl Loaded {
             ));
         }
         check_numbers(&model)?;
+        let forms = model.without_kernels();
+        if half != Half::Encode && !forms.is_empty() {
+            // `provenance.weights` names them in each result.
+            tracing::warn!(
+                forms,
+                "matrices are held in forms for which there are no kernels: a text may depend on what is written beside it, and is written slowly"
+            );
+        }
         Ok(Self::of(model, &origin.name()))
     }
 

@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, WorkUnit};
+use medfleet_core::{BlobKind, Class, Digest, JobKey, JobRecord, Move, Stage, WorkUnit};
 use medfleet_engine::{
     Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, ImageTokens,
     LoadedEmbedder, Prompts, Question,
@@ -117,7 +117,10 @@ impl Decode {
                 let engine = (engine, &started.unit);
                 self.ask(engine, &writer, &study, &gathered).await?
             }
-            DecodeModel::Embedder(embedder) => compare(embedder, &study, &gathered).await?,
+            DecodeModel::Embedder(embedder) => {
+                let embedder = (embedder, started.unit.class);
+                compare(embedder, &study, &gathered).await?
+            }
         };
         let prompt_digest = self.store.digest(&key.tenant, &prompt.into()).await;
         let result = result(Parts {
@@ -306,7 +309,7 @@ struct Answered<'a> {
 
 /// Has a model that compares images with texts do the task; its only prompt are the labels.
 async fn compare(
-    embedder: &LoadedEmbedder,
+    (embedder, class): (&LoadedEmbedder, Class),
     study: &StudyManifest,
     gathered: &Gathered,
 ) -> Result<Answered<'static>, DecodeError> {
@@ -324,7 +327,7 @@ async fn compare(
             Vec::new(),
         ),
         Compares::Labels(labels) => {
-            let found = embedder.compare(&gathered.images, labels.clone());
+            let found = embedder.compare(&gathered.images, labels.clone(), class);
             let found = found.instrument(span).await?;
             let prompt = labels.join("\0").into_bytes();
             (zero_shot(&labels, found.matches), prompt, found.misread)

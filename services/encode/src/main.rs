@@ -25,7 +25,7 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let model = config.model.clone();
     let loading = tokio::task::spawn_blocking(move || model.load(Half::Encode));
     let backend = loading.await?.map_err(Stop::usage)?.encoder();
-    let engine = EncodeEngine::start(backend, config.encode.worker.slots.get())?;
+    let engine = EncodeEngine::start(backend)?;
     let queue = dependencies.queue.clone();
     let deployment = Deployment { engine, listener };
     let ended = medfleet_encode::run(config.encode, deployment, dependencies).await;

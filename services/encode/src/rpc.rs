@@ -119,17 +119,21 @@ impl TokenService for Tokens {
                 "at most {DIGESTS_MAX} digests"
             )));
         }
-        let mut tensors = Vec::with_capacity(digests.len());
-        for digest in &digests {
-            let digest = Digest::from_slice(digest)
-                .map_err(|error| Status::invalid_argument(error.to_string()))?;
-            let held = self.cache.get(&tenant, digest);
-            match held {
-                Some(_) => self.metrics.cache_hits.inc(),
-                None => self.metrics.cache_misses.inc(),
-            };
-            tensors.push(held.ok_or_else(|| Status::not_found("not held any more"))?);
-        }
+        let digests = digests.iter().map(|digest| {
+            let digest = Digest::from_slice(digest);
+            digest.map_err(|error| Status::invalid_argument(error.to_string()))
+        });
+        let digests: Vec<Digest> = digests.collect::<Result<_, Status>>()?;
+        let held = digests.into_iter();
+        let held = held.map(|digest| self.cache.get(&tenant, digest));
+        let held: Vec<Option<Bytes>> = held.collect();
+        // Each is counted, also where another one is missing and the decoder reads all of them from the store.
+        let hits = held.iter().flatten().count();
+        self.metrics.cache_hits.inc_by(hits as u64);
+        let misses = held.len() - hits;
+        self.metrics.cache_misses.inc_by(misses as u64);
+        let tensors: Option<Vec<Bytes>> = held.into_iter().collect();
+        let tensors = tensors.ok_or_else(|| Status::not_found("not held any more"))?;
         let pieces = tensors
             .into_iter()
             .zip(0_u32..)
@@ -164,6 +168,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::cache::Made;
 
     /// The caller greets, as HTTP/2 wants it, and is never heard of again.
     #[tokio::test]
@@ -198,6 +203,41 @@ mod tests {
             ended = serving => panic!("the service ended: {ended:?}"),
             closed = silent => assert!(closed, "the connection stayed"),
         }
+    }
+
+    #[tokio::test]
+    async fn every_tensor_that_is_asked_for_is_counted() {
+        let tokens = Tokens {
+            cache: Arc::new(Cache::new(1 << 20)),
+            metrics: EncodeMetrics::register(&Metrics::new()),
+        };
+        let tenant = TenantId::new("a").expect("a tenant");
+        for byte in [2, 3] {
+            let made = Made {
+                tokens: Digest::new([byte; 32]),
+                made_for: [0; 16],
+            };
+            let (frame, bytes) = (Digest::new([byte + 100; 32]), Bytes::from_static(b"tokens"));
+            tokens.cache.put(&tenant, frame, made, bytes);
+        }
+        let check = async |asked: &[u8], is_there: bool, expected: (u64, u64)| {
+            let digests = asked.iter().map(|byte| vec![*byte; 32].into());
+            let request = FetchTokensRequest {
+                tenant: tenant.to_string(),
+                digests: digests.collect(),
+            };
+            let answer = tokens.fetch_tokens(Request::new(request)).await;
+            assert_eq!(answer.is_ok(), is_there, "{asked:?}");
+            let EncodeMetrics {
+                cache_hits,
+                cache_misses,
+                ..
+            } = &tokens.metrics;
+            assert_eq!((cache_hits.get(), cache_misses.get()), expected);
+        };
+        // What was used least recently is missing first.
+        check(&[1, 2, 3], false, (2, 1)).await;
+        check(&[2, 3], true, (4, 1)).await;
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! order prompts are read as well. When memory runs out on the way, the last gives its own to those before it, keeps what it
 //! wrote, and waits: it is read again later and goes on where it was. The first never gives way, so something always ends.
 //! For one of STAT that finds no room, those of lower classes give way at once, unless it would find none all the same. Who
-//! was passed by a number of later ones counts as one of STAT from then on ([`taken`](super::taken)), so that nobody waits
+//! was passed by a number of later ones counts as one of STAT from then on ([`turns`](crate::turns)), so that nobody waits
 //! without end.
 //!
 //! Beside an encoder on the same device texts may wait for company ([`company`](super::company)).
@@ -145,7 +145,8 @@ impl Scheduler {
         }
     }
 
-    /// Refuses what can never fit; queues the rest.
+    /// Refuses what can never fit; queues the rest. One whose caller is gone is not begun: preparing its prompt and its form would
+    /// hold up the others.
     fn look_at(&mut self, request: Request) -> Result<(), Panicked> {
         let Request {
             request,
@@ -153,6 +154,12 @@ impl Scheduler {
             suspect,
             admitted,
         } = request;
+        if let Some(beside) = &self.beside {
+            beside.arrived();
+        }
+        if events.is_closed() {
+            return Ok(());
+        }
         self.suspect(|_| false);
         suspect.set(true);
         let sequence = Sequence(self.next_sequence);
@@ -164,9 +171,6 @@ impl Scheduler {
         });
         let panicked = matches!(opened, Err(EngineError::Panicked));
         let answer = opened.and_then(|size| {
-            if let Some(beside) = &self.beside {
-                beside.arrived();
-            }
             if let Err(error) = fit(self.backend.as_ref(), size, request.decoding.max_tokens) {
                 self.backend.release(sequence);
                 return Err(error);

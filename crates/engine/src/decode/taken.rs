@@ -11,9 +11,7 @@ use super::{DecodeEvent, Haste};
 use crate::backend::{Alternative, Decoding, PromptSize, Sequence, Step};
 use crate::health::Suspect;
 use crate::text::TokenSpan;
-
-/// So many later ones may begin before a request that waits; then it counts as one of STAT.
-pub(super) const OVERTAKEN_MAX: u32 = 8;
+use crate::turns::Place;
 
 /// A request that the model has taken on: waiting for memory, or being read or written.
 pub(super) struct Taken {
@@ -37,8 +35,7 @@ pub(super) struct Taken {
     pub(super) alternatives: Vec<Vec<Alternative>>,
     pub(super) prefix_tokens: u32,
     pub(super) preemptions: u32,
-    /// Later ones that began while it waited.
-    pub(super) overtaken: u32,
+    pub(super) place: Place,
 }
 
 impl Taken {
@@ -68,26 +65,18 @@ impl Taken {
             alternatives: Vec::new(),
             prefix_tokens: 0,
             preemptions: 0,
-            overtaken: 0,
+            place: Place::new(haste.class, sequence.0),
         }
     }
 
     /// Its place among all that are there, the first one lowest: by class, within one by arrival.
-    pub(super) fn place(&self) -> (Class, Sequence) {
-        let is_aged = self.overtaken >= OVERTAKEN_MAX;
-        let class = if is_aged {
-            Class::Stat
-        } else {
-            self.haste.class
-        };
-        (class, self.sequence)
+    pub(super) fn place(&self) -> (Class, u64) {
+        self.place.order()
     }
 
     /// Another one begins while this one waits.
     pub(super) fn passed_by(&mut self, other: Sequence) {
-        if self.sequence < other {
-            self.overtaken = self.overtaken.saturating_add(1);
-        }
+        self.place.passed_by(other.0);
     }
 
     /// As it counts for company.

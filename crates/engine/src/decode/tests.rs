@@ -325,6 +325,41 @@ async fn dropping_the_stream_stops_between_two_tokens() {
 }
 
 #[tokio::test]
+async fn who_is_gone_before_it_was_looked_at_is_not_begun() {
+    let (permit, permits) = blocking::channel::<()>();
+    let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let pass: Pass = Box::new(move |inner, works| {
+        let sequences: Vec<u64> = works.iter().map(|work| work.sequence.0).collect();
+        // A test that is over neither listens nor permits.
+        let _ = (begins.send(sequences), permits.recv());
+        inner.run(works)
+    });
+    let limits = DecodeLimits {
+        prefill_tokens_max: 64,
+        ..LIMITS
+    };
+    let (engine, _releases) = wrapped(limits, PLENTY, pass);
+    let _first = engine
+        .decode(request(&[1], greedy()))
+        .await
+        .expect("it is taken");
+    assert_eq!(begun.recv().await, Some(vec![0]));
+    // The model is at its pass: this one was sent when it waits, and nobody has looked at it.
+    tokio::select! {
+        biased;
+        _ = engine.decode(request(&[2], greedy())) => panic!("nobody looks"),
+        () = std::future::ready(()) => {}
+    }
+    // Polled in this order: the next pass begins when it was sent.
+    let (second, ()) = tokio::join!(engine.decode(request(&[3], greedy())), async {
+        permit.send(()).expect("the first pass waits");
+    });
+    let _second = second.expect("it is taken");
+    assert_eq!(begun.recv().await, Some(vec![0, 1]), "the model knows two");
+    drop(permit);
+}
+
+#[tokio::test]
 async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
     let (engine, permit, _releases) = gated();
     let first = engine

@@ -120,7 +120,7 @@ impl Drafter {
     }
 
     /// One pass over what each of these texts, followed by these proposals, has that was not read. A text that finds no
-    /// memory gets no guess; where the pass fails, none of them gets any again.
+    /// memory gets no guess; where the pass fails, none of them gets any again, nor does one of which it makes no numbers.
     pub(super) fn step(&mut self, texts: &[(Sequence, Vec<u32>)]) -> Stepped {
         let (mut room, context) = (READ_TOKENS_MAX, self.model.config().text.positions_max);
         let mut stretches = Vec::with_capacity(texts.len());
@@ -151,7 +151,16 @@ impl Drafter {
             let (stretch, rows) = (stretch?, rows.next()?);
             let text = self.texts.get_mut(sequence)?;
             text.read(&stretch, &mut self.pool);
-            likeliest(rows.rows.first()?, self.model.forbidden_tokens())
+            let guess = likeliest(rows.rows.first()?, self.model.forbidden_tokens());
+            if guess.is_none() {
+                tracing::warn!(
+                    "the draft model made values that are no numbers: it proposes nothing more for this text"
+                );
+                // Whoever took over its keys and values would get none either.
+                text.progress.forget(self.pool.blocks_mut());
+                self.release(*sequence);
+            }
+            guess
         };
         Stepped {
             guesses: texts.iter().zip(stretches).map(guess).collect(),

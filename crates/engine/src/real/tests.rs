@@ -185,7 +185,7 @@ fn start(loaded: &Loaded, limits: DecodeLimits, kv_bytes_max: u64) -> DecodeEngi
 
 async fn two_images(loaded: &Loaded) -> Vec<ImageTokens> {
     let side = loaded.description().frame_side;
-    let encoder = EncodeEngine::start(loaded.encoder(), 1).expect("a thread starts");
+    let encoder = EncodeEngine::start(loaded.encoder()).expect("a thread starts");
     let frames = vec![frame(side, 1), frame(side, 2)];
     let purpose = Purpose {
         class: Class::Routine,
@@ -498,7 +498,7 @@ async fn damage_that_loading_does_not_find_ends_an_engine_at_its_first_image() {
     let bias = "vision_tower.vision_model.post_layernorm.bias";
     let (loaded, _dir) = damaged(bias, 0, f32::MAX);
     let picture = frame(loaded.description().frame_side, 1);
-    let encoder = EncodeEngine::start(loaded.encoder(), 1).expect("a thread starts");
+    let encoder = EncodeEngine::start(loaded.encoder()).expect("a thread starts");
     let purpose = Purpose {
         class: Class::Routine,
         is_last: true,

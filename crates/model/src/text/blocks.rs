@@ -165,6 +165,13 @@ impl BlockTable {
         self.groups.first().map_or(&[], |run| &run.blocks)
     }
 
+    /// Numbers of all blocks held, group by group; no two groups share one.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.groups
+            .iter()
+            .flat_map(|run| run.blocks.iter().copied())
+    }
+
     /// Blocks held, of all groups.
     #[must_use]
     pub fn held(&self) -> usize {

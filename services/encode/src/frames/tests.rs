@@ -41,7 +41,7 @@ pub(crate) fn among(
     let simulated = Simulated::new(shape, timing);
     Encode {
         store: store.clone(),
-        engine: EncodeEngine::start(Box::new(simulated), 4).expect("a thread starts"),
+        engine: EncodeEngine::start(Box::new(simulated)).expect("a thread starts"),
         cache: Arc::new(Cache::new(64 << 20)),
         claims: Claims::default(),
         elsewhere: Arc::new(elsewhere),

@@ -175,7 +175,7 @@ impl Roles {
     ) -> Result<Encoding, Stop> {
         let dependencies = self.member(name, process, &Pages::default()).await?;
         let config = config.encode.clone();
-        let engine = EncodeEngine::start(model.encoder(), config.worker.slots.get())?;
+        let engine = EncodeEngine::start(model.encoder())?;
         let encoding = engine.encoding();
         let deployment = medfleet_encode::Deployment { engine, listener };
         self.tasks.start(

@@ -64,7 +64,7 @@ fn device(usual: Duration) -> Device {
         permits,
         log: Arc::clone(&log),
     };
-    let encoder = EncodeEngine::start(Box::new(backend), 1).expect("a thread starts");
+    let encoder = EncodeEngine::start(Box::new(backend)).expect("a thread starts");
     encoder.encoding().set_usual(usual);
     let (released, releases) = unbounded_channel();
     let passes = Arc::clone(&log);

@@ -167,6 +167,26 @@ fn it_reads_prompts_without_their_images_and_long_ones_a_stretch_at_a_time() {
     assert_eq!(drafter.blocks_used(), 0);
 }
 
+#[test]
+fn what_is_no_numbers_is_not_taken_over_and_not_tried_again() {
+    let loaded = tiny();
+    let folder = poisoned("language_model.model.norm.weight", 0, f32::NAN);
+    let damaged = Arc::new(text_half(folder.path()));
+    let drafter = Drafter::new(damaged, 1 << 24, &loaded.model);
+    let mut drafter = drafter.expect("a small pool");
+    let prompt = prompt(&loaded.model, &"what is seen? ".repeat(8), 0);
+    assert!(prompt.len() > BLOCK_TOKENS, "it fills a block");
+    let (first, second) = (Sequence(0), Sequence(1));
+    for sequence in [first, second] {
+        drafter.open(sequence, Digest::new([0; 32]), &prompt);
+    }
+    drafter.follow(first, &prompt, &[]);
+    assert!(drafter.step(&[(first, Vec::new())]).guesses[0].is_none());
+    assert_eq!(drafter.blocks_used(), 0, "it is not read any further");
+    drafter.follow(second, &prompt, &[]);
+    assert_eq!(drafter.blocks_used(), 0, "it finds nothing of the first");
+}
+
 /// The language model of the tiny checkpoint alone, with its weights or others.
 fn text_only(other_weights: bool) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::decode::taken::OVERTAKEN_MAX;
+use crate::turns::OVERTAKEN_MAX;
 
 /// How long a state may take to come.
 const SOON: Duration = Duration::from_secs(30);
