@@ -6,7 +6,7 @@
 //! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
 //! `dicom` (a file's frames), then what a model takes: `grey`, `voi` and `shutter` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
-//! `square` (padding and resize), `ahead` (several frames or files at a time); `picture` for PNG and JPEG, `tiff`; `parts`
+//! `square` (padding and resize), `ahead` (several frames or files at a time); `picture` for PNG and JPEG, `tiff`, `nifti`; `parts`
 //! (archives), `pair` (one patient, prior and current).
 //! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
 //! `deidentify` (objects that leave).
