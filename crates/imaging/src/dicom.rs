@@ -44,9 +44,6 @@ pub enum Values {
 
 /// Decodes the first `frames_max` frames of a DICOM file to values, without any window: what other implementations can be
 /// compared with. `each` gets the frame's index and its values. Returns the number of frames of the file.
-///
-/// # Errors
-/// Refuses what is not known to come out right.
 pub fn decode_values(
     bytes: &[u8],
     limits: &Limits,

@@ -146,9 +146,6 @@ pub fn pair_order(
 }
 
 /// Whether inputs may be of one patient, of which one is told at a time.
-///
-/// # Errors
-/// [`Reason::DifferentPatients`] where what one says contradicts another.
 pub fn one_patient(examinations: &[Option<Examination>]) -> Result<(), Refusal> {
     let mut known = Patient::default();
     let mut patients = examinations.iter().flatten();

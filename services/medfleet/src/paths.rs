@@ -39,9 +39,6 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether the file is an archive that can be opened, by its first bytes.
-///
-/// # Errors
-/// When it cannot be read.
 pub(crate) fn is_archive(path: &Path) -> Result<bool> {
     Ok(Archive::of(&head(path)?).is_some())
 }

@@ -39,9 +39,6 @@ impl DeidentificationKey {
     }
 
     /// From 64 hexadecimal digits; white space around them is left out.
-    ///
-    /// # Errors
-    /// Any other form.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let mut key = [0; KEY_BYTES];
         hex::decode_to_slice(text.trim(), &mut key).map_err(|_| KeyError::Form)?;

@@ -86,9 +86,6 @@ pub(crate) type OnNews<'a> = &'a mut (dyn FnMut(UploadNews) + Send);
 impl Client {
     /// Sends the file at `path` and returns the handle of the complete upload, `uploads/{id}`, while the complete uploads in
     /// `kept` live on: the first files of a study on a slow line must be there when the last one is. It is one of them then.
-    ///
-    /// # Errors
-    /// The file cannot be read or changes, the fleet refuses, or it stays unreachable.
     pub(crate) async fn upload(
         &self,
         kept: &mut KeptUploads,
