@@ -121,7 +121,6 @@ struct DecodingArgs {
     think: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     let task = task(&args).map_err(Fault::usage)?;

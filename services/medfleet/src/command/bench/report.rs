@@ -98,7 +98,6 @@ struct InProcess {
     text: String,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     if let Some(collector) = &args.otlp {
         return traces::run(&args, collector);
