@@ -402,17 +402,9 @@ mod tests {
     use super::*;
     use crate::exit::Exit;
 
-    fn fleet(server: String, tls: TlsFiles) -> Fleet {
-        Fleet {
-            server,
-            token: "t".to_owned(),
-            tls,
-        }
-    }
-
     #[tokio::test]
     async fn a_call_that_nobody_answers_ends() {
-        let fleet = fleet("http://127.0.0.1:1".to_owned(), TlsFiles::default());
+        let fleet = Fleet::plain("http://127.0.0.1:1", "t");
         let mut client = Client::new(&fleet, Retry::PATIENT).expect("a URL");
         client.answer_max = Duration::from_millis(10);
         let never = |(), ()| std::future::pending::<Result<Response<()>, Status>>();
@@ -454,7 +446,11 @@ mod tests {
             .add_routes(Routes::default())
             .serve_with_incoming(TcpIncoming::from(listener));
         let is_answered = async |tls: TlsFiles| {
-            let client = Client::new(&fleet(address.clone(), tls), Retry::ONCE);
+            let fleet = Fleet {
+                tls,
+                ..Fleet::plain(&address, "t")
+            };
+            let client = Client::new(&fleet, Retry::ONCE);
             let refused = client.expect("good files").pauses().await;
             let refused = refused.expect_err("it knows no method");
             matches!(&refused, ClientError::Refused { code, .. } if *code == "UNIMPLEMENTED")

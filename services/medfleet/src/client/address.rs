@@ -60,6 +60,17 @@ pub(crate) struct Fleet {
     pub(crate) tls: TlsFiles,
 }
 
+impl Fleet {
+    /// One without any file of certificates.
+    pub(crate) fn plain(server: impl Into<String>, token: &str) -> Self {
+        Self {
+            server: server.into(),
+            token: token.to_owned(),
+            tls: TlsFiles::default(),
+        }
+    }
+}
+
 /// What `medfleet up` writes when every role is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AddressFile {
