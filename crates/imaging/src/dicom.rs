@@ -162,6 +162,17 @@ impl<'a> File<'a> {
         Ok(())
     }
 
+    /// The frames of a run are a film, not one study's views.
+    pub(crate) fn refuse_several_frames(&self) -> Result<(), Refusal> {
+        match self.image.frames {
+            1 => Ok(()),
+            frames => Err(
+                Refusal::at(Reason::MultiFrameNotSupportedYet, tags::NUMBER_OF_FRAMES)
+                    .found(frames),
+            ),
+        }
+    }
+
     /// A model sees square pixels; a frame would come out stretched.
     pub(crate) fn refuse_non_square(&self, frame: u32) -> Result<(), Refusal> {
         let measures = self.groups.of(frame, tags::PIXEL_MEASURES_SEQUENCE)?;

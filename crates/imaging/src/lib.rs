@@ -15,6 +15,7 @@ mod admission;
 mod ahead;
 mod archive;
 mod burned_in;
+mod calendar;
 mod charset;
 mod clinical;
 mod codec;
