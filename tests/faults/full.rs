@@ -9,7 +9,7 @@ use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::StreamBytes;
 use medfleet_testkit::{tenant, wait_until};
 use medfleet_tests::alerts;
-use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::client::{Client, PATIENCE, inline, refused, report};
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role, http_get};
 use medfleet_tests::picture;
 use toml::toml;
@@ -97,9 +97,8 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     let after = alerts::told(fleet.admin(Role::Ingest), FULL).await?;
     ensure!((before, after) == (0, 2), "{before}, then {after}");
     alerts::expect("MedfleetStoreFull", true, &[(FULL, (before, after))]).await?;
-    let unknown = client.get_by_request_id("second").await.err();
-    let unknown = unknown.context("half of a job was accepted")?;
-    ensure!(unknown.code() == Code::NotFound, "{unknown:?}");
+    let unknown = client.get_by_request_id("second").await;
+    refused(unknown, Code::NotFound).context("half of a job")?;
     ensure!(jobs(&client).await? == 1, "a job that nobody accepted");
     client.erase(&first.name).await?;
     let before = done_once(&client, &second).await?;
@@ -175,13 +174,9 @@ async fn what_the_audit_has_left_is_for_erasures_and_operators() -> Result<()> {
     let second = with_id("second", picture::png(64, 2)?);
     let noted = refused_for(&client, &second, "QUEUE_FULL").await?;
     ensure!(noted.is_none(), "{noted:?}");
-    let read = client.result(&first.name).await.err();
-    let read = read.context("read without a line in the audit")?;
-    ensure!(read.code() == Code::ResourceExhausted, "{read:?}");
+    refused(client.result(&first.name).await, Code::ResourceExhausted)?;
     // Nor is the last of it for a tenant that cancels again and again.
-    let cancelled = client.cancel(&first.name).await.err();
-    let cancelled = cancelled.context("cancelled what has ended")?;
-    ensure!(cancelled.code() == Code::ResourceExhausted, "{cancelled:?}");
+    refused(client.cancel(&first.name).await, Code::ResourceExhausted)?;
 
     let operator = fleet.client(OPERATOR).await?;
     operator.pause("st-mary", Class::Bulk).await?;

@@ -45,20 +45,12 @@ async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> R
         }
         fleet.start_role(Role::Decode).await?;
     }
-    let failed = client.wait_final(&job).await?;
-    let failure = failed.failure.as_ref().context("it failed")?;
-    ensure!(
-        failure.reason() == FailureReason::AttemptsExhausted,
-        "{failed:?}"
-    );
-    let letter = wait_until(PATIENCE, "its dead letter", async || {
-        let (letters, _) = client.dead_letters(10, "").await.ok()?;
-        letters.into_iter().next()
-    })
-    .await?;
+    let exhausted = FailureReason::AttemptsExhausted;
+    client.wait_failed(&job, exhausted).await?;
+    let letter = client.wait_letter().await?;
     ensure!(letter.job == job && letter.stage == "decode", "{letter:?}");
     let said = letter.failure.as_ref().map(|failure| failure.reason());
-    ensure!(said == Some(failure.reason()), "{letter:?}");
+    ensure!(said == Some(exhausted), "{letter:?}");
     // By the worker that was given it last and was not killed by it.
     client.replay(&letter.name).await?;
     client.wait_completed(&job).await?;

@@ -4,10 +4,8 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::Class;
-use medfleet_testkit::wait_until;
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::{is_encoded, pictures, refused};
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
-use medfleet_tests::picture;
 
 /// Stops all that still runs.
 async fn stop_rest(fleet: &Fleet) -> Result<()> {
@@ -23,12 +21,9 @@ async fn stop_rest(fleet: &Fleet) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_and_blobs_are_enough() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
-    let (operator, mary, john) = (
-        fleet.client(OPERATOR).await?,
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
-    let job = |seed| anyhow::Ok(report(vec![inline(picture::png(64, seed)?)]));
+    let operator = fleet.client(OPERATOR).await?;
+    let (mary, john) = fleet.two_clients().await?;
+    let job = |seed| pictures(&[seed]);
     let completed = mary.submit(job(1)?).await?;
     let completed = mary.wait_final(&completed.name).await?;
     // Jobs that stand before their last stage, and jobs that stand before their first: the pause alone holds those only from
@@ -37,11 +32,7 @@ async fn records_and_blobs_are_enough() -> Result<()> {
     fleet.stop_role(Role::Decode).await?;
     let encoded = [mary.submit(job(4)?).await?, mary.submit(job(5)?).await?];
     for job in &encoded {
-        wait_until(PATIENCE, "a job that is encoded", async || {
-            let job = mary.get(&job.name).await.ok()?;
-            (job.chunks_total > 0 && job.chunks_done == job.chunks_total).then_some(())
-        })
-        .await?;
+        mary.wait_for(&job.name, is_encoded).await?;
     }
     fleet.stop_role(Role::Preprocess).await?;
     let accepted = [john.submit(job(2)?).await?, john.submit(job(3)?).await?];
@@ -70,18 +61,11 @@ async fn records_and_blobs_are_enough() -> Result<()> {
     for role in Role::ALL {
         fleet.start_role(role).await?;
     }
-    let (operator, mary, john) = (
-        fleet.client(OPERATOR).await?,
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let operator = fleet.client(OPERATOR).await?;
+    let (mary, john) = fleet.two_clients().await?;
     ensure!(mary.get(&completed.name).await? == completed);
     operator.resume("st-john", Class::Unspecified).await?;
-    let refused = mary.requeue().await.expect_err("not an operator");
-    ensure!(
-        refused.code() == tonic::Code::PermissionDenied,
-        "{refused:?}"
-    );
+    refused(mary.requeue().await, tonic::Code::PermissionDenied)?;
     let open = u32::try_from(accepted.len() + encoded.len())?;
     ensure!(operator.requeue().await? == (open, open));
     for (client, jobs) in [(&john, &accepted), (&mary, &encoded)] {

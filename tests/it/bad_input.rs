@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use medfleet_fuzz::dicom::{EXPLICIT, Header, JPEG_2000, encapsulated, file, head};
 use medfleet_proto::v1::{self, FailureReason, JobState, SubmitJobRequest, task::Kind};
-use medfleet_testkit::{tar, wait_until};
-use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
+use medfleet_testkit::tar;
+use medfleet_tests::client::{Client, inline, pictures, refused, report, task, uploaded};
 use medfleet_tests::fleet::{Fleet, Options};
 use medfleet_tests::picture;
 use tonic::Code;
@@ -12,16 +12,13 @@ use tonic_types::StatusExt;
 
 const SMALL_CODESTREAM: &[u8] = include_bytes!("../../crates/fuzz/seeds/deep12.j2k");
 
-async fn refused(
+async fn is_refused(
     client: &Client,
     request: SubmitJobRequest,
     code: Code,
     field: &str,
 ) -> Result<()> {
-    let Err(status) = client.submit(request).await else {
-        anyhow::bail!("{field}: was accepted")
-    };
-    ensure!(status.code() == code, "{field}: {status:?}");
+    let status = refused(client.submit(request).await, code).with_context(|| field.to_owned())?;
     if code == Code::InvalidArgument {
         let violations = status
             .get_error_details()
@@ -41,19 +38,11 @@ async fn refused(
     Ok(())
 }
 
-fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
-    SubmitJobRequest {
-        task: Some(v1::Task { kind: Some(kind) }),
-        inputs,
-        ..Default::default()
-    }
-}
-
 /// Requests that are no jobs, with the code and the field that the answer must name.
 fn impossible() -> Result<Vec<(SubmitJobRequest, Code, &'static str)>> {
     use Code::InvalidArgument;
     let picture = || picture::png(32, 1).map(inline);
-    let one = || Ok::<_, anyhow::Error>(report(vec![picture()?]));
+    let one = || pictures(&[1]);
     let many = (0..=2048).map(|_| inline(vec![1])).collect();
     let question = Kind::Answer(v1::AnswerTask::default());
     let comparison = Kind::Compare(v1::CompareTask::default());
@@ -126,7 +115,7 @@ async fn requests_that_cannot_be_jobs() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
     for (request, code, field) in impossible()? {
-        refused(&client, request, code, field).await?;
+        is_refused(&client, request, code, field).await?;
     }
     Ok(())
 }
@@ -205,7 +194,7 @@ async fn a_file_without_an_image_leaves_the_others_of_its_archive() -> Result<()
     let archive = tar(&[("1", &picture::png(64, 1)?), ("2", &no_image)]);
     let upload = client.upload(&archive).await?;
     let job = client.submit(report(vec![uploaded(&upload)])).await?;
-    let job = client.wait_completed(&job.name).await?;
+    client.wait_completed(&job.name).await?;
     let result = client.result(&job.name).await?;
     let left_out = result.files_refused.iter();
     let left_out: Vec<(u32, &str)> = left_out
@@ -229,20 +218,10 @@ async fn a_file_that_ends_its_decoder_fails_alone() -> Result<()> {
     let job = client
         .submit(report(vec![uploaded(&client.upload(&deadly).await?)]))
         .await?;
-    let seen = client.watch_to_end(&job.name).await?;
-    let failure = seen.last.and_then(|job| job.failure);
-    let failure = failure.context("a failure")?;
-    ensure!(
-        failure.reason() == FailureReason::AttemptsExhausted
-            && failure.message.contains("DECODER_CRASHED"),
-        "{failure:?}"
-    );
-    // Quarantined: the letter is written right after the record.
-    let letter = wait_until(PATIENCE, "a dead letter", async || {
-        let (letters, _) = client.dead_letters(10, "").await.ok()?;
-        letters.into_iter().next()
-    })
-    .await?;
+    let exhausted = FailureReason::AttemptsExhausted;
+    let failure = client.wait_failed(&job.name, exhausted).await?;
+    ensure!(failure.message.contains("DECODER_CRASHED"), "{failure:?}");
+    let letter = client.wait_letter().await?;
     ensure!(letter.job == job.name && letter.stage == "preprocess");
     let job = client
         .submit(report(vec![uploaded(&client.upload(&good).await?)]))
@@ -274,18 +253,9 @@ async fn uploads_resume_and_are_bounded() -> Result<()> {
     );
     let known = client.get_upload(&upload.name).await?;
     ensure!(known.committed_bytes <= half as u64, "{known:?}");
-    let wrong = client
-        .upload_part(
-            &upload.name,
-            known.committed_bytes + 1,
-            total,
-            &bytes[half..],
-        )
-        .await;
-    ensure!(
-        wrong.is_err_and(|status| status.code() == Code::InvalidArgument),
-        "a wrong offset was taken"
-    );
+    let wrong = known.committed_bytes + 1;
+    let wrong = client.upload_part(&upload.name, wrong, total, &bytes[half..]);
+    refused(wrong.await, Code::InvalidArgument).context("a wrong offset")?;
     let rest = &bytes[usize::try_from(known.committed_bytes)?..];
     let whole = client
         .upload_part(&upload.name, known.committed_bytes, total, rest)
@@ -295,8 +265,7 @@ async fn uploads_resume_and_are_bounded() -> Result<()> {
         "{whole:?}"
     );
     let job = client.submit(report(vec![uploaded(&upload.name)])).await?;
-    let state = client.wait_final(&job.name).await?.state();
-    ensure!(state == JobState::Completed, "{state:?}");
+    client.wait_completed(&job.name).await?;
 
     let huge = client
         .upload_part("", 0, 1 << 40, b"x")
@@ -310,10 +279,7 @@ async fn uploads_resume_and_are_bounded() -> Result<()> {
         huge.message().contains("512"),
         "the limit is named: {huge:?}"
     );
-    let longer = client
-        .upload_part("", 0, 4, b"more than four")
-        .await
-        .expect_err("more than declared");
-    ensure!(longer.code() == Code::InvalidArgument, "{longer:?}");
+    let longer = client.upload_part("", 0, 4, b"more than four").await;
+    refused(longer, Code::InvalidArgument)?;
     Ok(())
 }

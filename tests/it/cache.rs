@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 use medfleet_proto::v1::{self, result::Output};
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts::told;
-use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::client::{Client, PATIENCE, pictures};
 use medfleet_tests::fleet::extra::Extra;
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
 use medfleet_tests::picture;
@@ -24,12 +24,8 @@ const LEFT: &str = "medfleet_encode_claims_held_total{outcome=\"left\"}";
 const WAITS: &str = "medfleet_encode_claims_held_wait_seconds_count";
 
 /// A report over pictures of these seeds: the job's name and its result.
-async fn drafted(client: &Client, pictures: &[u32]) -> Result<(String, v1::Result)> {
-    let inputs = pictures.iter();
-    let inputs = inputs.map(|seed| Ok(inline(picture::png(64, *seed)?)));
-    let job = client
-        .submit(report(inputs.collect::<Result<_>>()?))
-        .await?;
+async fn drafted(client: &Client, seeds: &[u32]) -> Result<(String, v1::Result)> {
+    let job = client.submit(pictures(seeds)?).await?;
     client.wait_completed(&job.name).await?;
     let result = client.result(&job.name).await?;
     Ok((job.name, result))
@@ -59,10 +55,7 @@ fn text((_, result): &(String, v1::Result)) -> Result<&str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_comes_again_is_encoded_once_for_its_tenant() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
-    let (mary, john) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let (mary, john) = fleet.two_clients().await?;
     let first = drafted(&mary, &[1, 2]).await?;
     expect(&fleet, &first, 0, 2).await?;
     let second = drafted(&mary, &[2, 3]).await?;
@@ -122,9 +115,9 @@ fn change_pace(fleet: &Fleet, from_millis: u64, to_millis: u64) -> Result<()> {
     Ok(fs::write(&file, config.replace(&from, &to))?)
 }
 
-/// Submits as many jobs with this picture at once.
-async fn submitted(client: &Client, seed: u32, jobs: usize) -> Result<Vec<v1::Job>> {
-    let picture = picture::png(64, seed)?;
+/// Submits as many jobs with one picture at once.
+async fn submitted(client: &Client, jobs: usize) -> Result<Vec<v1::Job>> {
+    let picture = picture::png(64, 1)?;
     let jobs = (0..jobs).map(|_| client.submit_picture(picture.clone()));
     Ok(try_join_all(jobs).await?)
 }
@@ -146,7 +139,7 @@ async fn an_image_that_comes_to_two_encoders_at_once_is_encoded_once() -> Result
     let client = fleet.client("st-mary").await?;
     // All are there before the first comes to an encoder: the others come while that one is at it.
     fleet.stop_role(Role::Preprocess).await?;
-    let jobs = submitted(&client, 1, 6).await?;
+    let jobs = submitted(&client, 6).await?;
     fleet.start_role(Role::Preprocess).await?;
     let results = results(&client, &jobs).await?;
     let (mut encoded, mut held, mut found, mut waits) = (0, 0, 0, 0);
@@ -182,14 +175,14 @@ async fn what_an_encoder_dies_at_another_takes_over_and_does_not_idle_until_then
         let counted = told(admin, metric).await.ok()?;
         (counted > 0).then_some(())
     };
-    let mut jobs = submitted(&client, 1, 1).await?;
+    let mut jobs = submitted(&client, 1).await?;
     let dying = fleet.admin(Role::Encode);
     wait_until(PATIENCE, "one to encode", async || has(dying, TAKEN).await).await?;
     // Slow enough for its next image to be claimed as well.
     change_pace(&fleet, NEVER_MILLIS, 200)?;
     let other = another(&fleet).await?;
     let living = other.admin();
-    jobs.extend(submitted(&client, 1, 1).await?);
+    jobs.extend(submitted(&client, 1).await?);
     wait_until(PATIENCE, "the other to wait", async || {
         has(living, HELD).await
     })
@@ -197,7 +190,7 @@ async fn what_an_encoder_dies_at_another_takes_over_and_does_not_idle_until_then
     // One that waits holds no slot: the next image goes to it, and begins.
     let urgent = v1::SubmitJobRequest {
         class: v1::Class::Urgent.into(),
-        ..report(vec![inline(picture::png(64, 2)?)])
+        ..pictures(&[2])?
     };
     let next = client.submit(urgent).await?;
     wait_until(PATIENCE, "the next image to be begun", async || {

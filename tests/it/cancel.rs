@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::JobState;
+use medfleet_tests::client::refused;
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
 use medfleet_tests::picture;
 use toml::toml;
@@ -24,9 +25,7 @@ async fn cancel_in(state: JobState, without: Option<Role>, pace: Pace) -> Result
     }
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(64, 7)?).await?;
-    client
-        .wait_for(&job.name, |job| job.state() == state)
-        .await?;
+    client.wait_state(&job.name, state).await?;
     let cancelled = client.cancel(&job.name).await?;
     ensure!(cancelled.state() == JobState::Cancelled, "{cancelled:?}");
     let again = client.cancel(&job.name).await?;
@@ -44,11 +43,7 @@ async fn cancel_in(state: JobState, without: Option<Role>, pace: Pace) -> Result
             .is_some_and(|job| job.state() == JobState::Cancelled),
         "the watch ends CANCELLED"
     );
-    let refused = client
-        .result(&job.name)
-        .await
-        .expect_err("a cancelled job has no result");
-    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+    refused(client.result(&job.name).await, Code::FailedPrecondition)?;
     fleet.wait_idle().await?;
     ensure!(
         client.get(&job.name).await?.state() == JobState::Cancelled,
@@ -98,10 +93,6 @@ async fn after_the_end_it_is_refused() -> Result<()> {
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(64, 8)?).await?;
     client.watch_to_end(&job.name).await?;
-    let refused = client
-        .cancel(&job.name)
-        .await
-        .expect_err("completed is final");
-    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+    refused(client.cancel(&job.name).await, Code::FailedPrecondition)?;
     Ok(())
 }

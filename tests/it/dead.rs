@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use medfleet_proto::v1::{DeadLetter, FailureReason, JobState};
-use medfleet_testkit::wait_until;
-use medfleet_tests::client::{Client, PATIENCE};
+use medfleet_tests::client::{Client, refused};
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use tonic::Code;
 
@@ -15,16 +14,14 @@ async fn failed(fleet: &Fleet, client: &Client) -> Result<(String, DeadLetter)> 
     fleet.remove_one_blob("st-mary", "tokens")?;
     fleet.start_role(Role::Encode).await?;
     fleet.start_role(Role::Decode).await?;
-    let job = client.wait_final(&job).await?;
-    ensure!(job.state() == JobState::Failed, "{job:?}");
-    // The letter is written right after the record.
-    let letter = wait_until(PATIENCE, "a dead letter", async || {
-        let (letters, next) = client.dead_letters(10, "").await.ok()?;
-        (next.is_empty() && letters.len() == 1).then(|| letters.into_iter().next())?
-    })
-    .await?;
-    ensure!(letter.job == job.name && letter.stage == "decode");
-    Ok((job.name, letter))
+    client
+        .wait_failed(&job, FailureReason::ImageMissing)
+        .await?;
+    let letter = client.wait_letter().await?;
+    let (letters, next) = client.dead_letters(10, "").await?;
+    ensure!(next.is_empty() && letters.len() == 1, "{letters:?}");
+    ensure!(letter.job == job && letter.stage == "decode");
+    Ok((job, letter))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,9 +46,7 @@ async fn a_job_is_started_over_and_completes() -> Result<()> {
     let asked_again = client.replay(&letter.name).await?;
     ensure!(asked_again == client.get(&job).await?, "{asked_again:?}");
     ensure!(asked_again.state() == JobState::Completed);
-    let gone = client.dead_letter(&letter.name).await;
-    let gone = gone.expect_err("it is gone");
-    ensure!(gone.code() == Code::NotFound, "{gone:?}");
+    refused(client.dead_letter(&letter.name).await, Code::NotFound)?;
     Ok(())
 }
 
@@ -118,13 +113,8 @@ async fn letters_are_their_tenants_own() -> Result<()> {
     let (job, letter) = failed(&fleet, &owner).await?;
     let other = fleet.client("st-john").await?;
     ensure!(other.dead_letters(10, "").await?.0.is_empty());
-    for answer in [
-        other.dead_letter(&letter.name).await.err(),
-        other.replay(&letter.name).await.err(),
-    ] {
-        let code = answer.as_ref().map(tonic::Status::code);
-        ensure!(code == Some(Code::NotFound), "{answer:?}");
-    }
+    refused(other.dead_letter(&letter.name).await, Code::NotFound)?;
+    refused(other.replay(&letter.name).await, Code::NotFound)?;
     // Answers as if it were gone, and takes nothing away.
     other.discard(&letter.name).await?;
     ensure!(owner.dead_letter(&letter.name).await? == letter);
@@ -132,12 +122,9 @@ async fn letters_are_their_tenants_own() -> Result<()> {
     owner.discard(&letter.name).await?;
     owner.discard(&letter.name).await?;
     ensure!(owner.dead_letters(10, "").await?.0.is_empty());
-    let put_away = owner.replay(&letter.name).await;
-    let put_away = put_away.expect_err("it was put away");
-    ensure!(put_away.code() == Code::NotFound, "{put_away:?}");
+    refused(owner.replay(&letter.name).await, Code::NotFound)?;
     ensure!(owner.get(&job).await?.state() == JobState::Failed);
     let wrong = owner.dead_letter("deadLetters/x").await;
-    let wrong = wrong.expect_err("not a name");
-    ensure!(wrong.code() == Code::InvalidArgument, "{wrong:?}");
+    refused(wrong, Code::InvalidArgument)?;
     Ok(())
 }

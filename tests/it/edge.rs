@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{self, JobState};
 use medfleet_testkit::wait_until;
-use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
+use medfleet_tests::client::{Client, PATIENCE, Seen, inline, pictures, refused, report, uploaded};
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Options, Pace, Role};
 use medfleet_tests::picture;
@@ -174,7 +174,7 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
 fn stat(seed: u32) -> Result<v1::SubmitJobRequest> {
     Ok(v1::SubmitJobRequest {
         class: v1::Class::Stat.into(),
-        ..report(vec![inline(picture::png(64, seed)?)])
+        ..pictures(&[seed])?
     })
 }
 
@@ -233,15 +233,14 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()> {
-    const JOBS: usize = 24;
+    const JOBS: u32 = 24;
     let hub = Fleet::paced(Pace::writing(10)).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     site.link().cut();
     let edge = site.client("st-mary").await?;
     let mut jobs = Vec::new();
     for seed in 0..JOBS {
-        let input = inline(picture::png(64, u32::try_from(seed)?)?);
-        jobs.push(edge.submit(report(vec![input])).await?.name);
+        jobs.push(edge.submit(pictures(&[seed])?).await?.name);
     }
     let above = hub.client("st-mary").await?;
     site.link().mend();
@@ -331,18 +330,14 @@ async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
     ensure!(edge.get(&first).await?.state() == JobState::Accepted);
     ensure!(edge.cancel(&first).await?.state() == JobState::Cancelled);
     ensure!(edge.cancel(&first).await?.state() == JobState::Cancelled);
-    let watched = edge.watch_to_end(&first).await?;
-    ensure!(
-        watched
-            .last
-            .is_some_and(|job| job.state() == JobState::Cancelled)
-    );
+    let watched = edge.watch_to_end(&first).await?.last;
+    ensure!(watched.is_some_and(|job| job.state() == JobState::Cancelled));
     let short = v1::SubmitJobRequest {
         time_to_live: Some(prost_types::Duration {
             seconds: 1,
             nanos: 0,
         }),
-        ..report(vec![inline(picture::png(64, 4)?)])
+        ..pictures(&[4])?
     };
     let second = edge.submit(short).await?.name;
     ensure!(edge.wait_final(&second).await?.state() == JobState::Expired);
@@ -375,7 +370,7 @@ async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
     let edge = site.client("st-mary").await?;
     let request = v1::SubmitJobRequest {
         request_id: "study 7".into(),
-        ..report(vec![inline(picture::png(64, 1)?)])
+        ..pictures(&[1])?
     };
     let job = edge.submit(request.clone()).await?.name;
     let seen = edge.watch_to_end(&job).await?;
@@ -386,13 +381,11 @@ async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
     ensure!(edge.list(0, "").await?.0.len() == 1);
     let (again, already) = edge.submit_full(request).await?;
     ensure!(already && again.name == job);
-    let refused = edge.cancel(&job).await.expect_err("it has completed");
-    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+    refused(edge.cancel(&job).await, Code::FailedPrecondition)?;
 
     // Erased here at once, and at the hub as soon as it hears of it.
     edge.erase(&job).await?;
-    let gone = edge.result(&job).await.expect_err("it was erased");
-    ensure!(gone.code() == Code::FailedPrecondition, "{gone:?}");
+    refused(edge.result(&job).await, Code::FailedPrecondition)?;
     let above = hub.client("st-mary").await?;
     let theirs = at_hub(&site, &above, &job).await?;
     above.result(&theirs.name).await?;
@@ -416,11 +409,8 @@ async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<(
     let (owner, other) = (site.client("st-mary").await?, site.client("st-john").await?);
     let waits = other.submit_picture(picture::png(64, 1)?).await?.name;
     let job = owner.submit_picture(picture::png(64, 2)?).await?.name;
-    let done = owner.wait_final(&job).await?;
-    ensure!(
-        done.state() == JobState::Completed,
-        "a neighbour was held up: {done:?}"
-    );
+    let done = owner.wait_completed(&job).await;
+    done.context("a neighbour was held up")?;
     ensure!(other.get(&waits).await?.state() == JobState::Accepted);
     let log = site.log()?;
     ensure!(log.contains("does not know this tenant's token"), "{log}");
@@ -430,18 +420,11 @@ async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<(
         .await?
         .name;
     let neighbour = hub.client("st-john").await?;
-    for answer in [
-        other.get(&job).await.err(),
-        other.cancel(&job).await.err(),
-        other.result(&job).await.err(),
-        other.erase(&job).await.err(),
-        neighbour.get(&theirs).await.err(),
-    ] {
-        ensure!(
-            answer.as_ref().map(tonic::Status::code) == Some(Code::NotFound),
-            "{answer:?}"
-        );
-    }
+    refused(other.get(&job).await, Code::NotFound)?;
+    refused(other.cancel(&job).await, Code::NotFound)?;
+    refused(other.result(&job).await, Code::NotFound)?;
+    refused(other.erase(&job).await, Code::NotFound)?;
+    refused(neighbour.get(&theirs).await, Code::NotFound)?;
     site.know(&[mary, ("st-john", hub.token("st-john"))])?;
     other.wait_completed(&waits).await?;
     site.wait_metric(strangers, |count| count == 0.0).await
@@ -454,15 +437,11 @@ async fn what_the_hub_refuses_fails_with_its_reason() -> Result<()> {
     let edge = site.client("st-mary").await?;
     let request = v1::SubmitJobRequest {
         model: "unknown".into(),
-        ..report(vec![inline(picture::png(64, 1)?)])
+        ..pictures(&[1])?
     };
     let job = edge.submit(request).await?.name;
-    let failed = edge.wait_final(&job).await?;
-    let failure = failed.failure.context("a reason")?;
-    ensure!(
-        failure.reason() == v1::FailureReason::InputRefused,
-        "{failure:?}"
-    );
+    let reason = v1::FailureReason::InputRefused;
+    let failure = edge.wait_failed(&job, reason).await?;
     ensure!(failure.message.contains("model"), "{failure:?}");
     let next = edge.submit_picture(picture::png(64, 1)?).await?.name;
     edge.wait_completed(&next).await?;

@@ -6,10 +6,10 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_core::{Forwarded, JobId, JobKey, JobRecord, UnixMillis};
-use medfleet_proto::v1::{self, FailureReason, JobState};
+use medfleet_proto::v1::{FailureReason, JobState};
 use medfleet_queue::{Queue, Updated};
 use medfleet_testkit::{clock, wait_until};
-use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
+use medfleet_tests::client::{Client, PATIENCE, is_encoded, pictures, report, uploaded};
 use medfleet_tests::config::job_key;
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Options, Role};
@@ -103,21 +103,15 @@ async fn before_decode() -> Result<(Fleet, Edge, String, String)> {
     hub.stop_role(Role::Decode).await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
-    let job = edge.submit(film()?).await?.name;
+    let job = edge.submit(pictures(&[1])?).await?.name;
     let above = hub.client("st-mary").await?;
     let theirs = wait_until(PATIENCE, "the job to be encoded at the hub", async || {
         let theirs = at_hub(&site, &above, &job).await.ok()?;
-        let is_encoded = theirs.chunks_total > 0 && theirs.chunks_done == theirs.chunks_total;
-        is_encoded.then_some(theirs.name)
+        is_encoded(&theirs).then_some(theirs.name)
     })
     .await?;
-    edge.wait_for(&job, |job| job.state() == JobState::Forwarded)
-        .await?;
+    edge.wait_state(&job, JobState::Forwarded).await?;
     Ok((hub, site, job, theirs))
-}
-
-fn film() -> Result<v1::SubmitJobRequest> {
-    Ok(report(vec![inline(picture::png(64, 1)?)]))
 }
 
 /// Makes the time of a job of the edge be over, as it would be in some hours.
@@ -200,12 +194,7 @@ async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over
     let waits = edge.get(&job).await?;
     ensure!(waits.state() == JobState::Forwarded, "{waits:?}");
     site.link().mend();
-    let failed = edge.wait_final(&job).await?;
-    let failure = failed.failure.clone().context("a reason")?;
-    ensure!(
-        failed.state() == JobState::Failed && failure.reason() == FailureReason::Internal,
-        "{failed:?}"
-    );
+    let failure = edge.wait_failed(&job, FailureReason::Internal).await?;
     ensure!(
         failure.message.contains("does not know the job any more"),
         "{failure:?}"
@@ -310,7 +299,7 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
     ]);
     let site = Edge::start(&hub, more).await?;
     let edge = site.client("st-mary").await?;
-    let job = edge.submit(film()?).await?.name;
+    let job = edge.submit(pictures(&[1])?).await?.name;
     let silence = "medfleet_ingest_edge_hub_silence_seconds";
     site.wait_metric(silence, |silent| silent > 2.0).await?;
     let waits = edge.get(&job).await?;

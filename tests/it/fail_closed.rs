@@ -5,20 +5,16 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{FailureReason, JobState};
-use medfleet_tests::client::{Client, inline, report};
+use medfleet_tests::client::{Client, pictures};
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
 
 /// The name of a job about these pictures of which all is encoded. No decoder runs, and no encoder that would hold the tokens in
 /// memory: only the store is left.
-pub(crate) async fn encoded(fleet: &Fleet, client: &Client, pictures: &[u32]) -> Result<String> {
+pub(crate) async fn encoded(fleet: &Fleet, client: &Client, seeds: &[u32]) -> Result<String> {
     fleet.stop_role(Role::Decode).await?;
-    let mut inputs = Vec::with_capacity(pictures.len());
-    for seed in pictures {
-        inputs.push(inline(picture::png(64, *seed)?));
-    }
-    let all = u32::try_from(pictures.len())?;
-    let job = client.submit(report(inputs)).await?;
+    let all = u32::try_from(seeds.len())?;
+    let job = client.submit(pictures(seeds)?).await?;
     client
         .wait_for(&job.name, |job| {
             job.chunks_total == all && job.chunks_done == all
@@ -31,11 +27,11 @@ pub(crate) async fn encoded(fleet: &Fleet, client: &Client, pictures: &[u32]) ->
 /// Why a job fails whose tokens something happens to before they are decoded. There is no text of it.
 async fn failure_after(
     harm: impl FnOnce(&Fleet) -> Result<()>,
-    pictures: &[u32],
+    seeds: &[u32],
 ) -> Result<FailureReason> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
-    let job = encoded(&fleet, &client, pictures).await?;
+    let job = encoded(&fleet, &client, seeds).await?;
     harm(&fleet)?;
     fleet.start_role(Role::Decode).await?;
     let seen = client.watch_to_end(&job).await?;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use medfleet_proto::v1::{JobState, SubmitJobRequest};
 use medfleet_testkit::{FaultyLink, wait_until};
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::{PATIENCE, pictures, refused};
 use medfleet_tests::fleet::{Fleet, Options};
 use medfleet_tests::picture;
 use tonic::Code;
@@ -12,7 +12,7 @@ use tonic::Code;
 fn with_id(id: &str, seed: u32) -> Result<SubmitJobRequest> {
     Ok(SubmitJobRequest {
         request_id: id.into(),
-        ..report(vec![inline(picture::png(64, seed)?)])
+        ..pictures(&[seed])?
     })
 }
 
@@ -39,11 +39,8 @@ async fn one_request_id_is_one_job() -> Result<()> {
 
     let (job, already) = client.submit_full(request).await?;
     ensure!(already && job.state() == JobState::Completed, "{job:?}");
-    let refused = client
-        .submit(with_id("accession-17", 2)?)
-        .await
-        .expect_err("another body");
-    ensure!(refused.code() == Code::AlreadyExists, "{refused:?}");
+    let another = client.submit(with_id("accession-17", 2)?).await;
+    refused(another, Code::AlreadyExists)?;
     let (jobs, _) = client.list(100, "").await?;
     ensure!(jobs.len() == 1, "{jobs:?}");
     Ok(())
@@ -93,10 +90,7 @@ async fn the_command_line_makes_one_job_though_an_answer_is_lost() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn request_ids_belong_to_a_tenant() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
-    let (one, two) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let (one, two) = fleet.two_clients().await?;
     let first = one.submit(with_id("study-1", 1)?).await?;
     let second = two.submit(with_id("study-1", 2)?).await?;
     ensure!(first.name != second.name, "two tenants share a job");

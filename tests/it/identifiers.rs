@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{self, JobState, SubmitJobRequest, task::Kind};
-use medfleet_tests::client::{Client, inline};
+use medfleet_tests::client::{Client, inline, task};
 use medfleet_tests::collector::Collector;
 use medfleet_tests::fleet::{Fleet, Model, Options, Role, binary, http_get};
 use medfleet_tests::picture;
@@ -69,15 +69,10 @@ pub(crate) async fn phantom(folder: &Path) -> Result<Vec<u8>> {
 
 pub(crate) fn answer(question: &str, image: Vec<u8>) -> SubmitJobRequest {
     let question = question.to_owned();
-    SubmitJobRequest {
-        task: Some(v1::Task {
-            kind: Some(Kind::Answer(v1::AnswerTask { question })),
-        }),
-        inputs: vec![inline(image)],
-        // Hospitals use what they have.
-        request_id: String::new(),
-        ..Default::default()
-    }
+    task(
+        Kind::Answer(v1::AnswerTask { question }),
+        vec![inline(image)],
+    )
 }
 
 /// Submits, watches to the end, and gives the result and everything that the client was told on the way.
@@ -126,6 +121,7 @@ async fn nothing_of_a_header_is_anywhere_but_in_the_blobs_of_what_was_sent() -> 
     let image = planted(file.clone(), &[])?;
 
     let mut request = answer(QUESTION, image.clone());
+    // Hospitals use what they have.
     request.request_id = "ZK5519034".to_owned();
     let (result, told) = asked(&client, request).await?;
     check("what the client was told", told.as_bytes())?;

@@ -4,25 +4,19 @@ use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Result, ensure};
-use medfleet_tests::fleet::{Fleet, binary};
+use medfleet_tests::fleet::Fleet;
 use medfleet_tests::picture;
-use tokio::process::Command;
 use toml::toml;
 
 /// Side of a picture of which two are more than the command line sends within a request.
 const SIDE: u32 = 600;
 
 async fn report(fleet: &Fleet, study: &Path, flags: &[&str]) -> Result<Output> {
-    let output = Command::new(binary("medfleet")?)
-        .arg("submit")
-        .arg(study)
-        .args(["--task", "report"])
-        .args(flags)
-        .env("MEDFLEET_SERVER", fleet.url())
-        .env("MEDFLEET_TOKEN", fleet.token("st-mary"))
-        .output()
-        .await?;
-    Ok(output)
+    let study = study.display().to_string();
+    let submit = ["submit", &study, "--task", "report"];
+    fleet
+        .command("st-mary", &[&submit[..], flags].concat())
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

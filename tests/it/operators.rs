@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::JobState;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
-use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::client::{Client, PATIENCE, inline, refused, report};
 use medfleet_tests::config::job_key;
-use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
+use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
 use toml::{Table, Value, toml};
@@ -48,12 +48,8 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
     let file = folder.path().join("picture.png");
     std::fs::write(&file, &picture)?;
     let request = report(vec![inline(picture)]);
-    let refused = client.submit(request).await.expect_err("no queue");
-    ensure!(
-        refused.code() == tonic::Code::Unavailable,
-        "{refused:?}; {}",
-        fleet.log_end(Role::Ingest)
-    );
+    let refused = refused(client.submit(request).await, tonic::Code::Unavailable);
+    refused.with_context(|| fleet.log_end(Role::Ingest))?;
     fleet.kill9(Role::Preprocess).await?;
     let started = fleet.start_role(Role::Preprocess).await.err();
     let ended = format!("{:#}", started.context("it started without a queue")?);
@@ -63,19 +59,11 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
         "{ended}"
     );
 
-    let output = Command::new(binary("medfleet")?)
-        .arg("submit")
-        .arg(&file)
-        .args([
-            "--task",
-            "report",
-            "--server",
-            "http://127.0.0.1:1",
-            "--token",
-            "mf_x",
-        ])
-        .output()
-        .await?;
+    let file = file.display().to_string();
+    let nowhere = ["--server", "http://127.0.0.1:1", "--token", "mf_x"];
+    let submit = ["submit", &file, "--task", "report"];
+    let submit = [&submit[..], &nowhere[..]].concat();
+    let output = fleet.command("st-mary", &submit).await?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
         output.status.code() == Some(3),
@@ -127,9 +115,7 @@ async fn a_drained_worker_hands_back() -> Result<()> {
     fleet.start_role(Role::Decode).await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(32, 1)?).await?;
-    client
-        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
-        .await?;
+    client.wait_state(&job.name, JobState::Decoding).await?;
     let code = fleet.stop_role(Role::Decode).await?;
     ensure!(code == Some(0), "drained with {code:?}");
     let key = job_key("st-mary", &job.name)?;
@@ -141,10 +127,8 @@ async fn a_drained_worker_hands_back() -> Result<()> {
     );
     configure_decode(&fleet, "0ms")?;
     fleet.start_role(Role::Decode).await?;
-    ensure!(
-        client.wait_final(&job.name).await?.state() == JobState::Completed,
-        "the job was lost"
-    );
+    let completed = client.wait_completed(&job.name).await;
+    completed.context("the job was lost")?;
     Ok(())
 }
 

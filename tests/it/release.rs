@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, Job, JobState, SubmitJobRequest};
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts::told;
-use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::client::{Client, PATIENCE, is_encoded, pictures, refused};
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Pace, Role, http_get};
 use medfleet_tests::picture;
 use toml::toml;
@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 fn job(class: Class) -> Result<SubmitJobRequest> {
     Ok(SubmitJobRequest {
         class: class.into(),
-        ..report(vec![inline(picture::png(64, 1)?)])
+        ..pictures(&[1])?
     })
 }
 
@@ -54,11 +54,10 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     let fleet = Fleet::start(Options::default()).await?;
     let operator = fleet.client(OPERATOR).await?;
     let held = fleet.client("st-mary").await?;
-    let refused = held.pause("st-john", Class::Unspecified).await;
-    let refused = refused.expect_err("not an operator");
-    ensure!(refused.code() == Code::PermissionDenied, "{refused:?}");
+    let no_operator = held.pause("st-john", Class::Unspecified).await;
+    refused(no_operator, Code::PermissionDenied)?;
     let empty = operator.pause("", Class::Unspecified).await;
-    ensure!(empty.expect_err("names nothing").code() == Code::InvalidArgument);
+    refused(empty, Code::InvalidArgument)?;
     wait_for_no_backlog(&fleet).await?;
 
     let pause = operator.pause("st-mary", Class::Unspecified).await?;
@@ -68,11 +67,8 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     // The leader looks once a second; by the time that it leads anew it has looked.
     fleet.kill9(Role::Ingest).await?;
     fleet.start_role(Role::Ingest).await?;
-    let (operator, held, free) = (
-        fleet.client(OPERATOR).await?,
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let operator = fleet.client(OPERATOR).await?;
+    let (held, free) = fleet.two_clients().await?;
     let waiting = held.submit(job(Class::Routine)?).await?;
     let other = free.submit(job(Class::Routine)?).await?;
     free.wait_completed(&other.name).await?;
@@ -120,10 +116,7 @@ async fn a_class_is_held_back_and_the_others_go_on() -> Result<()> {
     // The leader looks once a second; by the time that it leads anew it has looked.
     fleet.kill9(Role::Ingest).await?;
     fleet.start_role(Role::Ingest).await?;
-    let (mary, john) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let (mary, john) = fleet.two_clients().await?;
     let held = [
         (&mary, mary.submit(job(Class::Bulk)?).await?),
         (&john, john.submit(job(Class::Bulk)?).await?),
@@ -166,11 +159,7 @@ async fn a_job_whose_time_is_over_is_expired_and_not_worked_on() -> Result<()> {
         (told_last.state(), last.state()) == (JobState::Expired, JobState::Expired),
         "{told_last:?} {last:?}"
     );
-    let no_result = client.result(&late.name).await.expect_err("it has none");
-    ensure!(
-        no_result.code() == Code::FailedPrecondition,
-        "{no_result:?}"
-    );
+    refused(client.result(&late.name).await, Code::FailedPrecondition)?;
     let shown = fleet.command("st-mary", &["watch", &late.name]).await?;
     let said = String::from_utf8_lossy(&shown.stderr);
     ensure!(
@@ -238,17 +227,13 @@ fn retry_delay(status: &Status) -> Option<Duration> {
 async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     const FLOOD: usize = 40;
     let fleet = Fleet::paced(Pace::writing(5)).await?;
-    let (flood, film) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let (flood, film) = fleet.two_clients().await?;
     // Everything waits for the decoder before it comes: nothing of this depends on how fast the machine is.
     fleet.stop_role(Role::Decode).await?;
     for _ in 0..FLOOD {
         flood.submit(job(Class::Routine)?).await?;
     }
     let film_job = film.submit(job(Class::Routine)?).await?;
-    let is_encoded = |job: &Job| job.chunks_total > 0 && job.chunks_done == job.chunks_total;
     wait_until(PATIENCE, "the flood at the decoder's door", async || {
         let (jobs, _) = flood.list(1000, "").await.ok()?;
         jobs.iter().all(is_encoded).then_some(())

@@ -7,7 +7,7 @@ use medfleet_proto::v1::{self, JobState};
 use medfleet_proto::work::v1 as work;
 use medfleet_queue::Applied;
 use medfleet_testkit::{clock, wait_until};
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::{PATIENCE, inline, pictures, report, task};
 use medfleet_tests::config::POOL;
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
@@ -34,11 +34,7 @@ async fn where_images_stay(hub: &Fleet) -> Result<Edge> {
 }
 
 fn compare(inputs: Vec<v1::Input>) -> v1::SubmitJobRequest {
-    let kind = v1::task::Kind::Compare(v1::CompareTask::default());
-    v1::SubmitJobRequest {
-        task: Some(v1::Task { kind: Some(kind) }),
-        ..report(inputs)
-    }
+    task(v1::task::Kind::Compare(v1::CompareTask::default()), inputs)
 }
 
 /// Whether any of the files has these bytes anywhere.
@@ -85,9 +81,7 @@ async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<
     let mut texts = Vec::new();
     for request in requests() {
         let job = mary.submit(request).await?.name;
-        let seen = mary.watch_to_end(&job).await?;
-        let last = seen.last.as_ref().context("the end was seen")?;
-        ensure!(last.state() == JobState::Completed, "{last:?}");
+        let seen = mary.watch_completed(&job).await?;
         ensure!(states(&seen) == ENCODED_HERE, "{:?}", states(&seen));
         let result = mary.result(&job).await?;
         let provenance = result.provenance.as_ref().context("its provenance")?;
@@ -201,26 +195,24 @@ async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
     let hub = Fleet::start(Options::default()).await?;
     let site = where_images_stay(&hub).await?;
     let edge = site.client("st-mary").await?;
-    let plain = |seed| anyhow::Ok(report(vec![inline(picture::png(64, seed)?)]));
-    let cancelled = edge.submit(plain(1)?).await?.name;
+    let cancelled = edge.submit(pictures(&[1])?).await?.name;
     let short = v1::SubmitJobRequest {
         time_to_live: Some(prost_types::Duration {
             seconds: 1,
             nanos: 0,
         }),
-        ..plain(2)?
+        ..pictures(&[2])?
     };
     let short = edge.submit(short).await?.name;
     ensure!(edge.wait_final(&short).await?.state() == JobState::Expired);
     ensure!(edge.cancel(&cancelled).await?.state() == JobState::Cancelled);
     // The stages of a site that come later find their work, and end here what is no image.
-    let last = edge.submit(plain(3)?).await?.name;
+    let last = edge.submit(pictures(&[3])?).await?.name;
     let garbage = report(vec![inline(b"no image of any kind".to_vec())]);
     let garbage = edge.submit(garbage).await?.name;
     site.start_stages().await?;
-    let refused = edge.wait_final(&garbage).await?.failure;
-    let reason = refused.context("a reason")?.reason();
-    ensure!(reason == v1::FailureReason::InputRefused, "{reason:?}");
+    let refused = v1::FailureReason::InputRefused;
+    edge.wait_failed(&garbage, refused).await?;
     edge.wait_completed(&last).await?;
     let above = hub.client("st-mary").await?;
     ensure!(all_at_hub(&above).await?.len() == 1, "an ended job left");
@@ -272,13 +264,10 @@ async fn tokens_of_another_model_fail_and_both_are_named() -> Result<()> {
     site.start_stages().await?;
     let edge = site.client("st-mary").await?;
     let job = edge.submit_picture(picture::png(64, 1)?).await?;
-    let failed = edge.wait_final(&job.name).await?;
-    let failure = failed.failure.context("a reason")?;
+    let mismatch = v1::FailureReason::ModelMismatch;
+    let failure = edge.wait_failed(&job.name, mismatch).await?;
     let is_named = ["64 pixels", "224 pixels"].map(|side| failure.message.contains(side));
-    ensure!(
-        failure.reason() == v1::FailureReason::ModelMismatch && is_named == [true; 2],
-        "{failure:?}"
-    );
+    ensure!(is_named == [true; 2], "{failure:?}");
     Ok(())
 }
 
@@ -328,9 +317,7 @@ async fn what_is_said_to_be_tokens_counts_for_its_own_job_alone() -> Result<()> 
     let tokens = vec![7_u8; 16 * 32 * 2];
     let file = encoded_study(&encoder, &tokens)?;
     let claimed = client.submit(standing_for_one(file.clone())).await?;
-    let claimed = client.watch_to_end(&claimed.name).await?;
-    let last = claimed.last.context("the end was seen")?;
-    ensure!(last.state() == JobState::Completed, "{last:?}");
+    let claimed = client.watch_completed(&claimed.name).await?;
     ensure!(claimed.text != text && !claimed.text.is_empty());
     let again = client.submit_picture(picture.clone()).await?;
     ensure!(client.watch_to_end(&again.name).await?.text == text);
@@ -344,15 +331,12 @@ async fn what_is_said_to_be_tokens_counts_for_its_own_job_alone() -> Result<()> 
         (other, v1::FailureReason::ModelMismatch, encoder.as_str()),
     ] {
         let job = client.submit(standing_for_one(file)).await?;
-        let failed = client.wait_final(&job.name).await?;
-        let failure = failed.failure.context("a reason")?;
-        let is_so = failure.reason() == reason && failure.message.contains(named);
-        ensure!(is_so, "{failure:?}");
+        let failure = client.wait_failed(&job.name, reason).await?;
+        ensure!(failure.message.contains(named), "{failure:?}");
     }
     // Not declared, it is no picture.
     let job = client.submit_picture(file).await?;
-    let failed = client.wait_final(&job.name).await?;
-    let reason = failed.failure.context("a reason")?.reason();
-    ensure!(reason == v1::FailureReason::InputRefused, "{reason:?}");
+    let refused = v1::FailureReason::InputRefused;
+    client.wait_failed(&job.name, refused).await?;
     Ok(())
 }

@@ -5,20 +5,22 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
-use medfleet_proto::v1::JobState;
 use medfleet_store::StoreConfig;
 use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Options, binary};
 use medfleet_tests::picture;
 use medfleet_tests::s3::S3Server;
 
+/// The settings of a store there.
+fn store(backend: toml::Table) -> toml::Table {
+    let key = ("key".to_owned(), "0f".repeat(32).into());
+    toml::Table::from_iter([key, ("backend".to_owned(), backend.into())])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_walks_with_its_blobs_in_s3() -> Result<()> {
     let server = S3Server::start().await?;
-    let mut file = toml::Table::new();
-    file.insert("key".into(), "0f".repeat(32).into());
-    file.insert("backend".into(), server.backend().into());
-    let config: StoreConfig = file.try_into().context("the server's settings")?;
+    let config: StoreConfig = store(server.backend()).try_into()?;
     let backend = config.open_backend()?;
     medfleet_store::contract::run(backend.clone()).await;
 
@@ -29,9 +31,7 @@ async fn a_job_walks_with_its_blobs_in_s3() -> Result<()> {
     .await?;
     let client = fleet.client("st-mary").await?;
     let job = client.submit_picture(picture::png(64, 1)?).await?;
-    let seen = client.watch_to_end(&job.name).await?;
-    let last = seen.last.context("a watch ends with the job")?;
-    ensure!(last.state() == JobState::Completed, "{last:?}");
+    client.watch_completed(&job.name).await?;
     ensure!(client.result(&job.name).await?.draft);
     let entries: Vec<_> = backend.list("st-mary").try_collect().await?;
     let kinds: BTreeSet<_> = entries
@@ -50,10 +50,7 @@ async fn a_wrong_key_is_refused_at_once() -> Result<()> {
     let server = S3Server::start().await?;
     let mut backend = server.backend();
     backend.insert("secret_access_key".into(), "another".into());
-    let mut file = toml::Table::new();
-    file.insert("key".into(), "0f".repeat(32).into());
-    file.insert("backend".into(), backend.clone().into());
-    let config: StoreConfig = file.try_into().context("the server's settings")?;
+    let config: StoreConfig = store(backend.clone()).try_into()?;
     let name = "st-mary/frame/a".parse().context("a name")?;
     let written = config.open_backend()?.put(&name, "x".into()).await;
     let error = written.err().context("a wrong key was taken")?;
@@ -76,10 +73,7 @@ async fn doctor_of_the_store(backend: &toml::Table) -> Result<String> {
     let file = folder.path().join("service.toml");
     // Nobody is there, and what is said of it is not looked at.
     let mut service: toml::Table = "[queue]\nurls = ['nats://127.0.0.1:1']".parse()?;
-    let mut store = toml::Table::new();
-    store.insert("key".into(), "0f".repeat(32).into());
-    store.insert("backend".into(), backend.clone().into());
-    service.insert("store".into(), store.into());
+    service.insert("store".into(), store(backend.clone()).into());
     std::fs::write(&file, toml::to_string(&service)?)?;
     let output = tokio::process::Command::new(binary("medfleet")?)
         .args(["doctor", "--json", "--data"])

@@ -6,7 +6,7 @@ use medfleet_proto::v1::{
     self, ClassifyTask, CompareTask, DecodingParameters, ExtractTask, FailureReason, JobState,
     LocaliseTask, SubmitJobRequest, result::Output, task::Kind,
 };
-use medfleet_tests::client::{Client, inline};
+use medfleet_tests::client::{Client, inline, task};
 use medfleet_tests::fleet::{Fleet, Model, Options, binary};
 use medfleet_tests::picture;
 
@@ -24,13 +24,11 @@ fn film(picture: Vec<u8>) -> v1::Input {
 
 fn request(kind: Kind, images: Vec<Vec<u8>>, max_tokens: u32) -> SubmitJobRequest {
     SubmitJobRequest {
-        task: Some(v1::Task { kind: Some(kind) }),
-        inputs: images.into_iter().map(film).collect(),
         decoding: Some(DecodingParameters {
             max_tokens,
             ..Default::default()
         }),
-        ..Default::default()
+        ..task(kind, images.into_iter().map(film).collect())
     }
 }
 
@@ -38,9 +36,7 @@ fn request(kind: Kind, images: Vec<Vec<u8>>, max_tokens: u32) -> SubmitJobReques
 async fn complete(client: &Client, request: SubmitJobRequest) -> Result<v1::Result> {
     let images = request.inputs.len();
     let job = client.submit(request).await?;
-    let seen = client.watch_to_end(&job.name).await?;
-    let last = seen.last.context("a final job")?;
-    ensure!(last.state() == JobState::Completed, "{last:?}");
+    let seen = client.watch_completed(&job.name).await?;
     let result = client.result(&job.name).await?;
     let text = match result.output.as_ref().context("an output")? {
         Output::Report(report) => report.text.as_str(),
@@ -129,11 +125,8 @@ async fn localise(client: &Client, may_ramble: bool) -> Result<()> {
     if last.state() == JobState::Failed {
         // A model of meaningless text may write boxes until the limit: then it says so, and gives none.
         ensure!(may_ramble, "{last:?}");
-        let failure = last.failure.context("a reason")?;
-        ensure!(
-            failure.reason() == FailureReason::AnswerUnusable,
-            "{failure:?}"
-        );
+        let unusable = FailureReason::AnswerUnusable;
+        client.wait_failed(&job.name, unusable).await?;
         return Ok(());
     }
     let result = client.result(&job.name).await?;
@@ -179,23 +172,17 @@ async fn extract(client: &Client) -> Result<()> {
     let cut = client
         .submit(request(kind(SCHEMA), vec![image.clone()], 3))
         .await?;
-    let cut = client.wait_final(&cut.name).await?;
-    let failure = cut.failure.context("half a value is no answer")?;
-    ensure!(
-        failure.reason() == FailureReason::AnswerUnusable
-            && failure.message.contains("raise max_tokens"),
-        "{failure:?}"
-    );
+    let unusable = FailureReason::AnswerUnusable;
+    let failure = client.wait_failed(&cut.name, unusable).await?;
+    ensure!(failure.message.contains("raise max_tokens"), "{failure:?}");
     let unsupported = r#"{"type": "array", "secret": 1, "uniqueItems": true}"#;
     let refused = client
         .submit(request(kind(unsupported), vec![image], 50))
         .await?;
-    let refused = client.wait_final(&refused.name).await?;
-    let failure = refused.failure.context("it cannot be enforced")?;
+    let reason = FailureReason::InputRefused;
+    let failure = client.wait_failed(&refused.name, reason).await?;
     ensure!(
-        failure.reason() == FailureReason::InputRefused
-            && failure.message.contains("uniqueItems")
-            && !failure.message.contains("secret"),
+        failure.message.contains("uniqueItems") && !failure.message.contains("secret"),
         "{failure:?}"
     );
     Ok(())

@@ -5,7 +5,7 @@ use medfleet_proto::FILE_DESCRIPTOR_SET;
 use medfleet_proto::v1::SubmitJobRequest;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
-use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
+use medfleet_tests::client::{Client, PATIENCE, Seen, inline, refused, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
 use medfleet_tests::picture;
 use prost::Message;
@@ -21,10 +21,7 @@ use crate::slow_request::Nothing;
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenants_job_does_not_exist() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
-    let (owner, other) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let (owner, other) = fleet.two_clients().await?;
     let picture = picture::png(64, 1)?;
     let request = SubmitJobRequest {
         request_id: "accession-19".to_owned(),
@@ -35,10 +32,8 @@ async fn another_tenants_job_does_not_exist() -> Result<()> {
     let (upload, bytes) = (owner.upload(&picture).await?, picture.len() as u64);
     let begun = owner.upload_part("", 0, bytes, &picture[..8]).await?.name;
 
-    let unknown = other
-        .get("jobs/00000000000000000000000000000000")
-        .await
-        .expect_err("no such job");
+    let nobodys = format!("jobs/{}", "0".repeat(32));
+    let unknown = refused(other.get(&nobodys).await, Code::NotFound)?;
     let answers = [
         other.get(&job.name).await.err(),
         other.get_by_request_id("accession-19").await.err(),
@@ -55,16 +50,13 @@ async fn another_tenants_job_does_not_exist() -> Result<()> {
     ];
     for (index, answer) in answers.into_iter().enumerate() {
         ensure!(
-            answer.as_ref().map(tonic::Status::code) == Some(Code::NotFound),
+            answer.as_ref().map(Status::code) == Some(Code::NotFound),
             "call {index}: {answer:?}"
         );
     }
-    let foreign = other.get(&job.name).await.expect_err("not theirs");
+    let foreign = refused(other.get(&job.name).await, Code::NotFound)?;
     ensure!(
-        foreign.message().replace(&job.name, "")
-            == unknown
-                .message()
-                .replace("jobs/00000000000000000000000000000000", ""),
+        foreign.message().replace(&job.name, "") == unknown.message().replace(&nobodys, ""),
         "a foreign job can be told from one that never was: {foreign:?} {unknown:?}"
     );
     ensure!(
@@ -196,10 +188,7 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
         stored_bytes_max = "64KiB"
     };
     let fleet = Fleet::with_ingest(ingest).await?;
-    let (mary, john) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let (mary, john) = fleet.two_clients().await?;
     // 40 kB each.
     let (first, second) = (picture::noise(200, 1)?, picture::noise(200, 2)?);
     let request = SubmitJobRequest {
@@ -263,10 +252,7 @@ async fn what_was_sent_before_the_quota_was_full_is_done() -> Result<()> {
         2 * film.len()
     );
     let fleet = Fleet::with_ingest(toml::from_str(&quotas)?).await?;
-    let (mary, john) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let (mary, john) = fleet.two_clients().await?;
     let upload = mary.upload(&film).await?;
     john.upload(&film).await?;
     is_at_its_quota(&mary, &film).await?;

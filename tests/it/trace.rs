@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::job_service_client::JobServiceClient;
-use medfleet_proto::v1::{Job, JobState, SubmitJobRequest, task};
-use medfleet_tests::client::{PATIENCE, inline, report, uploaded};
+use medfleet_proto::v1::{Job, SubmitJobRequest, task};
+use medfleet_tests::client::{PATIENCE, inline, pictures, report, uploaded};
 use medfleet_tests::collector::{Collector, Received, roots};
 use medfleet_tests::config::POOL;
 use medfleet_tests::fleet::{Fleet, Model, Options, Role};
@@ -215,7 +215,7 @@ async fn a_trace_is_as_whole_through_a_collector_of_others() -> Result<()> {
 /// Submits a report within a trace of the caller's.
 async fn submitted_within(fleet: &Fleet, traceparent: &str) -> Result<Job> {
     let channel = Channel::from_shared(fleet.url())?.connect().await?;
-    let mut request = Request::new(report(vec![inline(picture::png(64, 1)?)]));
+    let mut request = Request::new(pictures(&[1])?);
     let metadata = request.metadata_mut();
     let token = format!("Bearer {}", fleet.token(TENANT));
     metadata.insert("authorization", token.parse()?);
@@ -242,8 +242,7 @@ async fn a_job_goes_on_with_its_callers_trace_through_every_service() -> Result<
         let traceparent = format!("00-{trace}-{caller}-{flags}");
         let job = submitted_within(&fleet, &traceparent).await?;
         ensure!(job.trace_id == trace, "{job:?}");
-        let done = client.wait_final(&job.name).await?;
-        ensure!(done.state() == JobState::Completed, "{done:?}");
+        client.wait_completed(&job.name).await?;
         jobs.push(job.name);
     }
     stop(&fleet).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_core::{PoolName, Stage, Verdict};
-use medfleet_proto::v1::{FailureReason, JobState};
+use medfleet_proto::v1::FailureReason;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts::told;
 use medfleet_tests::client::PATIENCE;
@@ -47,12 +47,7 @@ async fn units_that_cannot_be_read_are_counted() -> Result<()> {
         })
         .await?;
     }
-    let failed = client.wait_final(&job).await?;
-    let failure = failed.failure.clone().context("a reason")?;
-    ensure!(
-        failed.state() == JobState::Failed && failure.reason() == FailureReason::Internal,
-        "{failed:?}"
-    );
+    client.wait_failed(&job, FailureReason::Internal).await?;
     ensure!(counted(&fleet, "yes").await? == 1, "counted twice");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The short set on the oldest and the newest supported nats-server.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::JobState;
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
 use medfleet_tests::picture;
@@ -20,48 +20,32 @@ async fn short_set(version: &'static str) -> Result<()> {
     })
     .await?;
     let client = fleet.client("st-mary").await?;
+    let decoding = async |seed| -> Result<String> {
+        let job = client.submit_picture(picture::png(64, seed)?).await?.name;
+        client.wait_state(&job, JobState::Decoding).await?;
+        Ok(job)
+    };
     let job = client.submit_picture(picture::png(64, 1)?).await?;
-    let walked = client.watch_to_end(&job.name).await?;
-    ensure!(
-        walked
-            .last
-            .is_some_and(|job| job.state() == JobState::Completed),
-        "the walk"
-    );
+    let walked = client.watch_completed(&job.name).await;
+    walked.context("the walk")?;
 
-    let job = client.submit_picture(picture::png(64, 2)?).await?;
-    client
-        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
-        .await?;
+    let job = decoding(2).await?;
     fleet.kill9(Role::Decode).await?;
     fleet.start_role(Role::Decode).await?;
-    ensure!(
-        client.wait_final(&job.name).await?.state() == JobState::Completed,
-        "a killed decoder"
-    );
+    let decoded = client.wait_completed(&job).await;
+    decoded.context("a killed decoder")?;
 
-    let job = client.submit_picture(picture::png(64, 3)?).await?;
-    client
-        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
-        .await?;
+    let job = decoding(3).await?;
     fleet.restart_nats().await?;
-    ensure!(
-        client.wait_final(&job.name).await?.state() == JobState::Completed,
-        "a killed nats-server"
-    );
+    let decoded = client.wait_completed(&job).await;
+    decoded.context("a killed nats-server")?;
 
     // From now on a word takes longer than a test waits, so that the job rests until its cancel, however late that is.
     fleet.stop_role(Role::Decode).await?;
     configure_decode(&fleet, "600s")?;
     fleet.start_role(Role::Decode).await?;
-    let job = client.submit_picture(picture::png(64, 4)?).await?;
-    client
-        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
-        .await?;
-    ensure!(
-        client.cancel(&job.name).await?.state() == JobState::Cancelled,
-        "a cancel"
-    );
+    let job = decoding(4).await?;
+    ensure!(client.cancel(&job).await?.state() == JobState::Cancelled);
     fleet.wait_idle().await
 }
 

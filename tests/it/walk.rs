@@ -25,9 +25,7 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
         ..report(vec![uploaded(&upload)])
     };
     let job = client.submit(request).await?;
-    let seen = client.watch_to_end(&job.name).await?;
-    let last = seen.last.as_ref().expect("watch_to_end checked it");
-    ensure!(last.state() == JobState::Completed, "{last:?}");
+    let seen = client.watch_completed(&job.name).await?;
     let states: Vec<JobState> = seen.progress.iter().map(|(_, state, _)| *state).collect();
     for state in [
         JobState::Accepted,
@@ -137,27 +135,12 @@ async fn up_and_submit_from_the_command_line() -> Result<()> {
     let up = medfleet_tests::fleet::Up::start().await?;
     let path = up.folder().join("picture.png");
     std::fs::write(&path, picture::png(96, 3)?)?;
-    let output = up
-        .command(&[
-            "submit",
-            &path.display().to_string(),
-            "--task",
-            "report",
-            "--json",
-        ])
-        .await?;
-    ensure!(
-        output.status.success(),
-        "submit failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let lines = String::from_utf8(output.stdout)?;
+    let path = path.display().to_string();
+    let submit = ["submit", &path, "--task", "report", "--json"];
+    let lines = up.run(&submit).await?;
     let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap_or_default())?;
     ensure!(last.to_string().contains("\"draft\":true"), "{last}");
-    let listed = up.command(&["list", "--json"]).await?;
-    ensure!(
-        String::from_utf8(listed.stdout)?.contains("jobs/"),
-        "list shows the job"
-    );
+    let listed = up.run(&["list", "--json"]).await?;
+    ensure!(listed.contains("jobs/"), "list shows the job");
     up.stop().await
 }

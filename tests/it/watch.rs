@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_proto::v1::{
-    DecodingParameters, ExtractTask, FailureReason, JobState, SubmitJobRequest, Task, task::Kind,
+    DecodingParameters, ExtractTask, FailureReason, JobState, SubmitJobRequest, task::Kind,
 };
-use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report};
+use medfleet_tests::client::{Client, PATIENCE, Seen, inline, task};
 use medfleet_tests::fleet::{Fleet, Options, Pace, Role};
 use medfleet_tests::picture;
 
@@ -72,12 +72,11 @@ async fn a_text_that_is_no_answer_is_told_to_its_end() -> Result<()> {
         json_schema: r#"{"type": "array", "items": {"type": "integer"}, "minItems": 8}"#.to_owned(),
     });
     let request = SubmitJobRequest {
-        task: Some(Task { kind: Some(kind) }),
         decoding: Some(DecodingParameters {
             max_tokens: 3,
             ..DecodingParameters::default()
         }),
-        ..report(vec![inline(picture::png(64, 7)?)])
+        ..task(kind, vec![inline(picture::png(64, 7)?)])
     };
     let job = client.submit(request).await?;
     let mut seen = Seen::default();
@@ -116,12 +115,8 @@ async fn five_thousand_watchers_on_one_ingest() -> Result<()> {
     let submitter = fleet.client("st-mary").await?;
     let mut jobs = Vec::new();
     for seed in 0..JOBS {
-        jobs.push(
-            submitter
-                .submit_picture(picture::png(32, seed as u32)?)
-                .await?
-                .name,
-        );
+        let picture = picture::png(32, seed as u32)?;
+        jobs.push(submitter.submit_picture(picture).await?.name);
     }
     let clients: Vec<Client> = stream::iter(0..100)
         .then(|_| fleet.client("st-mary"))

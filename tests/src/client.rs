@@ -6,15 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use medfleet_proto::v1::{
-    self, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart, WatchJobRequest,
-    WatchJobResponse, dead_letter_service_client::DeadLetterServiceClient,
+    self, Failure, FailureReason, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart,
+    WatchJobRequest, WatchJobResponse, dead_letter_service_client::DeadLetterServiceClient,
     erase_jobs_request::Whose, job_service_client::JobServiceClient,
-    operator_service_client::OperatorServiceClient, upload_input_request::Content,
+    operator_service_client::OperatorServiceClient, task::Kind, upload_input_request::Content,
     watch_job_response::Event,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+
+use crate::picture;
 
 /// Longest time a test waits for anything; generous, because machines are slow and shared.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -371,6 +373,14 @@ impl Client {
         Ok(seen)
     }
 
+    /// Watches to the end, which must be that the job has completed.
+    pub async fn watch_completed(&self, name: &str) -> Result<Seen> {
+        let seen = self.watch_to_end(name).await?;
+        let state = seen.last.as_ref().map(Job::state);
+        ensure!(state == Some(JobState::Completed), "{seen:?}");
+        Ok(seen)
+    }
+
     /// Waits until the job is final, by asking.
     pub async fn wait_final(&self, name: &str) -> Result<Job> {
         self.wait_for(name, |job| is_final(job.state())).await
@@ -381,6 +391,29 @@ impl Client {
         let job = self.wait_final(name).await?;
         ensure!(job.state() == JobState::Completed, "{job:?}");
         Ok(job)
+    }
+
+    /// Waits until the job is final, which must be by failing for this reason.
+    pub async fn wait_failed(&self, name: &str, reason: FailureReason) -> Result<Failure> {
+        let job = self.wait_final(name).await?;
+        ensure!(job.state() == JobState::Failed, "{job:?}");
+        let failure = job.failure.context("a failure")?;
+        ensure!(failure.reason() == reason, "{failure:?}");
+        Ok(failure)
+    }
+
+    /// Waits until the job is in a state, by asking.
+    pub async fn wait_state(&self, name: &str, state: JobState) -> Result<Job> {
+        self.wait_for(name, |job| job.state() == state).await
+    }
+
+    /// Waits for the tenant's first dead letter: it is written right after the record of its job.
+    pub async fn wait_letter(&self) -> Result<v1::DeadLetter> {
+        medfleet_testkit::wait_until(PATIENCE, "a dead letter", async || {
+            let (letters, _) = self.dead_letters(10, "").await.ok()?;
+            letters.into_iter().next()
+        })
+        .await
     }
 
     /// Waits until `condition` holds of the job, by asking; a server that is away meanwhile is asked again.
@@ -463,17 +496,43 @@ impl Seen {
     }
 }
 
-/// A report job over uploads or inline pictures.
+/// Whether all of a job's images are encoded.
 #[must_use]
-pub fn report(inputs: Vec<v1::Input>) -> SubmitJobRequest {
-    let kind = v1::task::Kind::Report(v1::ReportTask {
-        clinical_context: String::new(),
-    });
+pub const fn is_encoded(job: &Job) -> bool {
+    job.chunks_total > 0 && job.chunks_done == job.chunks_total
+}
+
+/// The refusal of a call that must be refused with this code.
+#[track_caller]
+pub fn refused<T>(answer: Result<T, Status>, code: Code) -> Result<Status> {
+    let at = std::panic::Location::caller();
+    let refused = answer.err().with_context(|| format!("{at}: answered"))?;
+    ensure!(refused.code() == code, "{at}: {refused:?}");
+    Ok(refused)
+}
+
+/// A job over uploads or inline pictures.
+#[must_use]
+pub fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
     SubmitJobRequest {
         task: Some(v1::Task { kind: Some(kind) }),
         inputs,
         ..Default::default()
     }
+}
+
+/// A report job.
+#[must_use]
+pub fn report(inputs: Vec<v1::Input>) -> SubmitJobRequest {
+    task(Kind::Report(v1::ReportTask::default()), inputs)
+}
+
+/// A report job over small pictures of these seeds.
+pub fn pictures(seeds: &[u32]) -> Result<SubmitJobRequest> {
+    let inputs = seeds
+        .iter()
+        .map(|seed| Ok(inline(picture::png(64, *seed)?)));
+    Ok(report(inputs.collect::<Result<_>>()?))
 }
 
 /// An input sent within the request.

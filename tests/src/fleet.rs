@@ -240,6 +240,11 @@ impl Fleet {
         Client::connect(&self.url(), &self.token(tenant)).await
     }
 
+    /// Clients of two tenants: `st-mary` and `st-john`.
+    pub async fn two_clients(&self) -> Result<(Client, Client)> {
+        Ok((self.client("st-mary").await?, self.client("st-john").await?))
+    }
+
     /// The address of the public API.
     #[must_use]
     pub fn url(&self) -> String {

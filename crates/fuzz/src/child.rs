@@ -13,9 +13,6 @@ use crate::targets::Target;
 const OURS: &[&str] = &["crates/"];
 
 /// Limits this process, and makes every panic of our own code end it.
-///
-/// # Errors
-/// When the system refuses a limit.
 pub fn harden(memory_bytes: u64) -> Result<()> {
     setrlimit(Resource::RLIMIT_AS, memory_bytes, memory_bytes).context("limit the memory")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("forbid core files")?;
@@ -30,9 +27,6 @@ pub fn harden(memory_bytes: u64) -> Result<()> {
 }
 
 /// Runs the inputs of these numbers.
-///
-/// # Errors
-/// When nobody listens any more.
 pub fn run(target: &Target, seed: u64, numbers: std::ops::Range<u64>) -> Result<()> {
     let inputs = Inputs::new(target, seed);
     let mut out = io::stdout().lock();

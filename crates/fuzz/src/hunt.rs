@@ -67,9 +67,6 @@ enum End {
 
 impl Hunt {
     /// Hunts in one target.
-    ///
-    /// # Errors
-    /// When children cannot be started or findings cannot be written.
     pub fn target(&self, target: &Target) -> Result<Report> {
         let deadline = Instant::now() + self.time;
         let mut report = Report::default();

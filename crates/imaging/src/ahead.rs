@@ -88,9 +88,6 @@ pub(crate) fn ahead<In: Send, Out: Send, T>(
 
 impl<In: Send, Out: Send> Ahead<'_, In, Out> {
     /// Takes what was put in first until so much is left for what comes, or nothing is in the way.
-    ///
-    /// # Errors
-    /// What `take` ends with.
     pub(crate) fn make_room(&mut self, cost: Cost, take: Take<'_, Out>) -> Result<(), Refusal> {
         let over = |taken: u64, more: u64, most: u64| taken.saturating_add(more) > most;
         while !self.waiting.is_empty()
@@ -103,9 +100,6 @@ impl<In: Send, Out: Send> Ahead<'_, In, Out> {
     }
 
     /// Puts a thing in, once there is room for it.
-    ///
-    /// # Errors
-    /// What `take` ends with.
     pub(crate) fn put(
         &mut self,
         thing: In,

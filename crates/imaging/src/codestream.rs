@@ -49,9 +49,6 @@ pub type OnThread = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
 /// Decodes whole codestreams.
 pub trait Codestreams: Debug + Send + Sync {
     /// Every component, or none. The caller has compared the size that the codestream declares with its limits.
-    ///
-    /// # Errors
-    /// [`CodestreamError`].
     fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError>;
 
     /// Whether nobody waits any more for what the caller's thread decodes, of any format. It is asked before each frame and

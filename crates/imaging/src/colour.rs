@@ -4,7 +4,7 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
 use crate::dataset::{DataSet, Value};
-use crate::transform::{first_input, is_dim};
+use crate::transform::{entry_count, first_input, is_dim};
 use crate::{Reason, Refusal};
 
 /// YBR_FULL to RGB in place, interleaved, rounded half up. `bits`: depth of a sample.
@@ -77,12 +77,7 @@ impl Palette {
             {
                 return Err(refuse(descriptor));
             }
-            // 0 means 65536 (C.7.6.3.1.5).
-            let entries = if entries == 0 {
-                65536
-            } else {
-                usize::from(entries)
-            };
+            let entries = entry_count(entries);
             let column = if let Some(value) = elements.value(data) {
                 plain(&value, entries, bits)?
             } else if let Some(value) = elements.value(segmented) {

@@ -44,9 +44,6 @@ pub enum Values {
 
 /// Decodes the first `frames_max` frames of a DICOM file to values, without any window: what other implementations can be
 /// compared with. `each` gets the frame's index and its values. Returns the number of frames of the file.
-///
-/// # Errors
-/// Refuses what is not known to come out right.
 pub fn decode_values(
     bytes: &[u8],
     limits: &Limits,
@@ -163,6 +160,17 @@ impl<'a> File<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// The frames of a run are a film, not one study's views.
+    pub(crate) fn refuse_several_frames(&self) -> Result<(), Refusal> {
+        match self.image.frames {
+            1 => Ok(()),
+            frames => Err(
+                Refusal::at(Reason::MultiFrameNotSupportedYet, tags::NUMBER_OF_FRAMES)
+                    .found(frames),
+            ),
+        }
     }
 
     /// A model sees square pixels; a frame would come out stretched.

@@ -61,9 +61,6 @@ impl Place {
     }
 
     /// Whether a frame that says how it lies does so as such slices are looked at; it need not say where.
-    ///
-    /// # Errors
-    /// One that is mirrored or turned.
     pub(crate) fn refuse_turned(groups: &Groups<'_>, frame: u32) -> Result<(), Refusal> {
         let item = groups.of(frame, tags::PLANE_ORIENTATION_SEQUENCE)?;
         let tag = tags::IMAGE_ORIENTATION_PATIENT;

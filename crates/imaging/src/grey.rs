@@ -136,7 +136,7 @@ pub(crate) fn value_range(
     (values, padded)
 }
 
-fn window(curve: Curve, source: WindowSource) -> Window {
+pub(crate) fn window(curve: Curve, source: WindowSource) -> Window {
     Window {
         center: curve.center,
         width: curve.width,

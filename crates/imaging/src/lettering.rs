@@ -17,9 +17,6 @@ const SIDE_MIN: u32 = 8;
 /// Finds words in pictures.
 pub trait TextReader: fmt::Debug + Send + Sync {
     /// Every word that it makes out, however unsure it is.
-    ///
-    /// # Errors
-    /// [`TextReaderError`].
     fn read(&self, page: &Page<'_>) -> Result<Vec<Word>, TextReaderError>;
 }
 

@@ -15,6 +15,7 @@ mod admission;
 mod ahead;
 mod archive;
 mod burned_in;
+mod calendar;
 mod charset;
 mod clinical;
 mod codec;
@@ -136,9 +137,6 @@ pub fn prepare(bytes: &[u8], options: &Options) -> Result<Prepared, Refusal> {
 }
 
 /// Turns one file into frames as if it were a whole study.
-///
-/// # Errors
-/// As [`prepare`] and [`plan_volume`].
 pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> {
     match prepare(bytes, options)? {
         Prepared::Frames(decoded) => Ok(decoded),

@@ -14,9 +14,7 @@ use crate::square::Picture;
 use crate::study::SlicePlan;
 use crate::transform::Rescale;
 use crate::volume::{Each, Slice, Slices, channels, curves, record};
-use crate::{
-    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Options, Reason, Refusal, Source,
-};
+use crate::{Format, Frame, FrameInfo, Limits, Modality, Options, Reason, Refusal, Source};
 
 const HEADER_BYTES: usize = 348;
 /// The header, and four bytes that say whether extensions follow.
@@ -311,26 +309,14 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
     if volume.modality == Modality::Ct && lowest >= 0.0 {
         return Err(Refusal::new(Reason::NotHounsfield).found("no negative value"));
     }
+    // The format has no studies; the volumes of one job are one study's, and each is a series.
     Ok(Slices {
-        modality: volume.modality,
-        // The format has no studies; the volumes of one job are one study's, and each is a series.
-        study: String::new(),
         series: digest.to_owned(),
-        series_number: 0,
         instance: digest.to_owned(),
-        number: None,
-        acquisition: 0,
-        localiser: false,
-        derived: false,
-        kind: String::new(),
-        lossy: false,
-        part_of: None,
-        unusable: None,
         rows: rows as u32,
         columns: columns as u32,
         frames,
-        clinical: ClinicalHeader::default(),
-        slide: None,
+        ..Slices::bare(volume.modality)
     })
 }
 

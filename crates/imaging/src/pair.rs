@@ -7,6 +7,7 @@ use std::fmt;
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 
+use crate::calendar::days;
 use crate::elements::Elements;
 use crate::{Archive, Format, Limits, Note, Reason, Refusal, header, members, sniff};
 
@@ -146,9 +147,6 @@ pub fn pair_order(
 }
 
 /// Whether inputs may be of one patient, of which one is told at a time.
-///
-/// # Errors
-/// [`Reason::DifferentPatients`] where what one says contradicts another.
 pub fn one_patient(examinations: &[Option<Examination>]) -> Result<(), Refusal> {
     let mut known = Patient::default();
     let mut patients = examinations.iter().flatten();
@@ -329,13 +327,7 @@ fn day(text: &str) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || year < 1850 {
         return None;
     }
-    // Days of the proleptic Gregorian calendar, of a year that begins in March.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    Some(365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day)
+    Some(days(year, month, day))
 }
 
 /// `HHMM`, `HHMMSS` or with up to six digits of a second, or the older `HH:MM:SS`; an hour alone is too coarse to order by.

@@ -23,12 +23,7 @@ pub(crate) fn decode(
     options: &Options,
 ) -> Result<Decoded, Refusal> {
     let image = &file.image;
-    if image.frames != 1 {
-        return Err(
-            Refusal::at(Reason::MultiFrameNotSupportedYet, tags::NUMBER_OF_FRAMES)
-                .found(image.frames),
-        );
-    }
+    file.refuse_several_frames()?;
     file.refuse_non_square(0)?;
     file.refuse_shutter()?;
     let mut notes = file.notes()?;

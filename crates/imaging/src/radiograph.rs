@@ -25,13 +25,7 @@ pub(crate) fn decode(
         )
         .found(image.photometric));
     }
-    // The frames of a fluoroscopic run are a film, not one study's views.
-    if image.frames != 1 {
-        return Err(
-            Refusal::at(Reason::MultiFrameNotSupportedYet, tags::NUMBER_OF_FRAMES)
-                .found(image.frames),
-        );
-    }
+    file.refuse_several_frames()?;
     file.refuse_non_square(0)?;
     file.refuse_turned_chest()?;
     let transform = file.transform(0)?;

@@ -18,9 +18,7 @@ use crate::burned_in::Annotation;
 use crate::conventions::SlideRule;
 use crate::study::SlicePlan;
 use crate::volume::Each;
-use crate::{
-    ClinicalHeader, Format, Modality, Options, Reason, Refusal, Slices, Source, header, sniff,
-};
+use crate::{Format, Modality, Options, Reason, Refusal, Slices, Source, header, sniff};
 
 /// Pixels of the largest level that is looked at for tissue.
 const MASK_PIXELS_MAX: u64 = 16 << 20;
@@ -103,24 +101,8 @@ pub(crate) fn read_tiff(
 /// A file of a slide, without what identifies it.
 fn whole(slide: Slide) -> Slices {
     Slices {
-        modality: Modality::Sm,
-        study: String::new(),
-        series: String::new(),
-        series_number: 0,
-        instance: String::new(),
-        number: None,
-        acquisition: 0,
-        localiser: false,
-        derived: false,
-        kind: String::new(),
-        lossy: false,
-        part_of: None,
-        unusable: None,
-        rows: 0,
-        columns: 0,
-        frames: Vec::new(),
-        clinical: ClinicalHeader::default(),
         slide: Some(Box::new(slide)),
+        ..Slices::bare(Modality::Sm)
     }
 }
 

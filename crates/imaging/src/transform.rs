@@ -123,12 +123,7 @@ impl Table {
         let &[entries, first, bits] = numbers.as_slice() else {
             return Err(refuse(tags::LUT_DESCRIPTOR));
         };
-        // 0 means 65536 (C.11.1.1.1).
-        let entries = if entries == 0 {
-            65536
-        } else {
-            usize::from(entries)
-        };
+        let entries = entry_count(entries);
         let first =
             first_input(&descriptor, first, signed).ok_or_else(|| refuse(tags::LUT_DESCRIPTOR))?;
         if !(8..=16).contains(&bits) {
@@ -167,6 +162,14 @@ impl Table {
 /// Whether the largest of a table's entries leaves the highest bit unused.
 pub(crate) fn is_dim(most: u16, bits: u16) -> bool {
     u32::from(most) * 2 < u32::from(u16::MAX >> (16 - bits))
+}
+
+/// How many entries a table has by its descriptor, where 0 means 65536 (C.7.6.3.1.5, C.11.1.1.1).
+pub(crate) fn entry_count(said: u16) -> usize {
+    match said {
+        0 => 65536,
+        said => usize::from(said),
+    }
 }
 
 /// The input of a table's first entry, as its descriptor has it: of the sign that the input has (C.11.1.1). `None` where it was

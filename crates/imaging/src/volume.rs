@@ -11,7 +11,7 @@ use crate::ahead::in_order;
 use crate::burned_in::Annotation;
 use crate::dicom::File;
 use crate::geometry::Place;
-use crate::grey::{map, value_range};
+use crate::grey::{map, value_range, window};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
@@ -19,7 +19,7 @@ use crate::transform::{Rescale, Transform};
 use crate::voi::Curve;
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Photometric, Reason,
-    Refusal, Source, Window, WindowFunction, WindowSource, header, nifti, sniff,
+    Refusal, Source, WindowSource, header, nifti, sniff,
 };
 
 /// The slices of one file, or its levels of a whole slide. It keeps identifiers to group by, which leave it only as equal or unequal.
@@ -62,6 +62,30 @@ pub(crate) struct Slice {
 }
 
 impl Slices {
+    /// Of a file that says nothing else.
+    pub(crate) fn bare(modality: Modality) -> Self {
+        Self {
+            modality,
+            study: String::new(),
+            series: String::new(),
+            series_number: 0,
+            instance: String::new(),
+            number: None,
+            acquisition: 0,
+            localiser: false,
+            derived: false,
+            kind: String::new(),
+            lossy: false,
+            part_of: None,
+            unusable: None,
+            rows: 0,
+            columns: 0,
+            frames: Vec::new(),
+            clinical: ClinicalHeader::default(),
+            slide: None,
+        }
+    }
+
     pub(crate) fn read(
         file: &File<'_>,
         modality: Modality,
@@ -368,15 +392,6 @@ pub(crate) fn record(info: &mut FrameInfo, curves: &[Curve]) {
                 .map(|curve| window(*curve, WindowSource::Convention))
                 .collect();
         }
-    }
-}
-
-fn window(curve: Curve, source: WindowSource) -> Window {
-    Window {
-        center: curve.center,
-        width: curve.width,
-        function: WindowFunction::MinMax,
-        source,
     }
 }
 

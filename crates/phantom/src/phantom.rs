@@ -133,9 +133,6 @@ impl Phantom {
     }
 
     /// The picture as a DICOM file, `columns` wide.
-    ///
-    /// # Errors
-    /// [`DicomError`], if the file can't be written.
     pub fn dicom(&self, columns: u32) -> Result<Vec<u8>, DicomError> {
         let mut chance = Chance::new(self.seed, self.record.index, Purpose::File);
         let patient = if self.record.prior.is_some() {

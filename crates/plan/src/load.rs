@@ -90,9 +90,6 @@ pub enum LoadError {
 
 impl Load {
     /// Checks every number.
-    ///
-    /// # Errors
-    /// [`LoadError`] names the first that is wrong.
     pub fn check(&self) -> Result<(), LoadError> {
         let positive = |what, value: f64| {
             let good = value.is_finite() && value > 0.0;

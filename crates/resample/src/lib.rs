@@ -28,9 +28,6 @@ impl std::error::Error for WrongSize {}
 /// `pixels` [side, side, channels] → [to, to, channels], each target pixel the mean of the source pixels that it covers,
 /// weighted by a triangle: Pillow's `Image.resize((to, to), Resampling.BILINEAR)`, byte for byte (Pillow 13,
 /// `Resample.c`: weights in doubles, rounded to 22 bits; rows first, then columns, with 8 bits in between).
-///
-/// # Errors
-/// [`WrongSize`].
 pub fn antialiased(
     pixels: &[u8],
     side: usize,
@@ -49,9 +46,6 @@ pub fn antialiased(
 /// `pixels` [side, side, channels] → [to, to, channels], each target pixel mixed from the four source pixels nearest to
 /// its centre, however much the picture shrinks: `tf.image.resize(…, "bilinear", antialias=False)`, then a cast to uint8,
 /// which cuts fractions off.
-///
-/// # Errors
-/// [`WrongSize`].
 pub fn sampled(
     pixels: &[u8],
     side: usize,

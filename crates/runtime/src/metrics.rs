@@ -35,7 +35,7 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
-        registry.register_collector(Box::new(ResidentMemory));
+        registry.register_collector(Box::new(Readings(resident_memory)));
         registry.register_collector(Box::new(CpuTime));
         Self {
             registry: Arc::new(Mutex::new(registry)),
@@ -97,23 +97,37 @@ struct SettingLabel {
     setting: String,
 }
 
-/// Resident memory of this process, read at every scrape.
-#[derive(Debug)]
-struct ResidentMemory;
+/// A gauge as it stands: its name after the registry's prefix, what it says, its unit, and its value.
+pub type Reading = (&'static str, &'static str, Option<Unit>, u64);
 
-impl Collector for ResidentMemory {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let Some(bytes) = resident_bytes() else {
-            // Not Linux: the figure is left out rather than given as zero.
-            return Ok(());
-        };
-        let help = "Resident memory of the process";
-        let name = "process_resident_memory";
-        let metric =
-            encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
-        let value = i64::try_from(bytes).unwrap_or(i64::MAX);
-        ConstGauge::new(value).encode(metric)
+/// Gauges that are read when they are asked for.
+pub struct Readings<F>(pub F);
+
+impl<F> fmt::Debug for Readings<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readings").finish_non_exhaustive()
     }
+}
+
+impl<F, R> Collector for Readings<F>
+where
+    F: Fn() -> R + Send + Sync + 'static,
+    R: IntoIterator<Item = Reading>,
+{
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        for (name, help, unit, value) in (self.0)() {
+            let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// What this process has resident; left out, rather than given as zero, where the system does not tell.
+fn resident_memory() -> Option<Reading> {
+    let help = "Resident memory of the process";
+    let bytes = resident_bytes()?;
+    Some(("process_resident_memory", help, Some(Unit::Bytes), bytes))
 }
 
 /// CPU time of this process, read at every scrape.

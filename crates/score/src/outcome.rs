@@ -169,9 +169,6 @@ impl Outcome {
     }
 
     /// Its line of the file, with the line's end.
-    ///
-    /// # Errors
-    /// serde_json's; none is known for this type.
     pub fn line(&self) -> Result<String, serde_json::Error> {
         let mut line = serde_json::to_string(self)?;
         line.push('\n');
@@ -186,9 +183,6 @@ impl Outcome {
 }
 
 /// The outcomes of a file. A last line without its end is left out.
-///
-/// # Errors
-/// [`OutcomeError`], with the line.
 pub fn read_outcomes(mut from: impl std::io::BufRead) -> Result<Read, OutcomeError> {
     let mut read = Read::default();
     let mut bytes = Vec::new();

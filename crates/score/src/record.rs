@@ -247,9 +247,6 @@ pub enum SetError {
 }
 
 /// The records of a `set.jsonl`; empty lines are skipped.
-///
-/// # Errors
-/// [`SetError`], with the line and the field.
 pub fn read_set(mut from: impl std::io::BufRead) -> Result<Vec<Record>, SetError> {
     let mut records = Vec::new();
     let mut names = BTreeSet::new();

@@ -48,9 +48,6 @@ pub enum WriteError {
 
 /// Writes `<task>.json`, `<task>.md` and `<task>.html` to a folder, which is made if it isn't there. `picture` gives the
 /// picture to show beside a case.
-///
-/// # Errors
-/// [`WriteError`].
 pub fn write(
     evaluation: &Evaluation,
     folder: &Path,
@@ -73,9 +70,6 @@ pub fn write(
 }
 
 /// The evaluation as JSON, for people to read too.
-///
-/// # Errors
-/// serde_json's; none is known for this type.
 pub fn json(evaluation: &Evaluation) -> Result<String, serde_json::Error> {
     let mut text = serde_json::to_string_pretty(evaluation)?;
     text.push('\n');

@@ -1,16 +1,12 @@
 //! The metrics that every worker has. Their names begin with `medfleet_<stage>_`.
 
-use std::fmt;
-
 use medfleet_core::{Class, Stage, Verdict};
-use medfleet_runtime::{Exemplar, Metrics};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::MetricType;
+use medfleet_runtime::{Exemplar, Metrics, Readings};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
@@ -161,24 +157,11 @@ pub fn register_connection(
     metrics: &Metrics,
     is_connected: impl Fn() -> bool + Send + Sync + 'static,
 ) {
-    let collector = Box::new(Connection(Box::new(is_connected)));
-    metrics.register(|registry| registry.register_collector(collector));
-}
-
-struct Connection(Box<dyn Fn() -> bool + Send + Sync>);
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
-    }
-}
-
-impl Collector for Connection {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+    let read = move || {
         let help = "1 while there is a connection to the queue";
-        let metric = encoder.encode_descriptor("queue_connected", help, None, MetricType::Gauge)?;
-        ConstGauge::new(i64::from((self.0)())).encode(metric)
-    }
+        [("queue_connected", help, None, u64::from(is_connected()))]
+    };
+    metrics.register(|registry| registry.register_collector(Box::new(Readings(read))));
 }
 
 /// The stable word of a verdict.

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -128,10 +128,7 @@ fn joined<T>(check: thread::ScopedJoinHandle<Result<T>>) -> Result<T> {
 pub(crate) fn preset(name: &str) -> Result<Vec<Value>> {
     let chart = Chart::open()?;
     let values = chart.folder.join(format!("values-{name}.yaml"));
-    let path = chart.scratch.join(format!("{name}.yaml"));
-    fs::write(&path, chart.template(&[values])?)?;
-    let validated = chart.validate(&[path])?.into_iter().next();
-    Ok(validated.context("one rendering")?.objects)
+    chart.objects(RELEASE, name, &[values])
 }
 
 impl Chart {
@@ -163,6 +160,17 @@ impl Chart {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
         String::from_utf8(output.stdout).context("helm's output is UTF-8")
+    }
+
+    /// The objects of a release with these value files, under a name for the rendering.
+    fn objects(&self, release: &str, name: &str, values: &[PathBuf]) -> Result<Vec<Value>> {
+        let path = self.rendered(name);
+        fs::write(&path, self.template_as(release, values)?)?;
+        let validated = self.validate(&[path])?.into_iter().next();
+        let validated = validated.context("one rendering")?;
+        let wrong = &validated.violations;
+        ensure!(wrong.is_empty(), "{name}: {wrong:?}");
+        Ok(validated.objects)
     }
 
     /// A file of values in the scratch folder.
@@ -220,15 +228,12 @@ fn rolls(chart: &Chart) -> Result<Vec<String>> {
         ("quiet", vec![small.clone()]),
         ("louder", vec![small, louder]),
     ] {
-        let path = chart.scratch.join(format!("{name}.yaml"));
-        fs::write(&path, chart.template(&values)?)?;
-        let validated = chart.validate(&[path])?;
-        let objects = validated.into_iter().flat_map(|one| one.objects);
+        let objects = chart.objects(RELEASE, name, &values)?;
         let sum = |object: Value| {
             let annotations = &object["spec"]["template"]["metadata"]["annotations"];
             (object["kind"] == "Deployment").then(|| annotations["checksum/config"].clone())
         };
-        sums.push(objects.filter_map(sum).collect::<Vec<_>>());
+        sums.push(objects.into_iter().filter_map(sum).collect::<Vec<_>>());
     }
     let same = sums[0].iter().zip(&sums[1]).filter(|(a, b)| a == b).count();
     let good = sums[0].len() == 4 && same == 0;

@@ -237,40 +237,29 @@ mod tests {
     #[test]
     fn a_walk_that_went_well_passes_and_each_fault_fails() {
         assert!(check(&good()).is_ok());
-        assert!(
-            check(&Line {
+        for wrong in [
+            Line {
                 job: String::new(),
                 ..good()
-            })
-            .is_err()
-        );
-        assert!(
-            check(&Line {
+            },
+            Line {
                 state: "JOB_STATE_FAILED".to_owned(),
                 ..good()
-            })
-            .is_err()
-        );
-        assert!(
-            check(&Line {
+            },
+            Line {
                 stages: Vec::new(),
                 ..good()
-            })
-            .is_err()
-        );
-        assert!(
-            check(&Line {
+            },
+            Line {
                 draft: false,
                 ..good()
-            })
-            .is_err()
-        );
-        assert!(
-            check(&Line {
+            },
+            Line {
                 streamed: "tex".to_owned(),
                 ..good()
-            })
-            .is_err()
-        );
+            },
+        ] {
+            assert!(check(&wrong).is_err(), "{wrong:?}");
+        }
     }
 }

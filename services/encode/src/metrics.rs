@@ -1,17 +1,14 @@
 //! What encode counts besides what every worker counts. Names begin with `medfleet_encode_`.
 
-use std::fmt;
 use std::sync::Arc;
 
 use medfleet_core::closed_set;
 use medfleet_engine::EncodeLoad;
-use medfleet_runtime::Metrics;
+use medfleet_runtime::{Metrics, Readings};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
@@ -207,76 +204,40 @@ pub(crate) fn register_load(
     metrics: &Metrics,
     load: impl Fn() -> EncodeLoad + Send + Sync + 'static,
 ) {
-    let collector = Box::new(Load(Box::new(load)));
-    metrics.register(|registry| {
-        let registry = registry.sub_registry_with_prefix("encode");
-        registry.register_collector(collector);
-    });
-}
-
-struct Load(Box<dyn Fn() -> EncodeLoad + Send + Sync>);
-
-impl fmt::Debug for Load {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Load").finish_non_exhaustive()
-    }
-}
-
-impl Collector for Load {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let EncodeLoad { waiting, call } = (self.0)();
-        let gauges = [
+    let read = move || {
+        let EncodeLoad { waiting, call } = load();
+        let help = "How long the call into the model has taken that is under way";
+        [
             (
                 "requests_waiting",
                 "Chunks whose frames wait for the model",
                 None,
                 waiting,
             ),
-            (
-                "call",
-                "How long the call into the model has taken that is under way",
-                Some(&Unit::Seconds),
-                call.as_secs(),
-            ),
-        ];
-        for (name, help, unit, value) in gauges {
-            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
-        }
-        Ok(())
-    }
+            ("call", help, Some(Unit::Seconds), call.as_secs()),
+        ]
+    };
+    register_readings(metrics, Readings(read));
 }
 
 /// Registers how full the cache is, looked at when it is asked for.
 pub(crate) fn register_cache(metrics: &Metrics, cache: Arc<Cache>) {
-    metrics.register(|registry| {
-        let registry = registry.sub_registry_with_prefix("encode");
-        registry.register_collector(Box::new(CacheBytes(cache)));
-    });
-}
-
-struct CacheBytes(Arc<Cache>);
-
-impl fmt::Debug for CacheBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheBytes").finish_non_exhaustive()
-    }
-}
-
-impl Collector for CacheBytes {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let (used, most) = self.0.bytes();
-        let of = [
+    let read = move || {
+        let (used, most) = cache.bytes();
+        [
             ("cache_used", "Image tokens in memory", used),
             ("cache", "Image tokens that memory may hold", most),
-        ];
-        for (name, help, bytes) in of {
-            let unit = Some(&Unit::Bytes);
-            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-            ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX)).encode(metric)?;
-        }
-        Ok(())
-    }
+        ]
+        .map(|(name, help, bytes)| (name, help, Some(Unit::Bytes), bytes))
+    };
+    register_readings(metrics, Readings(read));
+}
+
+fn register_readings(metrics: &Metrics, readings: impl Collector) {
+    metrics.register(|registry| {
+        let registry = registry.sub_registry_with_prefix("encode");
+        registry.register_collector(Box::new(readings));
+    });
 }
 
 #[cfg(test)]

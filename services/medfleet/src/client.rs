@@ -58,6 +58,17 @@ type Stub = JobServiceClient<InterceptedService<Channel, Bearer>>;
 type OperatorStub = OperatorServiceClient<InterceptedService<Channel, Bearer>>;
 type LetterStub = DeadLetterServiceClient<InterceptedService<Channel, Bearer>>;
 
+/// One unary call of a stub, as [`Client::on`] makes it.
+macro_rules! ask {
+    ($client:ident.$stub:ident, $method:ident, $request:expr) => {
+        $client
+            .on(&$client.$stub, $request, |mut stub, request| async move {
+                stub.$method(request).await
+            })
+            .await
+    };
+}
+
 /// A client of one tenant of one fleet.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -119,10 +130,7 @@ impl Client {
         &self,
         request: &SubmitJobRequest,
     ) -> Result<SubmitJobResponse, ClientError> {
-        self.call(request, |mut stub, request| async move {
-            stub.submit_job(request).await
-        })
-        .await
+        ask!(self.stub, submit_job, request)
     }
 
     /// The job as it stands.
@@ -131,14 +139,8 @@ impl Client {
             name: name.to_owned(),
             ..GetJobRequest::default()
         };
-        let response = self
-            .call(&request, |mut stub, request| async move {
-                stub.get_job(request).await
-            })
-            .await?;
-        response.job.ok_or(ClientError::Protocol {
-            missing: "GetJobResponse.job",
-        })
+        let answer = ask!(self.stub, get_job, &request)?;
+        held(answer.job, "GetJobResponse.job")
     }
 
     /// The draft of a completed job.
@@ -146,14 +148,8 @@ impl Client {
         let request = GetResultRequest {
             name: name.to_owned(),
         };
-        let response = self
-            .call(&request, |mut stub, request| async move {
-                stub.get_result(request).await
-            })
-            .await?;
-        response.result.ok_or(ClientError::Protocol {
-            missing: "GetResultResponse.result",
-        })
+        let answer = ask!(self.stub, get_result, &request)?;
+        held(answer.result, "GetResultResponse.result")
     }
 
     /// Cancels a job and returns it.
@@ -161,14 +157,8 @@ impl Client {
         let request = CancelJobRequest {
             name: name.to_owned(),
         };
-        let response = self
-            .call(&request, |mut stub, request| async move {
-                stub.cancel_job(request).await
-            })
-            .await?;
-        response.job.ok_or(ClientError::Protocol {
-            missing: "CancelJobResponse.job",
-        })
+        let answer = ask!(self.stub, cancel_job, &request)?;
+        held(answer.job, "CancelJobResponse.job")
     }
 
     /// Erases a job.
@@ -176,10 +166,7 @@ impl Client {
         let request = EraseJobRequest {
             name: name.to_owned(),
         };
-        self.call(&request, |mut stub, request| async move {
-            stub.erase_job(request).await
-        })
-        .await
+        ask!(self.stub, erase_job, &request)
     }
 
     /// Erases, or counts, one page of the jobs of a patient or a study.
@@ -187,10 +174,7 @@ impl Client {
         &self,
         request: &EraseJobsRequest,
     ) -> Result<EraseJobsResponse, ClientError> {
-        self.call(request, |mut stub, request| async move {
-            stub.erase_jobs(request).await
-        })
-        .await
+        ask!(self.stub, erase_jobs, request)
     }
 
     /// One page of jobs.
@@ -205,10 +189,7 @@ impl Client {
             page_token: page_token.to_owned(),
             states,
         };
-        self.call(&request, |mut stub, request| async move {
-            stub.list_jobs(request).await
-        })
-        .await
+        ask!(self.stub, list_jobs, &request)
     }
 
     /// One page of dead letters.
@@ -220,10 +201,7 @@ impl Client {
             page_size: 0,
             page_token: page_token.to_owned(),
         };
-        self.on(&self.letters, &request, |mut stub, request| async move {
-            stub.list_dead_letters(request).await
-        })
-        .await
+        ask!(self.letters, list_dead_letters, &request)
     }
 
     /// One dead letter.
@@ -231,14 +209,8 @@ impl Client {
         let request = GetDeadLetterRequest {
             name: name.to_owned(),
         };
-        let response = self
-            .on(&self.letters, &request, |mut stub, request| async move {
-                stub.get_dead_letter(request).await
-            })
-            .await?;
-        response.dead_letter.ok_or(ClientError::Protocol {
-            missing: "GetDeadLetterResponse.dead_letter",
-        })
+        let answer = ask!(self.letters, get_dead_letter, &request)?;
+        held(answer.dead_letter, "GetDeadLetterResponse.dead_letter")
     }
 
     /// Starts a dead letter's job over and returns it.
@@ -246,14 +218,8 @@ impl Client {
         let request = ReplayDeadLetterRequest {
             name: name.to_owned(),
         };
-        let response = self
-            .on(&self.letters, &request, |mut stub, request| async move {
-                stub.replay_dead_letter(request).await
-            })
-            .await?;
-        response.job.ok_or(ClientError::Protocol {
-            missing: "ReplayDeadLetterResponse.job",
-        })
+        let answer = ask!(self.letters, replay_dead_letter, &request)?;
+        held(answer.job, "ReplayDeadLetterResponse.job")
     }
 
     /// Puts a dead letter away.
@@ -261,11 +227,7 @@ impl Client {
         let request = DiscardDeadLetterRequest {
             name: name.to_owned(),
         };
-        self.on(&self.letters, &request, |mut stub, request| async move {
-            stub.discard_dead_letter(request).await
-        })
-        .await
-        .map(drop)
+        ask!(self.letters, discard_dead_letter, &request).map(drop)
     }
 
     /// Holds work back; every tenant's where none is named, every class where none is.
@@ -278,14 +240,8 @@ impl Client {
             tenant: tenant.to_owned(),
             class: class.into(),
         };
-        let response = self
-            .on(&self.operator, &request, |mut stub, request| async move {
-                stub.pause_work(request).await
-            })
-            .await?;
-        response.pause.ok_or(ClientError::Protocol {
-            missing: "PauseWorkResponse.pause",
-        })
+        let answer = ask!(self.operator, pause_work, &request)?;
+        held(answer.pause, "PauseWorkResponse.pause")
     }
 
     /// Lets it go on.
@@ -294,22 +250,14 @@ impl Client {
             tenant: tenant.to_owned(),
             class: class.into(),
         };
-        self.on(&self.operator, &request, |mut stub, request| async move {
-            stub.resume_work(request).await
-        })
-        .await
-        .map(drop)
+        ask!(self.operator, resume_work, &request).map(drop)
     }
 
     /// Everything that is held back.
     pub(crate) async fn pauses(&self) -> Result<Vec<Pause>, ClientError> {
         let request = ListPausesRequest {};
-        let response = self
-            .on(&self.operator, &request, |mut stub, request| async move {
-                stub.list_pauses(request).await
-            })
-            .await?;
-        Ok(response.pauses)
+        let answer = ask!(self.operator, list_pauses, &request)?;
+        Ok(answer.pauses)
     }
 
     /// Queues what open jobs wait for anew, of one page of records.
@@ -317,21 +265,7 @@ impl Client {
         &self,
         request: &RequeueJobsRequest,
     ) -> Result<RequeueJobsResponse, ClientError> {
-        self.on(&self.operator, request, |mut stub, request| async move {
-            stub.requeue_jobs(request).await
-        })
-        .await
-    }
-
-    async fn call<R: Clone, T, F>(
-        &self,
-        request: &R,
-        once: impl FnMut(Stub, R) -> F,
-    ) -> Result<T, ClientError>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.on(&self.stub, request, once).await
+        ask!(self.operator, requeue_jobs, request)
     }
 
     /// One unary call, repeated while the failure may pass and the retry rule allows.
@@ -386,6 +320,11 @@ impl Client {
             None => Err(self.give_up(attempts, begun, status)),
         }
     }
+}
+
+/// What every such answer holds.
+fn held<T>(part: Option<T>, missing: &'static str) -> Result<T, ClientError> {
+    part.ok_or(ClientError::Protocol { missing })
 }
 
 fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
@@ -463,17 +402,9 @@ mod tests {
     use super::*;
     use crate::exit::Exit;
 
-    fn fleet(server: String, tls: TlsFiles) -> Fleet {
-        Fleet {
-            server,
-            token: "t".to_owned(),
-            tls,
-        }
-    }
-
     #[tokio::test]
     async fn a_call_that_nobody_answers_ends() {
-        let fleet = fleet("http://127.0.0.1:1".to_owned(), TlsFiles::default());
+        let fleet = Fleet::plain("http://127.0.0.1:1", "t");
         let mut client = Client::new(&fleet, Retry::PATIENT).expect("a URL");
         client.answer_max = Duration::from_millis(10);
         let never = |(), ()| std::future::pending::<Result<Response<()>, Status>>();
@@ -515,7 +446,11 @@ mod tests {
             .add_routes(Routes::default())
             .serve_with_incoming(TcpIncoming::from(listener));
         let is_answered = async |tls: TlsFiles| {
-            let client = Client::new(&fleet(address.clone(), tls), Retry::ONCE);
+            let fleet = Fleet {
+                tls,
+                ..Fleet::plain(&address, "t")
+            };
+            let client = Client::new(&fleet, Retry::ONCE);
             let refused = client.expect("good files").pauses().await;
             let refused = refused.expect_err("it knows no method");
             matches!(&refused, ClientError::Refused { code, .. } if *code == "UNIMPLEMENTED")

@@ -39,9 +39,6 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether the file is an archive that can be opened, by its first bytes.
-///
-/// # Errors
-/// When it cannot be read.
 pub(crate) fn is_archive(path: &Path) -> Result<bool> {
     Ok(Archive::of(&head(path)?).is_some())
 }
@@ -104,11 +101,10 @@ pub(crate) struct Unpacked {
 /// # Errors
 /// As [`files`], a file that cannot be read, an archive that is refused as a whole (half a study must not be taken for all of
 /// it), or that is empty, and more than [`FILES_MAX`] files.
-pub(crate) async fn unpacked(paths: Vec<PathBuf>, limits: Limits) -> Result<Unpacked> {
+pub(crate) async fn unpacked(paths: Vec<PathBuf>) -> Result<Unpacked> {
     let scratch = Scratch::default();
     let folder = Arc::clone(&scratch.0);
-    let opening =
-        tokio::task::spawn_blocking(move || open_archives(files(&paths)?, &limits, &folder));
+    let opening = tokio::task::spawn_blocking(move || open_archives(files(&paths)?, &folder));
     let (found, beside) = opening.await.context("opening the files broke off")??;
     let (files, names) = found.into_iter().unzip();
     Ok(Unpacked {
@@ -160,11 +156,7 @@ fn put(folder: &Mutex<Folder>, number: usize, bytes: &[u8]) -> Result<PathBuf> {
 type Found = (PathBuf, PathBuf);
 
 /// The files with those of archives in place of these, and how many were left out beside a DICOMDIR.
-fn open_archives(
-    paths: Vec<PathBuf>,
-    limits: &Limits,
-    folder: &Mutex<Folder>,
-) -> Result<(Vec<Found>, usize)> {
+fn open_archives(paths: Vec<PathBuf>, folder: &Mutex<Folder>) -> Result<(Vec<Found>, usize)> {
     let mut files = Vec::with_capacity(paths.len());
     for path in paths {
         if !is_archive(&path)? {
@@ -173,7 +165,7 @@ fn open_archives(
         }
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let (before, mut written) = (files.len(), Ok(()));
-        let opened = members(&bytes, limits, &mut |member| {
+        let opened = members(&bytes, &Limits::default(), &mut |member| {
             if written.is_ok() {
                 let name = match member.name.trim_start_matches('/') {
                     // The only one of a gzip has none.
@@ -302,7 +294,7 @@ mod tests {
         let archive = tar(&[("../../2.dcm", b"two"), ("1.dcm", b"one")]);
         fs::write(path("study.tar"), &archive).expect("a file");
         let named = ["a.dcm", "study.tar", "z.dcm"].map(path).to_vec();
-        let unpacked = unpacked(named, Limits::default()).await.expect("it opens");
+        let unpacked = unpacked(named).await.expect("it opens");
         let contents = unpacked
             .files
             .iter()
@@ -339,7 +331,7 @@ mod tests {
         let path = folder.path().join("study.tar");
         let archive = tar(&[("1.dcm", b"one"), ("2.dcm", b"two")]);
         fs::write(&path, &archive[..1200]).expect("a file");
-        let opened = unpacked(vec![path], Limits::default()).await;
+        let opened = unpacked(vec![path]).await;
         let error = opened.expect_err("cut short");
         assert!(error.to_string().contains("study.tar"), "{error:#}");
     }

@@ -29,9 +29,6 @@ pub(crate) use progress::Progress;
 pub(crate) use words::{failure_text, state_word};
 
 /// Writes one JSON object as one line on stdout.
-///
-/// # Errors
-/// When stdout is gone.
 pub(crate) fn print_json(value: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, value)?;
@@ -40,9 +37,6 @@ pub(crate) fn print_json(value: &Value) -> io::Result<()> {
 }
 
 /// Writes a text on stdout, with a line end.
-///
-/// # Errors
-/// When stdout is gone.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -53,9 +47,6 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 }
 
 /// Writes a job on stdout: as one JSON object, or as lines for people.
-///
-/// # Errors
-/// When stdout is gone.
 pub(crate) fn print_job(job: &Job, json: bool) -> io::Result<()> {
     match json {
         true => print_json(&job_json(job)),

@@ -8,25 +8,23 @@ use dicom_object::InMemDicomObject;
 use medfleet_imaging::{Fate, Prepared, Reason, Unused, decode_file, prepare};
 
 use crate::options;
-use crate::synthetic::{COLUMNS, put, put_sequence};
+use crate::synthetic::{COLUMNS, put, put_cells, put_sequence, set};
 use crate::volumes::{AXIAL, plan_of, slice};
 
 /// One file with slices of two rows at these heights.
 fn several(acquisition: &str, heights: &[f64]) -> Vec<u8> {
     slice(heights[0], |object| {
-        put(object, tags::ACQUISITION_NUMBER, VR::IS, acquisition);
+        set(object, tags::ACQUISITION_NUMBER, acquisition);
         let instance = format!("2.25.13.{acquisition}");
-        put(object, tags::SOP_INSTANCE_UID, VR::UI, instance);
-        put(object, tags::ROWS, VR::US, 2_u16);
+        set(object, tags::SOP_INSTANCE_UID, instance);
+        set(object, tags::ROWS, 2_u16);
         let count = heights.len().to_string();
-        put(object, tags::NUMBER_OF_FRAMES, VR::IS, count);
-        let cells: Vec<u16> = vec![900; heights.len() * 2 * usize::from(COLUMNS)];
-        let cells = PrimitiveValue::U16(cells.into());
-        put(object, tags::PIXEL_DATA, VR::OW, cells);
+        set(object, tags::NUMBER_OF_FRAMES, count);
+        put_cells(object, vec![900; heights.len() * 2 * usize::from(COLUMNS)]);
         let groups = heights.iter().map(|height| {
             let mut position = InMemDicomObject::new_empty();
             let text = format!("7\\8\\{height}");
-            put(&mut position, tags::IMAGE_POSITION_PATIENT, VR::DS, text);
+            set(&mut position, tags::IMAGE_POSITION_PATIENT, text);
             let mut item = InMemDicomObject::new_empty();
             put_sequence(&mut item, tags::PLANE_POSITION_SEQUENCE, position);
             item
@@ -57,9 +55,9 @@ fn a_later_acquisition_has_every_position_of_a_file_with_several() {
 fn slices_of_other_series_and_acquisitions_are_no_duplicates() {
     let of = |series: &str, acquisition: &str, z: f64| {
         slice(z, |object| {
-            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12");
-            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
-            put(object, tags::ACQUISITION_NUMBER, VR::IS, acquisition);
+            set(object, tags::SOP_INSTANCE_UID, "2.25.12");
+            set(object, tags::SERIES_INSTANCE_UID, series);
+            set(object, tags::ACQUISITION_NUMBER, acquisition);
         })
     };
     let (short, long) = ("2.25.20", "2.25.21");
@@ -85,8 +83,8 @@ fn slices_of_other_series_and_acquisitions_are_no_duplicates() {
 fn echoes_with_one_name_are_no_duplicates() {
     let of = |number: &str, z: f64| {
         slice(z, |object| {
-            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12");
-            put(object, tags::INSTANCE_NUMBER, VR::IS, number);
+            set(object, tags::SOP_INSTANCE_UID, "2.25.12");
+            set(object, tags::INSTANCE_NUMBER, number);
         })
     };
     let (first, second) = (of("1", 0.0), of("2", 0.0));
@@ -101,10 +99,10 @@ fn echoes_with_one_name_are_no_duplicates() {
 fn slices_that_were_compressed_with_loss_stay_in_their_volume() {
     let with = |z: f64, series: &str, kind: &str, lossy: &str| {
         let derived = slice(z, |object| {
-            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
-            put(object, tags::IMAGE_TYPE, VR::CS, kind);
-            put(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, lossy);
-            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.14");
+            set(object, tags::SERIES_INSTANCE_UID, series);
+            set(object, tags::IMAGE_TYPE, kind);
+            set(object, tags::LOSSY_IMAGE_COMPRESSION, lossy);
+            set(object, tags::SOP_INSTANCE_UID, "2.25.14");
         });
         let mut files = [0.0, 1.0, 2.0].map(|z| slice(z, |_| {})).to_vec();
         files.push(derived);
@@ -129,16 +127,11 @@ fn slices_that_were_compressed_with_loss_stay_in_their_volume() {
 fn a_series_compressed_with_loss_is_the_volume_where_the_originals_are_few() {
     let copy = |z: f64, kind: &str| {
         slice(z, |object| {
-            put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.20");
-            put(object, tags::SERIES_NUMBER, VR::IS, "-1");
-            put(object, tags::IMAGE_TYPE, VR::CS, kind);
-            put(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, "01");
-            put(
-                object,
-                tags::SOP_INSTANCE_UID,
-                VR::UI,
-                format!("2.25.20.{z}"),
-            );
+            set(object, tags::SERIES_INSTANCE_UID, "2.25.20");
+            set(object, tags::SERIES_NUMBER, "-1");
+            set(object, tags::IMAGE_TYPE, kind);
+            set(object, tags::LOSSY_IMAGE_COMPRESSION, "01");
+            set(object, tags::SOP_INSTANCE_UID, format!("2.25.20.{z}"));
         })
     };
     let shown = |originals: &[f64], kind: &str| {
@@ -170,9 +163,9 @@ fn a_series_compressed_with_loss_is_the_volume_where_the_originals_are_few() {
 fn slices_lie_along_one_normal_though_their_directions_differ_a_little() {
     let of = |z: f64, orientation: &str| {
         slice(z, |object| {
-            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
+            set(object, tags::IMAGE_ORIENTATION_PATIENT, orientation);
             let position = format!("-250\\-250\\{z}");
-            put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, position);
+            set(object, tags::IMAGE_POSITION_PATIENT, position);
         })
     };
     // Rows half a degree up, which takes the normal to the right.
@@ -186,11 +179,11 @@ fn slices_lie_along_one_normal_though_their_directions_differ_a_little() {
 #[test]
 fn what_is_stretched_or_coloured_beside_the_slices_is_left_out() {
     let coronal = slice(0.0, |object| {
-        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.41");
-        put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.42");
+        set(object, tags::SERIES_INSTANCE_UID, "2.25.41");
+        set(object, tags::SOP_INSTANCE_UID, "2.25.42");
         let down = "1\\0\\0\\0\\0\\-1";
-        put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, down);
-        put(object, tags::PIXEL_SPACING, VR::DS, "1\\0.5");
+        set(object, tags::IMAGE_ORIENTATION_PATIENT, down);
+        set(object, tags::PIXEL_SPACING, "1\\0.5");
     });
     let alone = plan_of(std::slice::from_ref(&coronal));
     assert_eq!(alone.unwrap_err(), Reason::NonSquarePixels);
@@ -201,11 +194,11 @@ fn what_is_stretched_or_coloured_beside_the_slices_is_left_out() {
     assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
     // In the series of the slices, and with a position.
     let coloured = slice(9.0, |object| {
-        put(object, tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB");
-        put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
-        put(object, tags::BITS_ALLOCATED, VR::US, 8_u16);
-        put(object, tags::BITS_STORED, VR::US, 8_u16);
-        put(object, tags::HIGH_BIT, VR::US, 7_u16);
+        set(object, tags::PHOTOMETRIC_INTERPRETATION, "RGB");
+        set(object, tags::SAMPLES_PER_PIXEL, 3_u16);
+        set(object, tags::BITS_ALLOCATED, 8_u16);
+        set(object, tags::BITS_STORED, 8_u16);
+        set(object, tags::HIGH_BIT, 7_u16);
         let samples = PrimitiveValue::U8((0..90).collect());
         put(object, tags::PIXEL_DATA, VR::OB, samples);
     });

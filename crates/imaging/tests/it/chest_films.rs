@@ -7,15 +7,15 @@ use dicom_object::InMemDicomObject;
 use medfleet_imaging::Reason;
 
 use crate::contradictions::refused;
-use crate::synthetic::{put, put_sequence};
+use crate::synthetic::{put, put_sequence, set};
 
 #[test]
 fn a_chest_film_lies_as_it_is_looked_at_or_is_refused() {
     let film = |part: &str, view: &str, orientation: &str| {
         refused(|object| {
-            put(object, tags::BODY_PART_EXAMINED, VR::CS, part);
-            put(object, tags::VIEW_POSITION, VR::CS, view);
-            put(object, tags::PATIENT_ORIENTATION, VR::CS, orientation);
+            set(object, tags::BODY_PART_EXAMINED, part);
+            set(object, tags::VIEW_POSITION, view);
+            set(object, tags::PATIENT_ORIENTATION, orientation);
         })
     };
     for (view, orientation) in [
@@ -53,7 +53,7 @@ fn a_chest_film_lies_as_it_is_looked_at_or_is_refused() {
         refused(|object| {
             let part = PrimitiveValue::U8(part.to_vec().into());
             put(object, tags::BODY_PART_EXAMINED, VR::UN, part);
-            put(object, tags::PATIENT_ORIENTATION, VR::CS, "L\\F");
+            set(object, tags::PATIENT_ORIENTATION, "L\\F");
         })
     };
     assert_eq!(in_latin_1(b"T\xd3RAX "), None);
@@ -66,11 +66,11 @@ fn a_chest_film_is_known_by_its_region_and_by_longer_names() {
     let film = |part: &str, code: &str, orientation: &str| {
         refused(|object| {
             let mut region = InMemDicomObject::new_empty();
-            put(&mut region, tags::CODE_VALUE, VR::SH, code);
+            set(&mut region, tags::CODE_VALUE, code);
             put_sequence(object, tags::ANATOMIC_REGION_SEQUENCE, region);
-            put(object, tags::MODALITY, VR::CS, "DX");
-            put(object, tags::BODY_PART_EXAMINED, VR::CS, part);
-            put(object, tags::PATIENT_ORIENTATION, VR::CS, orientation);
+            set(object, tags::MODALITY, "DX");
+            set(object, tags::BODY_PART_EXAMINED, part);
+            set(object, tags::PATIENT_ORIENTATION, orientation);
         })
     };
     let mirrored = Some(Reason::NotUpright);

@@ -4,15 +4,13 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dicom_core::VR;
-use dicom_core::value::PrimitiveValue;
 use dicom_dictionary_std::tags;
 use medfleet_imaging::{
     CodestreamError, Codestreams, Decoder, Here, Limits, Plane, Reason, decode_file, decode_values,
 };
 use sha2::{Digest, Sha256};
 
-use crate::synthetic::{COLUMNS, ROWS, file, put};
+use crate::synthetic::{COLUMNS, ROWS, file, put_cells, set};
 use crate::{decode, options};
 
 /// Files that must be there; a codec that is left out is not tested.
@@ -71,13 +69,8 @@ impl Codestreams for Left {
 fn frames_that_nobody_waits_for_are_not_decoded() {
     let bytes = file(|object| {
         let pixels = vec![7_u16; 3 * usize::from(ROWS * COLUMNS)];
-        put(object, tags::NUMBER_OF_FRAMES, VR::IS, "3");
-        put(
-            object,
-            tags::PIXEL_DATA,
-            VR::OW,
-            PrimitiveValue::U16(pixels.into()),
-        );
+        set(object, tags::NUMBER_OF_FRAMES, "3");
+        put_cells(object, pixels);
     });
     let decode = |leaves: bool| {
         let left: &'static Left = Box::leak(Box::<Left>::default());

@@ -7,7 +7,7 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{DeidentificationKey, Deidentifier, Limits, Profile, Reason};
 
-use crate::synthetic::{file_as, put, put_sequence, text};
+use crate::synthetic::{file_as, put, put_sequence, set, text};
 
 const SYNTAXES: [&str; 3] = [
     uids::EXPLICIT_VR_LITTLE_ENDIAN,
@@ -41,21 +41,16 @@ fn only_item(object: &InMemDicomObject, tag: Tag) -> &InMemDicomObject {
 /// A reference to an instance of a class.
 fn reference(class: &str) -> InMemDicomObject {
     let mut item = InMemDicomObject::new_empty();
-    put(&mut item, tags::REFERENCED_SOP_CLASS_UID, VR::UI, class);
-    put(
-        &mut item,
-        tags::REFERENCED_SOP_INSTANCE_UID,
-        VR::UI,
-        SECRET_UID,
-    );
+    set(&mut item, tags::REFERENCED_SOP_CLASS_UID, class);
+    set(&mut item, tags::REFERENCED_SOP_INSTANCE_UID, SECRET_UID);
     item
 }
 
 fn code(value: &str, scheme: &str, meaning: &str) -> InMemDicomObject {
     let mut item = InMemDicomObject::new_empty();
-    put(&mut item, tags::CODE_VALUE, VR::SH, value);
-    put(&mut item, tags::CODING_SCHEME_DESIGNATOR, VR::SH, scheme);
-    put(&mut item, tags::CODE_MEANING, VR::LO, meaning);
+    set(&mut item, tags::CODE_VALUE, value);
+    set(&mut item, tags::CODING_SCHEME_DESIGNATOR, scheme);
+    set(&mut item, tags::CODE_MEANING, meaning);
     item
 }
 
@@ -74,7 +69,7 @@ fn with_sequences(object: &mut InMemDicomObject) {
     let context = code("51185008", "SCT", "Chest");
     put_sequence(object, tags::ACQUISITION_CONTEXT_SEQUENCE, context);
     let mut operator = InMemDicomObject::new_empty();
-    put(&mut operator, tags::INSTITUTION_NAME, VR::LO, "Saint Mary");
+    set(&mut operator, tags::INSTITUTION_NAME, "Saint Mary");
     let person = code("4711", "99STAFF", "Nurse Joy");
     put_sequence(
         &mut operator,
@@ -126,18 +121,13 @@ fn text_that_its_writer_called_bytes_is_text() {
 }
 
 fn with_words(object: &mut InMemDicomObject) {
-    put(object, tags::PATIENT_NAME, VR::PN, "Axial^Hu^Inverse");
-    put(
-        object,
-        tags::IMAGE_TYPE,
-        VR::CS,
-        "ORIGINAL\\PRIMARY\\AXIAL\\HU",
-    );
-    put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1024");
-    put(object, tags::RESCALE_SLOPE, VR::DS, "1");
-    put(object, tags::RESCALE_TYPE, VR::LO, "HU");
-    put(object, tags::PRESENTATION_LUT_SHAPE, VR::CS, "INVERSE");
-    put(object, tags::MANUFACTURER, VR::LO, "Axial Hu");
+    set(object, tags::PATIENT_NAME, "Axial^Hu^Inverse");
+    set(object, tags::IMAGE_TYPE, "ORIGINAL\\PRIMARY\\AXIAL\\HU");
+    set(object, tags::RESCALE_INTERCEPT, "-1024");
+    set(object, tags::RESCALE_SLOPE, "1");
+    set(object, tags::RESCALE_TYPE, "HU");
+    set(object, tags::PRESENTATION_LUT_SHAPE, "INVERSE");
+    set(object, tags::MANUFACTURER, "Axial Hu");
     let region = code("51185008", "SCT", "Chest of Axial");
     put_sequence(object, tags::ANATOMIC_REGION_SEQUENCE, region);
 }
@@ -168,8 +158,8 @@ fn words_of_the_standard_stay_and_names_in_text_go() {
 fn whose_a_file_is_is_what_the_object_says() {
     let key = DeidentificationKey::new([42; 32]);
     let identified = |object: &mut InMemDicomObject| {
-        put(object, tags::PATIENT_ID, VR::LO, "PID-4711");
-        put(object, tags::STUDY_INSTANCE_UID, VR::UI, SECRET_UID);
+        set(object, tags::PATIENT_ID, "PID-4711");
+        set(object, tags::STUDY_INSTANCE_UID, SECRET_UID);
     };
     let limits = Limits::default();
     let whose = SYNTAXES.map(|syntax| key.whose(&file_as(syntax, identified), &limits).unwrap());
@@ -201,7 +191,7 @@ fn no_text_leaves_as_a_uid_of_the_file_meta_information() {
     let deidentifier = Deidentifier::new(DeidentificationKey::new([42; 32]), Profile::default());
     let named = "1.2.840.4711123.DOE";
     let file = file_as(uids::EXPLICIT_VR_LITTLE_ENDIAN, |object| {
-        put(object, tags::SOP_CLASS_UID, VR::UI, named);
+        set(object, tags::SOP_CLASS_UID, named);
     });
     let out = deidentifier.deidentify(&file, &limits).unwrap();
     let object = dicom_object::from_reader(out.bytes.as_slice()).unwrap();

@@ -11,7 +11,7 @@ use medfleet_imaging::{
     BurnedIn, DeidentificationKey, Deidentified, Deidentifier, Limits, Profile, Reason,
 };
 
-use crate::synthetic::{file_as, put, put_sequence, text};
+use crate::synthetic::{file_as, put, put_sequence, set, text};
 
 type Object = FileDicomObject<InMemDicomObject>;
 
@@ -104,55 +104,28 @@ impl Planted {
     fn file(&self) -> Vec<u8> {
         let name = format!("{}^{}", self.family, self.given);
         file_as(self.syntax, |object| {
-            put(object, tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192");
-            put(
-                object,
-                tags::SOP_INSTANCE_UID,
-                VR::UI,
-                self.instance.as_str(),
-            );
-            put(
-                object,
-                tags::STUDY_INSTANCE_UID,
-                VR::UI,
-                self.study.as_str(),
-            );
-            put(object, tags::PATIENT_NAME, VR::PN, name.as_str());
-            put(object, tags::PATIENT_ID, VR::LO, self.id.as_str());
-            put(
-                object,
-                tags::PATIENT_BIRTH_DATE,
-                VR::DA,
-                self.birth.as_str(),
-            );
-            put(object, tags::PATIENT_AGE, VR::AS, "093Y");
-            put(object, tags::PATIENT_SEX, VR::CS, "F");
-            put(object, tags::PATIENT_WEIGHT, VR::DS, "70");
-            put(
-                object,
-                tags::ACCESSION_NUMBER,
-                VR::SH,
-                self.accession.as_str(),
-            );
-            put(
+            set(object, tags::SPECIFIC_CHARACTER_SET, "ISO_IR 192");
+            set(object, tags::SOP_INSTANCE_UID, self.instance.as_str());
+            set(object, tags::STUDY_INSTANCE_UID, self.study.as_str());
+            set(object, tags::PATIENT_NAME, name.as_str());
+            set(object, tags::PATIENT_ID, self.id.as_str());
+            set(object, tags::PATIENT_BIRTH_DATE, self.birth.as_str());
+            set(object, tags::PATIENT_AGE, "093Y");
+            set(object, tags::PATIENT_SEX, "F");
+            set(object, tags::PATIENT_WEIGHT, "70");
+            set(object, tags::ACCESSION_NUMBER, self.accession.as_str());
+            set(
                 object,
                 tags::REFERRING_PHYSICIAN_NAME,
-                VR::PN,
                 self.physician.as_str(),
             );
-            put(
-                object,
-                tags::INSTITUTION_NAME,
-                VR::LO,
-                self.hospital.as_str(),
-            );
-            put(object, tags::STUDY_DATE, VR::DA, self.date(0).as_str());
-            put(object, tags::CONTENT_DATE, VR::DA, self.date(1).as_str());
-            put(object, tags::STUDY_TIME, VR::TM, "101500");
-            put(
+            set(object, tags::INSTITUTION_NAME, self.hospital.as_str());
+            set(object, tags::STUDY_DATE, self.date(0).as_str());
+            set(object, tags::CONTENT_DATE, self.date(1).as_str());
+            set(object, tags::STUDY_TIME, "101500");
+            set(
                 object,
                 tags::ACQUISITION_DATE_TIME,
-                VR::DT,
                 format!("{}101500", self.date(1)).as_str(),
             );
             self.texts(object, &name);
@@ -161,21 +134,20 @@ impl Planted {
     }
 
     fn texts(&self, object: &mut InMemDicomObject, name: &str) {
-        put(object, tags::BODY_PART_EXAMINED, VR::CS, "CHEST");
-        put(object, tags::MANUFACTURER, VR::LO, "Maker");
-        put(object, tags::STUDY_DESCRIPTION, VR::LO, PROSE);
+        set(object, tags::BODY_PART_EXAMINED, "CHEST");
+        set(object, tags::MANUFACTURER, "Maker");
+        set(object, tags::STUDY_DESCRIPTION, PROSE);
         let comments = format!(
             "{PROSE}: {} seen by {}, call {}",
             self.family.to_uppercase(),
             self.physician,
             self.phone
         );
-        put(object, tags::IMAGE_COMMENTS, VR::LT, comments.as_str());
+        set(object, tags::IMAGE_COMMENTS, comments.as_str());
         // Nobody's list has this one, so that only screening can find what is in it.
-        put(
+        set(
             object,
             tags::MANUFACTURER_MODEL_NAME,
-            VR::LO,
             format!("Model {}", self.given).as_str(),
         );
         put(object, Tag(0x0009, 0x0010), VR::LO, "PLANTER");
@@ -185,34 +157,26 @@ impl Planted {
 
     fn sequences(&self, object: &mut InMemDicomObject, name: &str) {
         let mut reference = InMemDicomObject::new_empty();
-        put(
+        set(
             &mut reference,
             tags::REFERENCED_SOP_CLASS_UID,
-            VR::UI,
             uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE,
         );
-        put(
+        set(
             &mut reference,
             tags::REFERENCED_SOP_INSTANCE_UID,
-            VR::UI,
             self.other.as_str(),
         );
         put_sequence(object, tags::REFERENCED_IMAGE_SEQUENCE, reference);
         let mut request = InMemDicomObject::new_empty();
-        put(
-            &mut request,
-            tags::REQUESTED_PROCEDURE_DESCRIPTION,
-            VR::LO,
-            name,
-        );
+        set(&mut request, tags::REQUESTED_PROCEDURE_DESCRIPTION, name);
         put_sequence(object, tags::REQUEST_ATTRIBUTES_SEQUENCE, request);
         // A sequence that the profile keeps, with a name and a private element inside.
         let mut inner = InMemDicomObject::new_empty();
-        put(&mut inner, tags::CODE_VALUE, VR::SH, "T-D3000");
-        put(
+        set(&mut inner, tags::CODE_VALUE, "T-D3000");
+        set(
             &mut inner,
             tags::CODE_MEANING,
-            VR::LO,
             format!("Chest of {}", self.family).as_str(),
         );
         put(&mut inner, Tag(0x0011, 0x1001), VR::LO, name);
@@ -363,13 +327,10 @@ fn pixels_with_text_do_not_leave() {
     };
     let burned = Reason::BurnedInAnnotation;
     assert_eq!(
-        refused(|object| put(object, tags::BURNED_IN_ANNOTATION, VR::CS, "YES")),
+        refused(|object| set(object, tags::BURNED_IN_ANNOTATION, "YES")),
         burned
     );
-    assert_eq!(
-        refused(|object| put(object, tags::MODALITY, VR::CS, "US")),
-        burned
-    );
+    assert_eq!(refused(|object| set(object, tags::MODALITY, "US")), burned);
     // An overlay within the pixel cells is text in the pixels, too.
     let overlay = |object: &mut InMemDicomObject| {
         put(object, Tag(0x6000, 0x0100), VR::US, 16_u16);

@@ -2,15 +2,14 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use dicom_core::value::PrimitiveValue;
-use dicom_core::{Tag, VR};
+use dicom_core::Tag;
 use dicom_dictionary_std::{tags, uids};
 use medfleet_imaging::{
     Area, BurnedIn, DeidentificationKey, Deidentifier, FoundText, Limits, Note, Options, Page,
     Profile, Reason, TextCheck, TextKind, TextReader, TextReaderError, Word, decode_file,
 };
 
-use crate::synthetic::{file, put};
+use crate::synthetic::{file, put_cells, set};
 
 const SIDE: u16 = 16;
 const PICTURE: &[u8] = include_bytes!("../golden/mono2-8bit.png");
@@ -57,29 +56,24 @@ fn looking(kinds: &[TextKind], found: FoundText) -> (Options, &'static Finds) {
 }
 
 /// A square image that says this, large enough for a letter.
-fn image(says: &[(Tag, VR, &str)]) -> Vec<u8> {
+fn image(says: &[(Tag, &str)]) -> Vec<u8> {
     let pixels: Vec<u16> = (0..SIDE * SIDE).collect();
     file(|object| {
-        put(object, tags::ROWS, VR::US, SIDE);
-        put(object, tags::COLUMNS, VR::US, SIDE);
-        let pixels = PrimitiveValue::U16(pixels.into());
-        put(object, tags::PIXEL_DATA, VR::OW, pixels);
-        put(object, tags::RESCALE_SLOPE, VR::DS, "1");
-        put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1");
-        for (tag, vr, value) in says {
-            put(object, *tag, *vr, *value);
+        set(object, tags::ROWS, SIDE);
+        set(object, tags::COLUMNS, SIDE);
+        put_cells(object, pixels);
+        set(object, tags::RESCALE_SLOPE, "1");
+        set(object, tags::RESCALE_INTERCEPT, "-1");
+        for (tag, value) in says {
+            set(object, *tag, *value);
         }
     })
 }
 
-const VOUCHED: (Tag, VR, &str) = (tags::BURNED_IN_ANNOTATION, VR::CS, "NO");
-const STATED: (Tag, VR, &str) = (tags::BURNED_IN_ANNOTATION, VR::CS, "YES");
-const CAPTURE: (Tag, VR, &str) = (
-    tags::SOP_CLASS_UID,
-    VR::UI,
-    uids::SECONDARY_CAPTURE_IMAGE_STORAGE,
-);
-const CT: (Tag, VR, &str) = (tags::MODALITY, VR::CS, "CT");
+const VOUCHED: (Tag, &str) = (tags::BURNED_IN_ANNOTATION, "NO");
+const STATED: (Tag, &str) = (tags::BURNED_IN_ANNOTATION, "YES");
+const CAPTURE: (Tag, &str) = (tags::SOP_CLASS_UID, uids::SECONDARY_CAPTURE_IMAGE_STORAGE);
+const CT: (Tag, &str) = (tags::MODALITY, "CT");
 
 /// The file is of this kind: refused where the reader looks at it, and used where it looks at everything else.
 #[track_caller]

@@ -39,3 +39,15 @@ fn decode(bytes: &[u8], frame_side: u32) -> Decoded {
 fn reason(bytes: &[u8]) -> Reason {
     decode_file(bytes, &options(8)).unwrap_err().reason
 }
+
+/// Why a file is refused, if it is.
+fn refusal(bytes: &[u8]) -> Option<Reason> {
+    let decoded = decode_file(bytes, &options(8));
+    decoded.err().map(|refusal| refusal.reason)
+}
+
+/// Where a part of a file begins, which is in it.
+fn find(bytes: &[u8], part: &[u8]) -> usize {
+    let mut windows = bytes.windows(part.len());
+    windows.position(|window| window == part).unwrap()
+}

@@ -1,6 +1,5 @@
 //! Inputs that are archives: their files are those of the study, and what lies beside a DICOMDIR is left out.
 
-use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use medfleet_imaging::{
@@ -10,7 +9,7 @@ use medfleet_imaging::{
 };
 use medfleet_testkit::tar;
 
-use crate::synthetic::{file, put};
+use crate::synthetic::{file, set};
 use crate::volumes;
 
 fn options() -> Options {
@@ -20,7 +19,7 @@ fn options() -> Options {
 /// A file that only says that it is a DICOMDIR.
 fn directory() -> Vec<u8> {
     let mut object = InMemDicomObject::new_empty();
-    put(&mut object, tags::FILE_SET_ID, VR::CS, "DISC");
+    set(&mut object, tags::FILE_SET_ID, "DISC");
     let meta = FileMetaTableBuilder::new()
         .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
         .media_storage_sop_class_uid(uids::MEDIA_STORAGE_DIRECTORY_STORAGE)
@@ -34,7 +33,7 @@ fn directory() -> Vec<u8> {
 /// An axial CT slice at this height.
 fn slice(z: u32) -> Vec<u8> {
     volumes::slice(f64::from(z), |object| {
-        put(object, tags::PATIENT_ID, VR::LO, "PLANTED-7");
+        set(object, tags::PATIENT_ID, "PLANTED-7");
     })
 }
 
@@ -227,7 +226,7 @@ fn an_archive_is_read_once_for_all_that_is_known_of_it() {
 /// Where each is looked at by itself they may be of any.
 #[test]
 fn an_archive_of_two_patients_is_refused_where_it_is_to_be_of_one() {
-    let of = |id: &str| file(|object| put(object, tags::PATIENT_ID, VR::LO, id));
+    let of = |id: &str| file(|object| set(object, tags::PATIENT_ID, id));
     let read = |ids: [&str; 3], patients| {
         let files = ids.map(of);
         let archive = tar(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);

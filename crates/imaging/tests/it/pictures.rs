@@ -10,7 +10,7 @@ use medfleet_imaging::{
     Format, Frame, Limits, Modality, Note, Options, Reason, decode_file, frame_to_png, sniff,
 };
 
-use crate::{decode, reason};
+use crate::{decode, find, reason, refusal};
 
 fn png(width: u32, height: u32, color: ExtendedColorType, bytes: &[u8]) -> Vec<u8> {
     let mut out = Cursor::new(Vec::new());
@@ -249,9 +249,8 @@ fn exif_orientation_is_applied() {
 #[test]
 fn exif_orientation_within_dicom_turns_nothing() {
     let good = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
-    let find = |part: &[u8]| good.windows(part.len()).position(|window| window == part);
-    let modality = find(b"\x08\0\x60\0CS\x02\0CR").unwrap() + 8;
-    let start = find(b"\xff\xd8\xff").unwrap();
+    let modality = find(good, b"\x08\0\x60\0CS\x02\0CR") + 8;
+    let start = find(good, b"\xff\xd8\xff");
     let photograph = |segment: &[u8]| {
         let mut bytes = good.to_vec();
         bytes[modality..modality + 2].copy_from_slice(b"XC");
@@ -320,16 +319,12 @@ fn a_progressive_jpeg_has_all_of_its_scans() {
 #[test]
 fn pixels_that_are_not_square_are_refused() {
     let noise: Vec<u8> = (0..64 * 64u32).map(|at| (at % 251) as u8).collect();
-    let found = |bytes: &[u8]| {
-        let decoded = decode_file(bytes, &Options::new(8, Limits::default()).unwrap());
-        decoded.err().map(|refusal| refusal.reason)
-    };
     let whole = jpeg(64, 64, ExtendedColorType::L8, &noise, None);
     let of_jpeg = |across: u16, down: u16| {
         let mut bytes = whole.clone();
         bytes[14..16].copy_from_slice(&across.to_be_bytes());
         bytes[16..18].copy_from_slice(&down.to_be_bytes());
-        found(&bytes)
+        refusal(&bytes)
     };
     let of_png = |across: u32, down: u32| {
         let content = [across.to_be_bytes(), down.to_be_bytes()].concat();
@@ -337,7 +332,7 @@ fn pixels_that_are_not_square_are_refused() {
         let mut bytes = png(64, 64, ExtendedColorType::L8, &noise);
         // Behind the signature and the header.
         drop(bytes.splice(33..33, chunk));
-        found(&bytes)
+        refusal(&bytes)
     };
     for (across, down) in [(1, 1), (0, 0), (0, 72), (3000, 3010)] {
         assert_eq!(of_jpeg(across, down), None, "{across}:{down}");

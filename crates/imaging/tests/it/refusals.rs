@@ -6,8 +6,8 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{Limits, Note, Options, Reason, decode_file};
 
-use crate::synthetic::{file, file_as, put, put_sequence};
-use crate::{decode, options, reason};
+use crate::synthetic::{file, file_as, put, put_cells, put_sequence, set};
+use crate::{decode, find, options, reason};
 
 #[track_caller]
 fn check(change: impl FnOnce(&mut InMemDicomObject), expected: Reason) {
@@ -17,13 +17,8 @@ fn check(change: impl FnOnce(&mut InMemDicomObject), expected: Reason) {
 }
 
 #[track_caller]
-fn check_value(tag: Tag, vr: VR, value: &str, expected: Reason) {
-    check(|object| put(object, tag, vr, value), expected);
-}
-
-#[track_caller]
-fn check_number(tag: Tag, value: u16, expected: Reason) {
-    check(|object| put(object, tag, VR::US, value), expected);
+fn check_value(tag: Tag, value: impl Into<PrimitiveValue>, expected: Reason) {
+    check(|object| set(object, tag, value), expected);
 }
 
 #[test]
@@ -48,7 +43,7 @@ fn a_file_without_preamble_is_good() {
 #[test]
 fn other_modalities_say_which() {
     for modality in ["US", "RF", "PT", "NM", "SC", "XA"] {
-        let bytes = file(|object| put(object, tags::MODALITY, VR::CS, modality));
+        let bytes = file(|object| set(object, tags::MODALITY, modality));
         let refusal = decode_file(&bytes, &options(8)).unwrap_err();
         assert_eq!(refusal.reason, Reason::ModalityNotSupportedYet);
         let text = refusal.to_string();
@@ -58,12 +53,7 @@ fn other_modalities_say_which() {
             "{text}"
         );
     }
-    check_value(
-        tags::MODALITY,
-        VR::CS,
-        "PLANTED",
-        Reason::ModalityNotSupportedYet,
-    );
+    check_value(tags::MODALITY, "PLANTED", Reason::ModalityNotSupportedYet);
     check(
         |object| drop(object.take_element(tags::MODALITY)),
         Reason::MissingAttribute,
@@ -93,11 +83,7 @@ fn transfer_syntaxes_that_are_not_known_to_be_right() {
 
 /// Rewrites the transfer syntax in the meta group, lengths included.
 pub(crate) fn with_transfer_syntax(bytes: &[u8], syntax: &str) -> Vec<u8> {
-    let marker = b"\x02\0\x10\0UI";
-    let at = bytes
-        .windows(marker.len())
-        .position(|window| window == marker)
-        .unwrap();
+    let at = find(bytes, b"\x02\0\x10\0UI");
     let old = usize::from(u16::from_le_bytes([bytes[at + 6], bytes[at + 7]]));
     let mut value = syntax.as_bytes().to_vec();
     value.resize(value.len().next_multiple_of(2), 0);
@@ -115,23 +101,25 @@ pub(crate) fn with_transfer_syntax(bytes: &[u8], syntax: &str) -> Vec<u8> {
 fn colour_and_depth() {
     check_value(
         tags::PHOTOMETRIC_INTERPRETATION,
-        VR::CS,
         "PALETTE COLOR",
         Reason::UnsupportedLut,
     );
     for photometric in ["RGB", "YBR_PARTIAL_420", "YBR_FULL_422"] {
         check_value(
             tags::PHOTOMETRIC_INTERPRETATION,
-            VR::CS,
             photometric,
             Reason::UnsupportedPhotometric,
         );
     }
-    check_number(tags::SAMPLES_PER_PIXEL, 3, Reason::UnsupportedPhotometric);
-    check_number(tags::BITS_ALLOCATED, 24, Reason::UnsupportedBits);
-    check_number(tags::BITS_STORED, 17, Reason::UnsupportedBits);
-    check_number(tags::HIGH_BIT, 15, Reason::UnsupportedBits);
-    check_number(tags::PIXEL_REPRESENTATION, 2, Reason::UnsupportedBits);
+    check_value(
+        tags::SAMPLES_PER_PIXEL,
+        3_u16,
+        Reason::UnsupportedPhotometric,
+    );
+    check_value(tags::BITS_ALLOCATED, 24_u16, Reason::UnsupportedBits);
+    check_value(tags::BITS_STORED, 17_u16, Reason::UnsupportedBits);
+    check_value(tags::HIGH_BIT, 15_u16, Reason::UnsupportedBits);
+    check_value(tags::PIXEL_REPRESENTATION, 2_u16, Reason::UnsupportedBits);
     check(
         |object| drop(object.take_element(tags::PIXEL_REPRESENTATION)),
         Reason::MissingAttribute,
@@ -143,8 +131,8 @@ fn values_beyond_the_stored_bits() {
     // Cutting 2900 off at 11 bits would give 852: dark instead of bright.
     check(
         |object| {
-            put(object, tags::BITS_STORED, VR::US, 11u16);
-            put(object, tags::HIGH_BIT, VR::US, 10u16);
+            set(object, tags::BITS_STORED, 11u16);
+            set(object, tags::HIGH_BIT, 10u16);
         },
         Reason::PixelDataMismatch,
     );
@@ -153,13 +141,8 @@ fn values_beyond_the_stored_bits() {
 /// Bit 12 set in every cell of a 12-bit image, beside an overlay of which `elements` are the parts.
 fn overlaid(elements: &[(u16, u16)]) -> Vec<u8> {
     file(|object| {
-        let cells: Vec<u16> = (0..30).map(|index| (index * 100) | (1 << 12)).collect();
-        put(
-            object,
-            tags::PIXEL_DATA,
-            VR::OW,
-            PrimitiveValue::U16(cells.into()),
-        );
+        let cells = (0..30).map(|index| (index * 100) | (1 << 12));
+        put_cells(object, cells.collect());
         for (element, value) in elements {
             let vr = if *element == 0x3000 { VR::OW } else { VR::US };
             put(
@@ -244,34 +227,19 @@ fn lossless_jpeg_with_a_stray_restart_or_a_false_point_transform_is_refused() {
 
 #[test]
 fn sizes_and_frames() {
-    check_number(tags::ROWS, 0, Reason::InvalidAttribute);
-    check_number(tags::ROWS, 7, Reason::PixelDataMismatch);
-    check_number(tags::COLUMNS, 60000, Reason::TooManyPixels);
-    check_value(
-        tags::NUMBER_OF_FRAMES,
-        VR::IS,
-        "2",
-        Reason::PixelDataMismatch,
-    );
-    check_value(
-        tags::NUMBER_OF_FRAMES,
-        VR::IS,
-        "4097",
-        Reason::TooManyFrames,
-    );
+    check_value(tags::ROWS, 0_u16, Reason::InvalidAttribute);
+    check_value(tags::ROWS, 7_u16, Reason::PixelDataMismatch);
+    check_value(tags::COLUMNS, 60000_u16, Reason::TooManyPixels);
+    check_value(tags::NUMBER_OF_FRAMES, "2", Reason::PixelDataMismatch);
+    check_value(tags::NUMBER_OF_FRAMES, "4097", Reason::TooManyFrames);
     check(
         |object| {
-            put(object, tags::NUMBER_OF_FRAMES, VR::IS, "2");
-            put(object, tags::ROWS, VR::US, 3u16);
+            set(object, tags::NUMBER_OF_FRAMES, "2");
+            set(object, tags::ROWS, 3u16);
         },
         Reason::MultiFrameNotSupportedYet,
     );
-    check_value(
-        tags::PIXEL_SPACING,
-        VR::DS,
-        "0.2\\0.3",
-        Reason::NonSquarePixels,
-    );
+    check_value(tags::PIXEL_SPACING, "0.2\\0.3", Reason::NonSquarePixels);
     check(
         |object| drop(object.take_element(tags::PIXEL_DATA)),
         Reason::NoPixelData,
@@ -287,12 +255,12 @@ fn rescale() {
         },
         Reason::RescaleUnknownType,
     );
-    check_value(tags::RESCALE_SLOPE, VR::DS, "1", Reason::InvalidRescale);
-    check_value(tags::RESCALE_INTERCEPT, VR::DS, "0", Reason::InvalidRescale);
+    check_value(tags::RESCALE_SLOPE, "1", Reason::InvalidRescale);
+    check_value(tags::RESCALE_INTERCEPT, "0", Reason::InvalidRescale);
     check(
         |object| {
-            put(object, tags::RESCALE_SLOPE, VR::DS, "0");
-            put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+            set(object, tags::RESCALE_SLOPE, "0");
+            set(object, tags::RESCALE_INTERCEPT, "0");
         },
         Reason::InvalidRescale,
     );
@@ -317,8 +285,8 @@ fn a_rescale_that_the_writer_did_not_know_is_read_as_text() {
 }
 
 fn window(object: &mut InMemDicomObject, center: &str, width: &str) {
-    put(object, tags::WINDOW_CENTER, VR::DS, center);
-    put(object, tags::WINDOW_WIDTH, VR::DS, width);
+    set(object, tags::WINDOW_CENTER, center);
+    set(object, tags::WINDOW_WIDTH, width);
 }
 
 #[test]
@@ -335,7 +303,7 @@ fn windows() {
     check(
         |object| {
             window(object, "100", "50");
-            put(object, tags::VOILUT_FUNCTION, VR::CS, "PLANTED");
+            set(object, tags::VOILUT_FUNCTION, "PLANTED");
         },
         Reason::InvalidWindow,
     );
@@ -359,7 +327,6 @@ fn lookup_tables() {
     );
     check_value(
         tags::PRESENTATION_LUT_SHAPE,
-        VR::CS,
         "INVERSE",
         Reason::UnsupportedLut,
     );
@@ -369,13 +336,11 @@ fn lookup_tables() {
 fn raw_detector_data() {
     check_value(
         tags::PRESENTATION_INTENT_TYPE,
-        VR::CS,
         "FOR PROCESSING",
         Reason::NotForPresentation,
     );
     check_value(
         tags::SOP_CLASS_UID,
-        VR::UI,
         uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
         Reason::NotForPresentation,
     );
@@ -386,17 +351,7 @@ fn a_flat_image_without_a_window_or_by_one() {
     for center in ["9000", "-9000"] {
         check(|object| window(object, center, "100"), Reason::FlatImage);
     }
-    check(
-        |object| {
-            put(
-                object,
-                tags::PIXEL_DATA,
-                VR::OW,
-                PrimitiveValue::U16(vec![7; 30].into()),
-            )
-        },
-        Reason::FlatImage,
-    );
+    check(|object| put_cells(object, vec![7; 30]), Reason::FlatImage);
 }
 
 #[test]

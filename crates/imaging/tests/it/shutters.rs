@@ -1,11 +1,11 @@
 //! Display shutters: what a viewer would not show of a radiograph is not shown, and takes no part in its contrast.
 
-use dicom_core::{Tag, VR};
+use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{Note, Reason, decode_file};
 
-use crate::synthetic::{file, put};
+use crate::synthetic::{file, set};
 use crate::{decode, options};
 
 const EDGES: [Tag; 4] = [
@@ -17,20 +17,19 @@ const EDGES: [Tag; 4] = [
 
 /// Rows and columns 2 to 4 are shown: the values 600 to 1800.
 fn put_rectangle(object: &mut InMemDicomObject) {
-    put(object, tags::SHUTTER_SHAPE, VR::CS, "RECTANGULAR");
+    set(object, tags::SHUTTER_SHAPE, "RECTANGULAR");
     for (edge, value) in EDGES.into_iter().zip(["2", "4", "2", "4"]) {
-        put(object, edge, VR::IS, value);
+        set(object, edge, value);
     }
 }
 
 /// Of a 5 × 6 picture within a square of 6 × 6, without a window.
 fn shown(photometric: &str, value: Option<u16>) -> Vec<u8> {
     let bytes = file(|object| {
-        let tag = tags::PHOTOMETRIC_INTERPRETATION;
-        put(object, tag, VR::CS, photometric);
+        set(object, tags::PHOTOMETRIC_INTERPRETATION, photometric);
         put_rectangle(object);
         if let Some(value) = value {
-            put(object, tags::SHUTTER_PRESENTATION_VALUE, VR::US, value);
+            set(object, tags::SHUTTER_PRESENTATION_VALUE, value);
         }
     });
     let (frame, info) = decode(&bytes, 6).frames.remove(0);
@@ -69,8 +68,8 @@ fn a_window_that_differs_only_under_the_shutter_leaves_one_level() {
     let with = |center: &str| {
         refused(|object| {
             put_rectangle(object);
-            put(object, tags::WINDOW_CENTER, VR::DS, center);
-            put(object, tags::WINDOW_WIDTH, VR::DS, "200");
+            set(object, tags::WINDOW_CENTER, center);
+            set(object, tags::WINDOW_WIDTH, "200");
         })
     };
     assert_eq!(with("1200"), None);
@@ -81,9 +80,9 @@ fn a_window_that_differs_only_under_the_shutter_leaves_one_level() {
 fn a_shutter_is_whole_and_leaves_something_or_is_refused() {
     let with = |shape: &str, numbers: &[(Tag, &str)]| {
         refused(|object| {
-            put(object, tags::SHUTTER_SHAPE, VR::CS, shape);
+            set(object, tags::SHUTTER_SHAPE, shape);
             for (tag, number) in numbers {
-                put(object, *tag, VR::IS, *number);
+                set(object, *tag, *number);
             }
         })
     };
@@ -138,7 +137,7 @@ fn only_radiographs_have_a_shutter() {
         ("XC", Some(Reason::UnsupportedShutter)),
     ] {
         let found = refused(|object| {
-            put(object, tags::MODALITY, VR::CS, modality);
+            set(object, tags::MODALITY, modality);
             put_rectangle(object);
         });
         assert_eq!(found, expected, "{modality}");

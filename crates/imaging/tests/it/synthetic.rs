@@ -1,8 +1,9 @@
 //! Small DICOM files written with `dicom-object`, one element away from a good one.
 
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
 use dicom_core::value::{DataSetSequence, PrimitiveValue};
 use dicom_core::{DataElement, Tag, VR};
-use dicom_dictionary_std::{tags, uids};
+use dicom_dictionary_std::{StandardDataDictionary, tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 
 pub(crate) const ROWS: u16 = 6;
@@ -11,27 +12,22 @@ pub(crate) const COLUMNS: u16 = 5;
 /// A good 12-bit CR, MONOCHROME2, explicit little endian, with the values 0, 100, 200, …
 pub(crate) fn object() -> InMemDicomObject {
     let pixels: Vec<u16> = (0..ROWS * COLUMNS).map(|index| index * 100).collect();
-    let text = |tag, vr, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
-    let number = |tag, value: u16| DataElement::new(tag, VR::US, PrimitiveValue::from(value));
-    InMemDicomObject::from_element_iter([
-        text(
-            tags::SOP_CLASS_UID,
-            VR::UI,
-            uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE,
-        ),
-        text(tags::SOP_INSTANCE_UID, VR::UI, "2.25.1"),
-        text(tags::MODALITY, VR::CS, "CR"),
-        text(tags::PATIENT_NAME, VR::PN, "Planted^Name"),
-        number(tags::SAMPLES_PER_PIXEL, 1),
-        text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2"),
-        number(tags::ROWS, ROWS),
-        number(tags::COLUMNS, COLUMNS),
-        number(tags::BITS_ALLOCATED, 16),
-        number(tags::BITS_STORED, 12),
-        number(tags::HIGH_BIT, 11),
-        number(tags::PIXEL_REPRESENTATION, 0),
-        DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(pixels.into())),
-    ])
+    let mut object = InMemDicomObject::new_empty();
+    let class = uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE;
+    set(&mut object, tags::SOP_CLASS_UID, class);
+    set(&mut object, tags::SOP_INSTANCE_UID, "2.25.1");
+    set(&mut object, tags::MODALITY, "CR");
+    set(&mut object, tags::PATIENT_NAME, "Planted^Name");
+    set(&mut object, tags::SAMPLES_PER_PIXEL, 1_u16);
+    set(&mut object, tags::PHOTOMETRIC_INTERPRETATION, "MONOCHROME2");
+    set(&mut object, tags::ROWS, ROWS);
+    set(&mut object, tags::COLUMNS, COLUMNS);
+    set(&mut object, tags::BITS_ALLOCATED, 16_u16);
+    set(&mut object, tags::BITS_STORED, 12_u16);
+    set(&mut object, tags::HIGH_BIT, 11_u16);
+    set(&mut object, tags::PIXEL_REPRESENTATION, 0_u16);
+    put_cells(&mut object, pixels);
+    object
 }
 
 /// The bytes of a file with the changed object.
@@ -55,6 +51,19 @@ pub(crate) fn file(change: impl FnOnce(&mut InMemDicomObject)) -> Vec<u8> {
     file_as(uids::EXPLICIT_VR_LITTLE_ENDIAN, change)
 }
 
+/// An element of the kind that the standard gives it.
+pub(crate) fn set(object: &mut InMemDicomObject, tag: Tag, value: impl Into<PrimitiveValue>) {
+    let entry = StandardDataDictionary.by_tag(tag).unwrap();
+    put(object, tag, entry.vr().exact().unwrap(), value);
+}
+
+/// The pixels, each in a cell of 16 bits.
+pub(crate) fn put_cells(object: &mut InMemDicomObject, cells: Vec<u16>) {
+    let cells = PrimitiveValue::U16(cells.into());
+    put(object, tags::PIXEL_DATA, VR::OW, cells);
+}
+
+/// An element of another kind than the standard's, or of one that depends on others.
 pub(crate) fn put(
     object: &mut InMemDicomObject,
     tag: Tag,

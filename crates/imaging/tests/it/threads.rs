@@ -13,6 +13,7 @@ use medfleet_imaging::{
 use medfleet_testkit::tar;
 
 use crate::codecs::Left;
+use crate::find;
 
 const THREADS: [u32; 3] = [1, 2, 7];
 const FRAMES: usize = 9;
@@ -31,11 +32,6 @@ struct One {
     head: Vec<u8>,
     pixels: Vec<u8>,
     packed: bool,
-}
-
-fn find(bytes: &[u8], needle: &[u8]) -> usize {
-    let mut windows = bytes.windows(needle.len());
-    windows.position(|window| window == needle).unwrap()
 }
 
 fn length(bytes: &[u8], at: usize) -> usize {
@@ -126,8 +122,8 @@ fn options(threads: u32) -> Options {
 type Came = (Result<(), Reason>, Vec<(Frame, FrameInfo)>);
 
 /// All of a file's frames, the last one first, until one is refused.
-fn backwards(bytes: &[u8], count: usize, plan: &SlicePlan, options: &Options) -> Came {
-    let wanted = [(None, (0..count as u32).rev().collect::<Vec<u32>>())];
+fn backwards(bytes: &[u8], plan: &SlicePlan, options: &Options) -> Came {
+    let wanted = [(None, (0..FRAMES as u32).rev().collect::<Vec<u32>>())];
     let mut came = Vec::new();
     let mut each =
         |_: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| -> Result<(), Refusal> {
@@ -152,7 +148,7 @@ fn frames_of_every_codec_are_the_same_on_any_number_of_threads() {
         let one = One::read(name);
         let (file, plan) = (one.file(b"CT", &one.frames(FRAMES)), one.plan());
         let [first, others @ ..] =
-            THREADS.map(|threads| backwards(&file, FRAMES, &plan, &options(threads)));
+            THREADS.map(|threads| backwards(&file, &plan, &options(threads)));
         assert_eq!((first.0, first.1.len()), (Ok(()), FRAMES), "{name}");
         assert_eq!(first.1[0].1.frame_index as usize, FRAMES - 1, "{name}");
         assert!(others.iter().all(|other| *other == first), "{name}");
@@ -191,7 +187,7 @@ fn the_first_frame_that_is_refused_says_why() {
         frames[3].clone_from(sixth);
         let file = one.file(b"CT", &frames);
         for threads in THREADS {
-            let (all, came) = backwards(&file, FRAMES, &one.plan(), &options(threads));
+            let (all, came) = backwards(&file, &one.plan(), &options(threads));
             assert_eq!((all, came.len()), (Err(reason), 3), "{threads}");
         }
     }

@@ -9,33 +9,27 @@ use medfleet_imaging::{
     Unused, decode_file, decode_slices, plan_volume, prepare,
 };
 
-use crate::synthetic::{COLUMNS, ROWS, file, put, put_sequence};
+use crate::synthetic::{COLUMNS, ROWS, file, put, put_cells, put_sequence, set};
 
 pub(crate) const AXIAL: &str = "1\\0\\0\\0\\1\\0";
 
 /// An axial slice at `z` mm whose pixels have Hounsfield units from -1000 on in steps of 100.
 pub(crate) fn slice(z: f64, change: impl FnOnce(&mut InMemDicomObject)) -> Vec<u8> {
     file(|object| {
-        put(object, tags::MODALITY, VR::CS, "CT");
-        put(object, tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\AXIAL");
-        put(object, tags::STUDY_INSTANCE_UID, VR::UI, "2.25.10");
-        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.11");
-        put(
+        set(object, tags::MODALITY, "CT");
+        set(object, tags::IMAGE_TYPE, "ORIGINAL\\PRIMARY\\AXIAL");
+        set(object, tags::STUDY_INSTANCE_UID, "2.25.10");
+        set(object, tags::SERIES_INSTANCE_UID, "2.25.11");
+        set(
             object,
             tags::SOP_INSTANCE_UID,
-            VR::UI,
             format!("2.25.12.{}", z.to_bits()),
         );
-        put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, AXIAL);
-        put(
-            object,
-            tags::IMAGE_POSITION_PATIENT,
-            VR::DS,
-            format!("7\\8\\{z}"),
-        );
-        put(object, tags::PIXEL_SPACING, VR::DS, "0.5\\0.5");
-        put(object, tags::RESCALE_SLOPE, VR::DS, "1");
-        put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1000");
+        set(object, tags::IMAGE_ORIENTATION_PATIENT, AXIAL);
+        set(object, tags::IMAGE_POSITION_PATIENT, format!("7\\8\\{z}"));
+        set(object, tags::PIXEL_SPACING, "0.5\\0.5");
+        set(object, tags::RESCALE_SLOPE, "1");
+        set(object, tags::RESCALE_INTERCEPT, "-1000");
         change(object);
     })
 }
@@ -105,9 +99,9 @@ fn ct_windows_become_red_green_and_blue() {
 fn mr_goes_from_the_volume_s_smallest_to_its_largest_value() {
     let mr = |z: f64, scale: &str| {
         slice(z, |object| {
-            put(object, tags::MODALITY, VR::CS, "MR");
-            put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
-            put(object, tags::RESCALE_SLOPE, VR::DS, scale);
+            set(object, tags::MODALITY, "MR");
+            set(object, tags::RESCALE_INTERCEPT, "0");
+            set(object, tags::RESCALE_SLOPE, scale);
         })
     };
     let frames = frames_of(&[mr(0.0, "1"), mr(1.0, "2")]);
@@ -122,9 +116,9 @@ fn mr_goes_from_the_volume_s_smallest_to_its_largest_value() {
 #[test]
 fn an_mr_by_a_slope_beyond_all_numbers_is_refused() {
     let file = slice(0.0, |object| {
-        put(object, tags::MODALITY, VR::CS, "MR");
-        put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
-        put(object, tags::RESCALE_SLOPE, VR::DS, "1e306");
+        set(object, tags::MODALITY, "MR");
+        set(object, tags::RESCALE_INTERCEPT, "0");
+        set(object, tags::RESCALE_SLOPE, "1e306");
     });
     let refused = decode_file(&file, &options()).unwrap_err();
     assert_eq!(refused.reason, Reason::FlatImage);
@@ -138,10 +132,9 @@ fn what_all_frames_share_is_read_once() {
     items.extend(orientation.as_bytes());
     items.extend(b"\xfe\xff\0\xe0\0\0\0\0".repeat(1_000_000));
     let file = slice(0.0, |object| {
-        put(object, tags::ROWS, VR::US, 1_u16);
-        put(object, tags::NUMBER_OF_FRAMES, VR::IS, "4096");
-        let cells = PrimitiveValue::U16(vec![900_u16; 4096 * usize::from(COLUMNS)].into());
-        put(object, tags::PIXEL_DATA, VR::OW, cells);
+        set(object, tags::ROWS, 1_u16);
+        set(object, tags::NUMBER_OF_FRAMES, "4096");
+        put_cells(object, vec![900; 4096 * usize::from(COLUMNS)]);
         let mut groups = InMemDicomObject::new_empty();
         // A sequence that its writer did not know, in implicit encoding.
         let items = PrimitiveValue::U8(items.into());
@@ -160,7 +153,7 @@ fn pixels_of_mr_slices_have_a_limit_together_and_those_of_ct_none() {
             ..Limits::default()
         };
         let options = Options::new(6, limits).unwrap();
-        let bytes = slice(0.0, |object| put(object, tags::MODALITY, VR::CS, modality));
+        let bytes = slice(0.0, |object| set(object, tags::MODALITY, modality));
         let refused = prepare(&bytes, &options).err();
         assert_eq!(
             refused.map(|refusal| refusal.reason),
@@ -178,19 +171,14 @@ fn pixels_of_mr_slices_have_a_limit_together_and_those_of_ct_none() {
 fn what_is_no_slice_is_left_out_with_a_reason() {
     let mut files: Vec<_> = [0.0, 1.0, 2.0].iter().map(|z| slice(*z, |_| {})).collect();
     files.push(slice(9.0, |object| {
-        put(
-            object,
-            tags::IMAGE_TYPE,
-            VR::CS,
-            "ORIGINAL\\PRIMARY\\LOCALIZER",
-        );
+        set(object, tags::IMAGE_TYPE, "ORIGINAL\\PRIMARY\\LOCALIZER");
     }));
     files.push(slice(10.0, |object| {
-        put(object, tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY");
+        set(object, tags::IMAGE_TYPE, "DERIVED\\SECONDARY");
     }));
     files.push(files[1].clone());
     files.push(slice(50.0, |object| {
-        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.99");
+        set(object, tags::SERIES_INSTANCE_UID, "2.25.99");
     }));
     let plan = plan_of(&files).unwrap();
     let unused: Vec<_> = plan
@@ -216,11 +204,7 @@ fn what_is_no_slice_is_left_out_with_a_reason() {
 /// All but one would be left out, and that one shown as all there is.
 #[test]
 fn slices_with_one_name_are_slices_all_the_same() {
-    let of = |z: f64| {
-        slice(z, |object| {
-            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12")
-        })
-    };
+    let of = |z: f64| slice(z, |object| set(object, tags::SOP_INSTANCE_UID, "2.25.12"));
     let plan = plan_of(&[of(0.0), of(1.0), of(2.0), of(1.0)]).unwrap();
     assert_eq!(plan.frames, [(0, 0), (1, 0), (2, 0)]);
     assert_eq!(plan.fates[3].1, Fate::Unused(Unused::Duplicate));
@@ -230,11 +214,10 @@ fn slices_with_one_name_are_slices_all_the_same() {
 fn the_last_acquisition_of_a_series_is_used() {
     let of = |z: f64, acquisition: &str| {
         slice(z, |object| {
-            put(object, tags::ACQUISITION_NUMBER, VR::IS, acquisition);
-            put(
+            set(object, tags::ACQUISITION_NUMBER, acquisition);
+            set(
                 object,
                 tags::SOP_INSTANCE_UID,
-                VR::UI,
                 format!("2.25.{acquisition}.{z}"),
             );
         })
@@ -252,9 +235,8 @@ fn the_last_acquisition_of_a_series_is_used() {
 }
 
 /// A slice of one file, with other text in one element.
-fn check_alone(says: (Tag, VR, &str), expected: Option<Reason>) {
-    let (tag, vr, text) = says;
-    let file = slice(0.0, |object| put(object, tag, vr, text));
+fn check_alone((tag, text): (Tag, &str), expected: Option<Reason>) {
+    let file = slice(0.0, |object| set(object, tag, text));
     assert_eq!(plan_of(&[file]).err(), expected, "{text}");
 }
 
@@ -263,7 +245,7 @@ fn by_table(kind: &str) -> Vec<u8> {
     let mut item = InMemDicomObject::new_empty();
     let words = |words: &[u16]| PrimitiveValue::U16(words.to_vec().into());
     put(&mut item, tags::LUT_DESCRIPTOR, VR::US, words(&[3, 0, 16]));
-    put(&mut item, tags::MODALITY_LUT_TYPE, VR::LO, kind);
+    set(&mut item, tags::MODALITY_LUT_TYPE, kind);
     put(&mut item, tags::LUT_DATA, VR::OW, words(&[1, 2, 3]));
     slice(0.0, |object| {
         drop(object.take_element(tags::RESCALE_SLOPE));
@@ -275,7 +257,7 @@ fn by_table(kind: &str) -> Vec<u8> {
 /// Maps of iodine are CT, and files whose rescale was lost are not known to be in Hounsfield units.
 #[test]
 fn a_ct_is_in_hounsfield_units_or_refused() {
-    let says = |text| (tags::RESCALE_TYPE, VR::LO, text);
+    let says = |text| (tags::RESCALE_TYPE, text);
     check_alone(says("HU"), None);
     check_alone(says("US"), None);
     for other in ["MGML", "Z_EFF", "HU_MOD", "ED"] {
@@ -287,15 +269,15 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
     });
     assert_eq!(plan_of(&[lost]).unwrap_err(), Reason::NotHounsfield);
     let blank = slice(0.0, |object| {
-        put(object, tags::RESCALE_SLOPE, VR::DS, "  ");
-        put(object, tags::RESCALE_INTERCEPT, VR::DS, "  ");
+        set(object, tags::RESCALE_SLOPE, "  ");
+        set(object, tags::RESCALE_INTERCEPT, "  ");
     });
     assert_eq!(plan_of(&[blank]).unwrap_err(), Reason::NotHounsfield);
     // The default of who does not know it: stored values from 0 on would be water and bone.
     let with = |intercept: &str, signed: u16| {
         let file = slice(0.0, |object| {
-            put(object, tags::RESCALE_INTERCEPT, VR::DS, intercept);
-            put(object, tags::PIXEL_REPRESENTATION, VR::US, signed);
+            set(object, tags::RESCALE_INTERCEPT, intercept);
+            set(object, tags::PIXEL_REPRESENTATION, signed);
         });
         plan_of(&[file]).err()
     };
@@ -314,22 +296,17 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
 fn a_ct_by_a_rescale_that_takes_nothing_away_has_a_negative_value() {
     let with = |intercept: &str, lowest: i16| {
         let file = slice(0.0, |object| {
-            put(object, tags::RESCALE_INTERCEPT, VR::DS, intercept);
-            put(object, tags::PIXEL_REPRESENTATION, VR::US, 1_u16);
-            put(object, tags::BITS_STORED, VR::US, 16_u16);
-            put(object, tags::HIGH_BIT, VR::US, 15_u16);
+            set(object, tags::RESCALE_INTERCEPT, intercept);
+            set(object, tags::PIXEL_REPRESENTATION, 1_u16);
+            set(object, tags::BITS_STORED, 16_u16);
+            set(object, tags::HIGH_BIT, 15_u16);
             let padding = PrimitiveValue::I16(vec![-2000].into());
             put(object, tags::PIXEL_PADDING_VALUE, VR::SS, padding);
             let mut cells: Vec<i16> = (0..30).map(|at| at * 100).collect();
             cells[0] = lowest;
             cells[1] = -2000;
-            let cells: Vec<u16> = cells.into_iter().map(|cell| cell as u16).collect();
-            put(
-                object,
-                tags::PIXEL_DATA,
-                VR::OW,
-                PrimitiveValue::U16(cells.into()),
-            );
+            let cells = cells.into_iter().map(|cell| cell as u16);
+            put_cells(object, cells.collect());
         });
         let plan = plan_of(std::slice::from_ref(&file)).unwrap();
         let frames = decode_slices(&file, &[0], &plan, &options());
@@ -347,10 +324,9 @@ fn a_ct_by_a_rescale_that_takes_nothing_away_has_a_negative_value() {
 fn a_ct_of_no_named_unit_is_taken_where_the_standard_leaves_no_other() {
     let of = |kind: &str, energies: &str, unit: &str| {
         let file = slice(0.0, |object| {
-            put(object, tags::IMAGE_TYPE, VR::CS, kind);
-            let several = tags::MULTIENERGY_CT_ACQUISITION;
-            put(object, several, VR::CS, energies);
-            put(object, tags::RESCALE_TYPE, VR::LO, unit);
+            set(object, tags::IMAGE_TYPE, kind);
+            set(object, tags::MULTIENERGY_CT_ACQUISITION, energies);
+            set(object, tags::RESCALE_TYPE, unit);
         });
         plan_of(&[file]).err()
     };
@@ -376,14 +352,14 @@ fn a_ct_of_no_named_unit_is_taken_where_the_standard_leaves_no_other() {
 /// Tiles of a mosaic would be shown as one slice, and the numbers of colours as bone.
 #[test]
 fn what_is_no_grey_slice_is_refused() {
-    let kind = |text| (tags::IMAGE_TYPE, VR::CS, text);
+    let kind = |text| (tags::IMAGE_TYPE, text);
     check_alone(kind("ORIGINAL\\PRIMARY\\DIFFUSION\\NONE\\ND"), None);
     let refused = Some(Reason::MultiFrameNotSupportedYet);
     check_alone(
         kind("ORIGINAL\\PRIMARY\\DIFFUSION\\NONE\\ND\\MOSAIC"),
         refused,
     );
-    let presented = |text| (tags::PIXEL_PRESENTATION, VR::CS, text);
+    let presented = |text| (tags::PIXEL_PRESENTATION, text);
     check_alone(presented("MONOCHROME"), None);
     for other in ["COLOR", "MIXED"] {
         check_alone(presented(other), Some(Reason::UnsupportedLut));
@@ -394,10 +370,10 @@ fn what_is_no_grey_slice_is_refused() {
 fn a_map_beside_the_images_does_not_refuse_them_though_it_has_more_slices() {
     let of = |z: f64, unit: &str, series: &str| {
         slice(z, |object| {
-            put(object, tags::RESCALE_TYPE, VR::LO, unit);
-            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
+            set(object, tags::RESCALE_TYPE, unit);
+            set(object, tags::SERIES_INSTANCE_UID, series);
             let instance = format!("{series}.{z}");
-            put(object, tags::SOP_INSTANCE_UID, VR::UI, instance);
+            set(object, tags::SOP_INSTANCE_UID, instance);
         })
     };
     let files = [
@@ -416,13 +392,8 @@ fn a_map_beside_the_images_does_not_refuse_them_though_it_has_more_slices() {
 fn an_mr_whose_low_values_are_bright_is_refused() {
     let mr = |photometric: &str| {
         slice(0.0, |object| {
-            put(object, tags::MODALITY, VR::CS, "MR");
-            put(
-                object,
-                tags::PHOTOMETRIC_INTERPRETATION,
-                VR::CS,
-                photometric,
-            );
+            set(object, tags::MODALITY, "MR");
+            set(object, tags::PHOTOMETRIC_INTERPRETATION, photometric);
         })
     };
     assert!(plan_of(&[mr("MONOCHROME2")]).is_ok());
@@ -435,10 +406,10 @@ fn an_mr_whose_low_values_are_bright_is_refused() {
 fn slices_that_are_mirrored_or_turned_are_refused_or_another_series_is_used() {
     let of = |z: f64, orientation: &str, series: &str| {
         slice(z, |object| {
-            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
-            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
+            set(object, tags::IMAGE_ORIENTATION_PATIENT, orientation);
+            set(object, tags::SERIES_INSTANCE_UID, series);
             let instance = format!("{series}.{z}");
-            put(object, tags::SOP_INSTANCE_UID, VR::UI, instance);
+            set(object, tags::SOP_INSTANCE_UID, instance);
         })
     };
     let series = "2.25.30";
@@ -459,7 +430,7 @@ fn slices_that_are_mirrored_or_turned_are_refused_or_another_series_is_used() {
     // One that does not say where it lies, and how all the same.
     let alone = |orientation: &str| {
         slice(0.0, |object| {
-            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
+            set(object, tags::IMAGE_ORIENTATION_PATIENT, orientation);
             drop(object.take_element(tags::IMAGE_POSITION_PATIENT));
         })
     };
@@ -488,34 +459,27 @@ fn check_refused(change: impl FnOnce(&mut InMemDicomObject), expected: Reason) {
 #[test]
 fn what_makes_no_volume_is_refused() {
     check_refused(
-        |object| {
-            put(
-                object,
-                tags::IMAGE_ORIENTATION_PATIENT,
-                VR::DS,
-                "1\\0\\0\\0\\0\\-1",
-            )
-        },
+        |object| set(object, tags::IMAGE_ORIENTATION_PATIENT, "1\\0\\0\\0\\0\\-1"),
         Reason::MixedOrientation,
     );
     check_refused(
-        |object| put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, "7\\8\\20"),
+        |object| set(object, tags::IMAGE_POSITION_PATIENT, "7\\8\\20"),
         Reason::SliceGap,
     );
     check_refused(
-        |object| put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, "7\\8\\1"),
+        |object| set(object, tags::IMAGE_POSITION_PATIENT, "7\\8\\1"),
         Reason::SamePosition,
     );
     check_refused(
-        |object| put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1024"),
+        |object| set(object, tags::RESCALE_INTERCEPT, "-1024"),
         Reason::MixedSeries,
     );
     check_refused(
-        |object| put(object, tags::PIXEL_SPACING, VR::DS, "0.6\\0.6"),
+        |object| set(object, tags::PIXEL_SPACING, "0.6\\0.6"),
         Reason::MixedSeries,
     );
     check_refused(
-        |object| put(object, tags::STUDY_INSTANCE_UID, VR::UI, "2.25.77"),
+        |object| set(object, tags::STUDY_INSTANCE_UID, "2.25.77"),
         Reason::SeveralStudies,
     );
     check_refused(
@@ -524,18 +488,8 @@ fn what_makes_no_volume_is_refused() {
     );
     let sagittal = [0.0, 1.0, 2.0].map(|x| {
         slice(x, |object| {
-            put(
-                object,
-                tags::IMAGE_ORIENTATION_PATIENT,
-                VR::DS,
-                "0\\1\\0\\0\\0\\-1",
-            );
-            put(
-                object,
-                tags::IMAGE_POSITION_PATIENT,
-                VR::DS,
-                format!("{x}\\8\\9"),
-            );
+            set(object, tags::IMAGE_ORIENTATION_PATIENT, "0\\1\\0\\0\\0\\-1");
+            set(object, tags::IMAGE_POSITION_PATIENT, format!("{x}\\8\\9"));
         })
     });
     assert_eq!(plan_of(&sagittal).unwrap_err(), Reason::NotAxial);
@@ -546,8 +500,8 @@ fn what_makes_no_volume_is_refused() {
 fn a_volume_that_was_cut_into_files_is_whole_or_refused() {
     let part = |z: f64, of: u16| {
         slice(z, |object| {
-            put(object, tags::CONCATENATION_UID, VR::UI, "2.25.40");
-            put(object, tags::IN_CONCATENATION_TOTAL_NUMBER, VR::US, of);
+            set(object, tags::CONCATENATION_UID, "2.25.40");
+            set(object, tags::IN_CONCATENATION_TOTAL_NUMBER, of);
         })
     };
     let whole = [part(0.0, 3), part(1.0, 3), part(2.0, 3)];
@@ -560,12 +514,7 @@ fn a_volume_that_was_cut_into_files_is_whole_or_refused() {
 fn padding_that_is_brighter_than_all_is_black() {
     let frame = |padding: u16| {
         let file = slice(0.0, |object| {
-            put(
-                object,
-                tags::PHOTOMETRIC_INTERPRETATION,
-                VR::CS,
-                "MONOCHROME1",
-            );
+            set(object, tags::PHOTOMETRIC_INTERPRETATION, "MONOCHROME1");
             put(object, tags::PIXEL_PADDING_VALUE, VR::US, padding);
         });
         frames_of(&[file]).remove(0).0

@@ -49,30 +49,22 @@ impl Server {
 
     /// The objects of a kind in the release's namespace.
     fn list(&self, path: &str) -> Result<Vec<Value>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(ANSWER_MAX))?;
         let (group, plural) = path.rsplit_once('/').context("group and plural")?;
-        write!(
-            stream,
-            "GET /{group}/namespaces/{NAMESPACE}/{plural} HTTP/1.0\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-        let listing: Value = serde_json::from_str(body).context("a list in JSON")?;
+        let path = format!("{group}/namespaces/{NAMESPACE}/{plural}");
+        let listing: Value =
+            serde_json::from_str(&self.send("GET", &path, "")?).context("a list in JSON")?;
         Ok(list(&listing["items"]).cloned().collect())
     }
 
     /// Makes an object, as whoever installs it would.
     fn make(&self, path: &str, object: &Value) -> Result<()> {
-        self.send("POST", path, object)
+        self.send("POST", path, &object.to_string()).map(drop)
     }
 
-    /// Makes or changes an object.
-    fn send(&self, method: &str, path: &str, object: &Value) -> Result<()> {
+    /// What it answers.
+    fn send(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(ANSWER_MAX))?;
-        let body = object.to_string();
         write!(
             stream,
             "{method} /{path} HTTP/1.0\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -82,7 +74,8 @@ impl Server {
         stream.read_to_string(&mut answer)?;
         let status = answer.split(' ').nth(1).unwrap_or_default();
         ensure!(status.starts_with('2'), "{method} {path}: {answer}");
-        Ok(())
+        let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+        Ok(body.to_owned())
     }
 
     /// NATS's set: its name, and what Kubernetes would call the claim of one of its servers.
@@ -241,7 +234,8 @@ fn claims(chart: &Chart, server: &Server) -> Result<Vec<String>> {
         };
         refused("install")?;
         helm_with("install", servers)??;
-        server.send("PATCH", &path, &json!({"spec": {"replicas": 0}}))?;
+        let none = json!({"spec": {"replicas": 0}});
+        server.send("PATCH", &path, &none.to_string())?;
         refused("upgrade")?;
         helm_with("upgrade", servers)??;
         helm(chart, server, &["uninstall", RELEASE], &[])??;

@@ -1,12 +1,10 @@
 //! Where pods run: copies apart from each other, whatever an operator says besides, and devices by the runtime that gives them.
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::objects::{Pod, list, pods};
-use super::{Chart, cases};
+use super::{Chart, RELEASE, cases};
 
 const NODES: &str = "kubernetes.io/hostname";
 
@@ -60,15 +58,5 @@ fn render(chart: &Chart, name: &str, affinity: &Value) -> Result<Vec<Value>> {
         "pools": {"main": {"encode": {"runtimeClassName": "nvidia"}}},
     });
     let base = chart.values("placed-base", &cases::base())?;
-    let text = chart.template(&[base, chart.values(name, &values)?])?;
-    let path = chart.scratch.join(format!("{name}.yaml"));
-    fs::write(&path, text)?;
-    let validated = chart.validate(&[path])?.into_iter().next();
-    let validated = validated.context("one rendering")?;
-    anyhow::ensure!(
-        validated.violations.is_empty(),
-        "{:?}",
-        validated.violations
-    );
-    Ok(validated.objects)
+    chart.objects(RELEASE, name, &[base, chart.values(name, &values)?])
 }

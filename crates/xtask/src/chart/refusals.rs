@@ -8,6 +8,34 @@ use super::{Chart, cases};
 /// Values over the sample's base, and parts of the message they must get.
 type Refusal = (Value, &'static [&'static str]);
 
+/// One a line: where the values belong, the values, and the parts.
+macro_rules! refusals {
+    ($($place:ident $values:tt => $($part:literal),+;)*) => {
+        vec![$(($place(json!($values)), &[$($part),+])),*]
+    };
+}
+
+fn all(values: Value) -> Value {
+    values
+}
+
+fn pool(main: Value) -> Value {
+    json!({"pools": {"main": main}})
+}
+
+fn volume(volume: Value) -> Value {
+    pool(json!({"model": {"kind": "folder", "path": "m", "dtype": "bf16", "volume": volume}}))
+}
+
+/// Beside a model that is fetched as it should be.
+fn fetched(more: Value) -> Value {
+    let mut values = volume(json!({"prefix": "m", "sizeGiB": 8, "sha256": "a1".repeat(32)}));
+    for (key, value) in more.as_object().into_iter().flatten() {
+        values[key] = value.clone();
+    }
+    values
+}
+
 fn refused() -> Vec<Refusal> {
     [
         everywhere(),
@@ -23,353 +51,123 @@ fn refused() -> Vec<Refusal> {
 }
 
 fn everywhere() -> Vec<Refusal> {
-    vec![
-        (
-            json!({"process": {"otlpProtocol": "http"}}),
-            &["/process/otlpProtocol", "http/protobuf"],
-        ),
-        (
-            json!({"commonLabels": {"app.kubernetes.io/name": "x"}}),
-            &["app.kubernetes.io/name", "invalid propertyName"],
-        ),
-        (
-            json!({"podMonitor": {"labels": {"app.kubernetes.io/name": "x"}}}),
-            &["app.kubernetes.io/name", "invalid propertyName"],
-        ),
-        (
-            json!({"commonLabels": {"team": "one and two"}}),
-            &["/commonLabels/team", "does not match"],
-        ),
+    refusals![
+        all {"process": {"otlpProtocol": "http"}} => "/process/otlpProtocol", "http/protobuf";
+        all {"commonLabels": {"app.kubernetes.io/name": "x"}} => "app.kubernetes.io/name", "invalid propertyName";
+        all {"podMonitor": {"labels": {"app.kubernetes.io/name": "x"}}} => "app.kubernetes.io/name", "invalid propertyName";
+        all {"commonLabels": {"team": "one and two"}} => "/commonLabels/team", "does not match";
     ]
 }
 
 fn ingest() -> Vec<Refusal> {
-    vec![
-        (json!({"ingestt": {}}), &["ingestt", "not allowed"]),
-        (
-            json!({"ingest": {"replica": 2}}),
-            &["/ingest", "replica", "not allowed"],
-        ),
-        (
-            json!({"ingest": {"replicas": "two"}}),
-            &["/ingest/replicas", "want integer"],
-        ),
-        (
-            json!({"ingest": {"defaultModel": "x"}}),
-            &["ingest.defaultModel", "allowed: a model, medgemma-4b"],
-        ),
-        (
-            json!({"ingest": {"defaultModel": ""}}),
-            &["ingest.defaultModel", "needed where there are several"],
-        ),
-        (
-            json!({"ingest": {"defaultEmbedder": "x"}}),
-            &["ingest.defaultEmbedder", "no pool of kind embedder"],
-        ),
-        (
-            json!({"ingest": {"tls": {"enabled": true}}}),
-            &["ingest.tls.secretName", "needed"],
-        ),
-        (
-            json!({"tokenPath": {"tls": {"enabled": true}}}),
-            &["tokenPath.tls.secretName", "needed"],
-        ),
-        (
-            json!({"ingest": {"edge": {"hub": "http://hub.example"}}}),
-            &["/ingest/edge/hub", "does not match"],
-        ),
-        (
-            json!({"ingest": {"edge": {"hub": "https://hub.example"}}}),
-            &["ingest.edge.tokens.secretName", "needed"],
-        ),
-        (
-            json!({"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"],
-                   "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}),
-            &["pools", "leave pools empty"],
-        ),
-        (
-            json!({"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"], "config": {"travels": "tokens"},
-                   "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}),
-            &["ingest.edge.aliases", "leave it empty where tokens travel"],
-        ),
-        (
-            json!({"ingest": {"scale": {"min": 9, "max": 2}}}),
-            &["ingest.scale.min", "9", "2"],
-        ),
+    refusals![
+        all {"ingestt": {}} => "ingestt", "not allowed";
+        all {"ingest": {"replica": 2}} => "/ingest", "replica", "not allowed";
+        all {"ingest": {"replicas": "two"}} => "/ingest/replicas", "want integer";
+        all {"ingest": {"defaultModel": "x"}} => "ingest.defaultModel", "allowed: a model, medgemma-4b";
+        all {"ingest": {"defaultModel": ""}} => "ingest.defaultModel", "needed where there are several";
+        all {"ingest": {"defaultEmbedder": "x"}} => "ingest.defaultEmbedder", "no pool of kind embedder";
+        all {"ingest": {"tls": {"enabled": true}}} => "ingest.tls.secretName", "needed";
+        all {"tokenPath": {"tls": {"enabled": true}}} => "tokenPath.tls.secretName", "needed";
+        all {"ingest": {"edge": {"hub": "http://hub.example"}}} => "/ingest/edge/hub", "does not match";
+        all {"ingest": {"edge": {"hub": "https://hub.example"}}} => "ingest.edge.tokens.secretName", "needed";
+        all {"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"], "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}
+            => "pools", "leave pools empty";
+        all {"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"], "config": {"travels": "tokens"},
+                                 "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}
+            => "ingest.edge.aliases", "leave it empty where tokens travel";
+        all {"ingest": {"scale": {"min": 9, "max": 2}}} => "ingest.scale.min", "9", "2";
     ]
 }
 
 /// Of the services, as each says them of itself.
 fn settings() -> Vec<Refusal> {
-    let pool = |inner: Value| json!({"pools": {"main": inner}});
-    vec![
-        (
-            json!({"ingest": {"config": {"limits": {"images_maxx": 2}}}}),
-            &["/ingest/config/limits", "images_maxx"],
-        ),
-        (
-            json!({"ingest": {"config": {"tokens_reload": "2 seconds"}}}),
-            &["/ingest/config/tokens_reload", "does not match"],
-        ),
-        (
-            json!({"ingest": {"config": {"dispatcher": {"decode_reserved": {"bulk": 1}}}}}),
-            &["/ingest/config/dispatcher/decode_reserved", "bulk"],
-        ),
-        (
-            json!({"ingest": {"config": {"dispatcher": {"tenant_weights": {"st-mary": 0}}}}}),
-            &["/ingest/config/dispatcher/tenant_weights/st-mary", "want 1"],
-        ),
-        (
-            json!({"ingest": {"edge": {"config": {"travels": "pixels"}}}}),
-            &["/ingest/edge/config/travels", "'files', 'tokens'"],
-        ),
-        (
-            json!({"ingest": {"config": {"listen": "0.0.0.0:1"}}}),
-            &["/ingest/config", "listen"],
-        ),
-        (
-            pool(json!({"decode": {"config": {"kv_bytes_max": "1GB"}}})),
-            &["/pools/main/decode/config/kv_bytes_max", "does not match"],
-        ),
-        (
-            pool(json!({"decode": {"config": {"speculation": {"tokens_max": 32}}}})),
-            &[
-                "/pools/main/decode/config/speculation/tokens_max",
-                "want 31",
-            ],
-        ),
-        (
-            pool(json!({"preprocess": {"config": {"convention": "medgemma-2"}}})),
-            &["/pools/main/preprocess/config/convention", "medsiglip"],
-        ),
-        (
-            pool(json!({"model": {"simulated": {"kind": "simulated"}}})),
-            &["/pools/main/model/simulated", "kind", "not allowed"],
-        ),
+    refusals![
+        all {"ingest": {"config": {"limits": {"images_maxx": 2}}}} => "/ingest/config/limits", "images_maxx";
+        all {"ingest": {"config": {"tokens_reload": "2 seconds"}}} => "/ingest/config/tokens_reload", "does not match";
+        all {"ingest": {"config": {"dispatcher": {"decode_reserved": {"bulk": 1}}}}} => "/ingest/config/dispatcher/decode_reserved", "bulk";
+        all {"ingest": {"config": {"dispatcher": {"tenant_weights": {"st-mary": 0}}}}}
+            => "/ingest/config/dispatcher/tenant_weights/st-mary", "want 1";
+        all {"ingest": {"edge": {"config": {"travels": "pixels"}}}} => "/ingest/edge/config/travels", "'files', 'tokens'";
+        all {"ingest": {"config": {"listen": "0.0.0.0:1"}}} => "/ingest/config", "listen";
+        pool {"decode": {"config": {"kv_bytes_max": "1GB"}}} => "/pools/main/decode/config/kv_bytes_max", "does not match";
+        pool {"decode": {"config": {"speculation": {"tokens_max": 32}}}} => "/pools/main/decode/config/speculation/tokens_max", "want 31";
+        pool {"preprocess": {"config": {"convention": "medgemma-2"}}} => "/pools/main/preprocess/config/convention", "medsiglip";
+        pool {"model": {"simulated": {"kind": "simulated"}}} => "/pools/main/model/simulated", "kind", "not allowed";
     ]
 }
 
 fn around() -> Vec<Refusal> {
-    let s3 = json!({"kind": "s3", "s3": {"region": "x"}});
-    vec![
-        (
-            json!({"images": {"ingest": {"digest": "sha256:1"}}}),
-            &["/images/ingest/digest", "does not match"],
-        ),
-        (
-            json!({"prometheusRule": {"runbookBaseUrl": "docs/runbook"}}),
-            &["/prometheusRule/runbookBaseUrl", "does not match"],
-        ),
-        (
-            json!({"nats": {"own": {"replicas": 2}}}),
-            &["/nats/own/replicas", "1, 3"],
-        ),
-        (
-            json!({"nats": {"own": {"replicas": 1, "syncInterval": "2m"}}}),
-            &["nats.own.syncInterval", "always"],
-        ),
-        (
-            json!({"nats": {"own": {"volume": {"sizeGiB": 10}}}}),
-            &["nats.own.volume.sizeGiB", "allowed is 17 or more"],
-        ),
-        (
-            json!({"nats": {"mode": "external"}}),
-            &["nats.external.urls", "at least one"],
-        ),
-        (
-            json!({"nats": {"external": {"urls": ["nats://u:p@h"]}}}),
-            &["/nats/external/urls/0", "does not match"],
-        ),
-        (
-            json!({"store": {"kind": "folder"}}),
-            &["/store/kind", "jetstream", "s3"],
-        ),
-        (
-            json!({"store": {"kind": "s3"}}),
-            &["store.s3.region", "needed"],
-        ),
-        (
-            json!({"store": s3, "networkPolicy": {"storePeers": []}}),
-            &["networkPolicy.storePeers", "needed"],
-        ),
-        (
-            json!({"store": {"kind": "s3", "s3": {"region": "x", "endpoint": "http://x"}}}),
-            &["store.s3.endpoint", "https://"],
-        ),
-        (
-            json!({"tokenPath": {"direct": false, "tls": {"enabled": true, "secretName": "t"}}}),
-            &["tokenPath.tls.enabled", "tokenPath.direct"],
-        ),
-        (
-            json!({"autoscaling": {"workers": "keda"}}),
-            &["autoscaling.keda.prometheusAddress", "needed"],
-        ),
-        (
-            json!({"autoscaling": {"workers": "external"}}),
-            &["scale.min", "at least 1"],
-        ),
+    refusals![
+        all {"images": {"ingest": {"digest": "sha256:1"}}} => "/images/ingest/digest", "does not match";
+        all {"prometheusRule": {"runbookBaseUrl": "docs/runbook"}} => "/prometheusRule/runbookBaseUrl", "does not match";
+        all {"nats": {"own": {"replicas": 2}}} => "/nats/own/replicas", "1, 3";
+        all {"nats": {"own": {"replicas": 1, "syncInterval": "2m"}}} => "nats.own.syncInterval", "always";
+        all {"nats": {"own": {"volume": {"sizeGiB": 10}}}} => "nats.own.volume.sizeGiB", "allowed is 17 or more";
+        all {"nats": {"mode": "external"}} => "nats.external.urls", "at least one";
+        all {"nats": {"external": {"urls": ["nats://u:p@h"]}}} => "/nats/external/urls/0", "does not match";
+        all {"store": {"kind": "folder"}} => "/store/kind", "jetstream", "s3";
+        all {"store": {"kind": "s3"}} => "store.s3.region", "needed";
+        all {"store": {"kind": "s3", "s3": {"region": "x"}}, "networkPolicy": {"storePeers": []}} => "networkPolicy.storePeers", "needed";
+        all {"store": {"kind": "s3", "s3": {"region": "x", "endpoint": "http://x"}}} => "store.s3.endpoint", "https://";
+        all {"tokenPath": {"direct": false, "tls": {"enabled": true, "secretName": "t"}}} => "tokenPath.tls.enabled", "tokenPath.direct";
+        all {"autoscaling": {"workers": "keda"}} => "autoscaling.keda.prometheusAddress", "needed";
+        all {"autoscaling": {"workers": "external"}} => "scale.min", "at least 1";
     ]
 }
 
 fn certificates() -> Vec<Refusal> {
-    vec![
-        (
-            json!({"certManager": {"enabled": true}}),
-            &["certManager.issuer.name", "needed"],
-        ),
-        (
-            json!({"certManager": {"enabled": true, "issuer": {"name": "n"}}}),
-            &["certManager.enabled", "nothing has TLS", "tokenPath.tls"],
-        ),
-        (
-            json!({"certManager": {"issuer": {"kind": "Authority"}}}),
-            &["/certManager/issuer/kind", "ClusterIssuer"],
-        ),
+    refusals![
+        all {"certManager": {"enabled": true}} => "certManager.issuer.name", "needed";
+        all {"certManager": {"enabled": true, "issuer": {"name": "n"}}} => "certManager.enabled", "nothing has TLS", "tokenPath.tls";
+        all {"certManager": {"issuer": {"kind": "Authority"}}} => "/certManager/issuer/kind", "ClusterIssuer";
     ]
 }
 
 fn models() -> Vec<Refusal> {
-    let pool = |inner: Value| json!({"pools": {"main": inner}});
-    vec![
-        (
-            pool(json!({"model": {"kind": "folder"}})),
-            &["pools.main.model.volume", "claimName, image and prefix"],
-        ),
-        (
-            pool(json!({"model": {"kind": "folder", "volume": {"claimName": "m"}}})),
-            &["pools.main.model.path", "needed"],
-        ),
-        (
-            pool(json!({"model": {"kind": "folder", "dtype": "f16"}})),
-            &["/pools/main/model/dtype", "bf16", "f32"],
-        ),
-        (
-            pool(json!({"model": {"kind": "folder", "weights": "q5_0"}})),
-            &["/pools/main/model/weights", "q8_0", "stored"],
-        ),
-        (
-            pool(json!({"model": {"kind": "folder", "weights": "stored"}})),
-            &["pools.main.model.weights", "stored", "q8_0"],
-        ),
-        (
-            pool(json!({"model": {"weights": "q8_0"}})),
-            &["pools.main.model.weights", "simulated", "plain"],
-        ),
-        (
-            pool(
-                json!({"model": {"kind": "gguf", "path": "t.gguf", "volume": {"claimName": "m"}}}),
-            ),
-            &["pools.main.model.vision", "needed"],
-        ),
-        (
-            pool(json!({"model": {"kind": "folder", "vision": "v"}})),
-            &["pools.main.model.vision", "no meaning"],
-        ),
-        (
-            pool(json!({
-                "model": {"kind": "folder", "weights": "q8_0", "path": "m", "dtype": "bf16", "volume": {"claimName": "m"}},
-                "decode": {"device": {"compute": "cuda:0", "resource": "nvidia.com/gpu"}},
-            })),
-            &["pools.main.decode.device.compute", "multiplied on CPUs"],
-        ),
+    refusals![
+        pool {"model": {"kind": "folder"}} => "pools.main.model.volume", "claimName, image and prefix";
+        pool {"model": {"kind": "folder", "volume": {"claimName": "m"}}} => "pools.main.model.path", "needed";
+        pool {"model": {"kind": "folder", "dtype": "f16"}} => "/pools/main/model/dtype", "bf16", "f32";
+        pool {"model": {"kind": "folder", "weights": "q5_0"}} => "/pools/main/model/weights", "q8_0", "stored";
+        pool {"model": {"kind": "folder", "weights": "stored"}} => "pools.main.model.weights", "stored", "q8_0";
+        pool {"model": {"weights": "q8_0"}} => "pools.main.model.weights", "simulated", "plain";
+        pool {"model": {"kind": "gguf", "path": "t.gguf", "volume": {"claimName": "m"}}} => "pools.main.model.vision", "needed";
+        pool {"model": {"kind": "folder", "vision": "v"}} => "pools.main.model.vision", "no meaning";
+        pool {"model": {"kind": "folder", "weights": "q8_0", "path": "m", "dtype": "bf16", "volume": {"claimName": "m"}},
+              "decode": {"device": {"compute": "cuda:0", "resource": "nvidia.com/gpu"}}}
+            => "pools.main.decode.device.compute", "multiplied on CPUs";
     ]
 }
 
 fn pulled() -> Vec<Refusal> {
-    let volume = |volume: Value| {
-        let model = json!({"kind": "folder", "path": "m", "dtype": "bf16", "volume": volume});
-        json!({"pools": {"main": {"model": model}}})
-    };
-    let whole = || volume(json!({"prefix": "m", "sizeGiB": 8, "sha256": "a1".repeat(32)}));
-    let with = |key: &str, value: Value| {
-        let mut values = whole();
-        values[key] = value;
-        values
-    };
-    vec![
-        (
-            volume(json!({"claimName": "m", "prefix": "m"})),
-            &["pools.main.model.volume", "2 of claimName", "exactly one"],
-        ),
-        (
-            volume(json!({"prefix": "m", "sizeGiB": 8})),
-            &["pools.main.model.volume.sha256", "medfleet weights list"],
-        ),
-        (
-            volume(json!({"prefix": "m", "sha256": "a1".repeat(32)})),
-            &["pools.main.model.volume.sizeGiB", "needed with prefix"],
-        ),
-        (
-            volume(json!({"claimName": "m", "sizeGiB": 8})),
-            &["pools.main.model.volume.sizeGiB", "no meaning"],
-        ),
-        (
-            volume(json!({"claimName": "m", "sha256": "sha256:a1"})),
-            &["/pools/main/model/volume/sha256", "does not match"],
-        ),
-        (
-            volume(json!({"prefix": "../m"})),
-            &["/pools/main/model/volume/prefix", "does not match"],
-        ),
-        (
-            with("modelStore", json!({"bucket": ""})),
-            &["modelStore.bucket", "needed", "pools.main"],
-        ),
-        (
-            with("modelStore", json!({"region": ""})),
-            &["modelStore.region", "us-east-1"],
-        ),
-        (
-            with("modelStore", json!({"endpoint": "http://s3.example"})),
-            &["modelStore.endpoint", "https://"],
-        ),
-        (
-            with("networkPolicy", json!({"modelPeers": []})),
-            &["networkPolicy.modelPeers", "needed"],
-        ),
-        (
-            json!({"networkPolicy": {"dnsPeers": []}}),
-            &["networkPolicy.dnsPeers", "to everybody"],
-        ),
+    refusals![
+        volume {"claimName": "m", "prefix": "m"} => "pools.main.model.volume", "2 of claimName", "exactly one";
+        volume {"prefix": "m", "sizeGiB": 8} => "pools.main.model.volume.sha256", "medfleet weights list";
+        volume {"prefix": "m", "sha256": "a1".repeat(32)} => "pools.main.model.volume.sizeGiB", "needed with prefix";
+        volume {"claimName": "m", "sizeGiB": 8} => "pools.main.model.volume.sizeGiB", "no meaning";
+        volume {"claimName": "m", "sha256": "sha256:a1"} => "/pools/main/model/volume/sha256", "does not match";
+        volume {"prefix": "../m"} => "/pools/main/model/volume/prefix", "does not match";
+        fetched {"modelStore": {"bucket": ""}} => "modelStore.bucket", "needed", "pools.main";
+        fetched {"modelStore": {"region": ""}} => "modelStore.region", "us-east-1";
+        fetched {"modelStore": {"endpoint": "http://s3.example"}} => "modelStore.endpoint", "https://";
+        fetched {"networkPolicy": {"modelPeers": []}} => "networkPolicy.modelPeers", "needed";
+        all {"networkPolicy": {"dnsPeers": []}} => "networkPolicy.dnsPeers", "to everybody";
     ]
 }
 
 fn pools() -> Vec<Refusal> {
-    let pool = |inner: Value| json!({"pools": {"main": inner}});
-    vec![
-        (
-            json!({"pools": {"Main": {"aliases": ["x"], "kind": "writer", "model": {"kind": "simulated"}}}}),
-            &["/pools", "Main"],
-        ),
-        (
-            pool(json!({"kind": "reader"})),
-            &["/pools/main/kind", "writer", "embedder"],
-        ),
-        (
-            // Of imaging, which preprocess would not start with.
-            pool(json!({"frameSide": 5000})),
-            &["/pools/main/frameSide", "maximum"],
-        ),
-        (
-            pool(json!({"encode": {"device": {"compute": "cuda"}}})),
-            &["pools.main.encode.device", "nvidia.com/gpu"],
-        ),
-        (
-            pool(json!({"decode": {"device": {"resource": "nvidia.com/gpu"}}})),
-            &["pools.main.decode.device.resource", "never used"],
-        ),
-        (
-            pool(json!({"preprocess": {"device": {}}})),
-            &["/pools/main/preprocess", "device", "not allowed"],
-        ),
-        (
-            json!({"pools": {"other": {"aliases": ["medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}}}),
-            &["pools.other.aliases", "medgemma-4b", "another pool"],
-        ),
-        (
-            json!({"fullnameOverride": "a-very-long-name-for-a-release-of-a-fleet-of-many-workers"}),
-            &["characters", "52 are allowed"],
-        ),
+    refusals![
+        all {"pools": {"Main": {"aliases": ["x"], "kind": "writer", "model": {"kind": "simulated"}}}} => "/pools", "Main";
+        pool {"kind": "reader"} => "/pools/main/kind", "writer", "embedder";
+        // Of imaging, which preprocess would not start with.
+        pool {"frameSide": 5000} => "/pools/main/frameSide", "maximum";
+        pool {"encode": {"device": {"compute": "cuda"}}} => "pools.main.encode.device", "nvidia.com/gpu";
+        pool {"decode": {"device": {"resource": "nvidia.com/gpu"}}} => "pools.main.decode.device.resource", "never used";
+        pool {"preprocess": {"device": {}}} => "/pools/main/preprocess", "device", "not allowed";
+        all {"pools": {"other": {"aliases": ["medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}}}
+            => "pools.other.aliases", "medgemma-4b", "another pool";
+        all {"fullnameOverride": "a-very-long-name-for-a-release-of-a-fleet-of-many-workers"} => "characters", "52 are allowed";
     ]
 }
 

@@ -2,7 +2,6 @@
 //! by what `medfleet-trial day --rules` prints.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -142,13 +141,11 @@ pub(super) fn merged(chart: &Chart) -> Result<Vec<String>> {
     ];
     let (mut scaled, mut asked) = (0, BTreeSet::new());
     for release in [RELEASE, NEIGHBOUR] {
-        let path = chart.scratch.join(format!("merged-{release}.yaml"));
-        fs::write(&path, chart.template_as(release, &values)?)?;
-        for rendered in chart.validate(&[path])? {
-            for object in of_kind(&rendered.objects, "ScaledObject") {
-                scaled += 1;
-                asked.insert(query(object).to_owned());
-            }
+        let objects = chart.objects(release, &format!("merged-{release}"), &values)?;
+        for object in of_kind(&objects, "ScaledObject") {
+            scaled += 1;
+            let query = &object["spec"]["triggers"][0]["metadata"]["query"];
+            asked.insert(text(query).to_owned());
         }
     }
     // Encode and decode of one pool, twice.
@@ -160,11 +157,6 @@ pub(super) fn merged(chart: &Chart) -> Result<Vec<String>> {
             asked.len()
         )],
     })
-}
-
-/// What a ScaledObject asks Prometheus.
-fn query(scaled: &Value) -> &str {
-    text(&scaled["spec"]["triggers"][0]["metadata"]["query"])
 }
 
 /// Slots of a worker, from its configuration or as the service has them by default.

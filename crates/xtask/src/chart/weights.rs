@@ -1,13 +1,11 @@
 //! A model that is fetched from a bucket, or checked in its volume, before a service starts: by whom, from where, and by which
 //! digest.
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::objects::{Pod, list, pods, text};
-use super::{Chart, edges};
+use super::{Chart, RELEASE, edges};
 
 /// Where the bucket is.
 const PEER: &str = "192.0.2.7/32";
@@ -69,11 +67,7 @@ fn render(chart: &Chart, (name, kind): (&str, &str), volume: &Value) -> Result<V
         "networkPolicy": {"modelPeers": [{"ipBlock": {"cidr": PEER}}]},
         "pools": {"main": {"aliases": ["m"], "kind": "writer", "model": model}},
     });
-    let text = chart.template(&[chart.values(name, &values)?])?;
-    let path = chart.scratch.join(format!("{name}.yaml"));
-    fs::write(&path, text)?;
-    let validated = chart.validate(&[path])?.into_iter().next();
-    Ok(validated.context("one rendering")?.objects)
+    chart.objects(RELEASE, name, &[chart.values(name, &values)?])
 }
 
 fn has_model(pod: Pod<'_>) -> bool {

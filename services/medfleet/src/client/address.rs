@@ -60,6 +60,17 @@ pub(crate) struct Fleet {
     pub(crate) tls: TlsFiles,
 }
 
+impl Fleet {
+    /// One without any file of certificates.
+    pub(crate) fn plain(server: impl Into<String>, token: &str) -> Self {
+        Self {
+            server: server.into(),
+            token: token.to_owned(),
+            tls: TlsFiles::default(),
+        }
+    }
+}
+
 /// What `medfleet up` writes when every role is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AddressFile {
@@ -186,11 +197,19 @@ mod tests {
     use super::*;
     use crate::exit::Exit;
 
+    /// What flags give, and the fleet that the data folder names.
     struct Given<'a> {
         server: Option<&'a str>,
         token: Option<&'a str>,
         local: Option<&'a str>,
     }
+
+    /// The one that runs here.
+    const HERE: Given<'_> = Given {
+        server: None,
+        token: None,
+        local: Some("http://127.0.0.1:7443"),
+    };
 
     fn check(given: &Given<'_>, expected: Result<(&str, &str), (Exit, &str)>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -227,56 +246,37 @@ mod tests {
 
     #[test]
     fn the_local_fleet_needs_no_flags() {
-        let local = Some("http://127.0.0.1:7443");
+        check(&HERE, Ok(("http://127.0.0.1:7443", "local-token")));
+        let token = Some("mine");
         check(
-            &Given {
-                server: None,
-                token: None,
-                local,
-            },
-            Ok(("http://127.0.0.1:7443", "local-token")),
-        );
-        check(
-            &Given {
-                server: None,
-                token: Some("mine"),
-                local,
-            },
+            &Given { token, ..HERE },
             Ok(("http://127.0.0.1:7443", "mine")),
         );
     }
 
     #[test]
     fn the_local_token_stays_local() {
-        let local = Some("http://127.0.0.1:7443");
+        let check = |server, expected| {
+            let server = Some(server);
+            check(&Given { server, ..HERE }, expected);
+        };
         check(
-            &Given {
-                server: Some("127.0.0.1:7443"),
-                token: None,
-                local,
-            },
+            "127.0.0.1:7443",
             Ok(("http://127.0.0.1:7443", "local-token")),
         );
         check(
-            &Given {
-                server: Some("https://fleet.example:443"),
-                token: None,
-                local,
-            },
+            "https://fleet.example:443",
             Err((Exit::Usage, "no token for https://fleet.example:443")),
         );
     }
 
     #[test]
     fn without_a_fleet_it_says_what_to_do() {
-        check(
-            &Given {
-                server: None,
-                token: None,
-                local: None,
-            },
-            Err((Exit::Unreachable, "medfleet up")),
-        );
+        let none = Given {
+            local: None,
+            ..HERE
+        };
+        check(&none, Err((Exit::Unreachable, "medfleet up")));
     }
 
     /// Somebody else's folder, who starts a fleet where others work too.

@@ -27,70 +27,46 @@ pub(crate) enum ClientError {
         seconds(*waited)
     )]
     Unreachable {
-        /// The server tried.
         server: String,
-        /// How often.
         attempts: u32,
-        /// Over how long.
         waited: Duration,
-        /// The last failure, in words.
         said: String,
     },
     /// The fleet answered, again and again, that it has no room now, or that what it needs itself is away.
     #[error("the fleet does not take it now: {said} ({attempts} attempts in {}); try again later", seconds(*waited))]
     Busy {
-        /// How often it was asked.
         attempts: u32,
-        /// Over how long.
         waited: Duration,
-        /// What it said the last time.
         said: String,
     },
     /// The fleet answered, and refused.
     #[error("the fleet refused ({code}): {}{said}", of(file.as_deref()))]
     Refused {
-        /// The code.
         code: &'static str,
-        /// Its exit code.
         exit: Exit,
         /// The file that was being sent: the fleet was told no name of it.
         file: Option<PathBuf>,
-        /// What it said, with the fields it named.
         said: String,
-        /// These fields, each with what is allowed in it.
+        /// The fields that it named, each with what is allowed in it.
         violations: Vec<(String, String)>,
     },
-    /// A file could not be read.
     #[error("cannot read {}", path.display())]
     File {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// A file of which there is nothing to send.
     #[error("{} is empty; leave it out, or export the study again", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
     /// A file became shorter or longer while it was sent.
     #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end; submit it once nobody writes to it", path.display())]
     FileChanged {
-        /// The file.
         path: PathBuf,
-        /// Bytes announced.
         total: u64,
-        /// Bytes found in the end.
         sent: u64,
     },
-    /// The address is no URL.
     #[error("{server:?} is not a server address; expected http://HOST:PORT or https://HOST:PORT")]
-    Server {
-        /// What was given.
-        server: String,
-    },
-    /// The token cannot be sent.
+    Server { server: String },
     #[error(
         "the token has characters that a header cannot carry; give the one line of the token file"
     )]
@@ -100,42 +76,27 @@ pub(crate) enum ClientError {
         "{server} needs TLS and no certificates to trust are known: name the authority's PEM file with --ca FILE \
          (for a public authority the system's bundle, such as /etc/ssl/certs/ca-certificates.crt)"
     )]
-    NoCertificates {
-        /// The server.
-        server: String,
-    },
+    NoCertificates { server: String },
     /// Certificates, without TLS: who trusts or shows one expects that nobody else reads the images.
     #[error(
         "{server} is called without TLS, and {flag} is for TLS alone: name the fleet by https://, or leave {flag} out"
     )]
-    PlainText {
-        /// The server.
-        server: String,
-        /// The flag that has no use.
-        flag: &'static str,
-    },
-    /// A file of certificates cannot be used.
+    PlainText { server: String, flag: &'static str },
     #[error("cannot use {} as {what}; expected a PEM file", path.display())]
     Certificates {
-        /// The file.
         path: PathBuf,
         /// What for, with the flag that names it.
         what: &'static str,
-        /// Why.
         source: Source,
     },
     /// The fleet's answer lacks what the contract promises.
     #[error(
         "the fleet's answer lacks {missing}: its version and this program's do not fit together"
     )]
-    Protocol {
-        /// The missing field.
-        missing: &'static str,
-    },
+    Protocol { missing: &'static str },
     /// What the caller does with events failed: standard output is gone.
     #[error("cannot write the output")]
     Output {
-        /// Why.
         #[from]
         source: std::io::Error,
     },

@@ -86,9 +86,6 @@ pub(crate) type OnNews<'a> = &'a mut (dyn FnMut(UploadNews) + Send);
 impl Client {
     /// Sends the file at `path` and returns the handle of the complete upload, `uploads/{id}`, while the complete uploads in
     /// `kept` live on: the first files of a study on a slow line must be there when the last one is. It is one of them then.
-    ///
-    /// # Errors
-    /// The file cannot be read or changes, the fleet refuses, or it stays unreachable.
     pub(crate) async fn upload(
         &self,
         kept: &mut KeptUploads,
@@ -378,7 +375,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::client::{Fleet, Retry, TlsFiles};
+    use crate::client::{Fleet, Retry};
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -398,11 +395,8 @@ mod tests {
     async fn stuck() -> (TcpListener, Client) {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("binds");
-        let fleet = Fleet {
-            server: format!("http://{}", listener.local_addr().expect("bound")),
-            token: "t".to_owned(),
-            tls: TlsFiles::default(),
-        };
+        let address = listener.local_addr().expect("bound");
+        let fleet = Fleet::plain(format!("http://{address}"), "t");
         let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
         (listener, client)
     }
@@ -428,11 +422,8 @@ mod tests {
         };
         let config: medfleet_ingest::Config = load(&sources)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let fleet = Fleet {
-            server: format!("http://{}", listener.local_addr()?),
-            token: token.expose().to_owned(),
-            tls: TlsFiles::default(),
-        };
+        let server = format!("http://{}", listener.local_addr()?);
+        let fleet = Fleet::plain(server, token.expose());
         let client = Client::new(&fleet, Retry::PATIENT)?;
         let deployment = medfleet_ingest::Deployment {
             listener,

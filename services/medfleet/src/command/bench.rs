@@ -55,7 +55,6 @@ pub(crate) enum Command {
     Memory(memory::Args),
 }
 
-/// Runs the command.
 pub(crate) fn run(command: Command) -> CommandResult {
     match command {
         Command::Report(args) => report::run(args),

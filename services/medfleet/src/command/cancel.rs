@@ -14,7 +14,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     args.job.with(async |client, name| {
         let job = client.cancel(name).await?;

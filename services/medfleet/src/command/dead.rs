@@ -48,7 +48,6 @@ pub(crate) struct LetterArgs {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(command: Command) -> CommandResult {
     match command {
         Command::List(args) => list(&args),

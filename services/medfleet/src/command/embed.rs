@@ -36,7 +36,6 @@ struct Embedded {
     values: Vec<f32>,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     if args.images.is_empty() && args.texts.is_empty() {
         return Err(Fault::usage(anyhow!(

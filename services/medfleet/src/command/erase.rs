@@ -53,7 +53,6 @@ enum Of {
     Study,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     match whose_jobs(&args)? {
         Some(whose) => all_of(&args, whose),

@@ -63,7 +63,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let records = records(&args).map_err(Fault::usage)?;
     let task = args.task;

@@ -72,7 +72,6 @@ struct Spans {
     total: Duration,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let images = args
         .images

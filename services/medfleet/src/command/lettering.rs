@@ -19,9 +19,6 @@ pub(crate) struct LetteringArgs {
 
 impl LetteringArgs {
     /// What looks, once it has looked at a picture; `None` without the flag.
-    ///
-    /// # Errors
-    /// A program that does not look at pictures.
     pub(crate) fn check(&self) -> Result<Option<TextCheck>, Fault> {
         let Some(program) = &self.text_reader else {
             return Ok(None);

@@ -31,7 +31,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let states: Vec<_> = args.state.iter().copied().map(state_to_wire).collect();
     with_client(&args.server, async |client| {

@@ -31,7 +31,6 @@ struct Metric {
     help: String,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let metrics = all()?;
     if args.json {

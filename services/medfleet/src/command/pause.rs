@@ -50,7 +50,6 @@ impl Args {
     }
 }
 
-/// Runs `pause`.
 pub(crate) fn pause(args: Args) -> CommandResult {
     let (tenant, class) = args.scope()?;
     with_client(&args.server, async |client| {
@@ -60,7 +59,6 @@ pub(crate) fn pause(args: Args) -> CommandResult {
     })
 }
 
-/// Runs `resume`.
 pub(crate) fn resume(args: Args) -> CommandResult {
     let (tenant, class) = args.scope()?;
     with_client(&args.server, async |client| {
@@ -72,7 +70,6 @@ pub(crate) fn resume(args: Args) -> CommandResult {
     })
 }
 
-/// Runs `pauses`.
 pub(crate) fn list(args: ListArgs) -> CommandResult {
     with_client(&args.server, async |client| {
         let pauses = client.pauses().await?;

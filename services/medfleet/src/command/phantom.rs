@@ -55,7 +55,6 @@ enum FormatName {
     Raw,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let options = SetOptions {
         count: args.count,

@@ -112,7 +112,6 @@ struct Shown {
     streams: Vec<StreamLoad>,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let load = load(&args);
     load.check().map_err(Fault::usage)?;

@@ -22,7 +22,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     with_client(&args.server, async |client| {
         let mut request = RequeueJobsRequest {

@@ -10,7 +10,6 @@ use clap::builder::NonEmptyStringValueParser;
 use futures::FutureExt;
 use medfleet_core::setting::DurationText;
 use medfleet_core::{Class, GivenModality, TaskKind};
-use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
     AnswerTask, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask, Input, Job,
     LocaliseTask, ReportTask, SubmitJobRequest, SubmitJobResponse, Task, ZeroShotTask,
@@ -121,7 +120,6 @@ struct DecodingArgs {
     think: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     let task = task(&args).map_err(Fault::usage)?;
@@ -156,7 +154,7 @@ async fn until_asked_to_end(args: &Args, task: Kind, started: Instant) -> Comman
 
 /// Files in, job accepted, its end awaited.
 async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
-    let files = paths::unpacked(args.paths.clone(), Limits::default())
+    let files = paths::unpacked(args.paths.clone())
         .await
         .map_err(Fault::usage)?;
     check_count(args.task, files.files.len()).map_err(Fault::usage)?;
@@ -438,7 +436,7 @@ impl DecodingArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Fleet, TlsFiles};
+    use crate::client::Fleet;
     use crate::command::parsed;
 
     fn check(line: &str, expected: Result<Kind, &str>) {
@@ -529,11 +527,7 @@ mod tests {
         let files = ["1.dcm", "2.dcm"].map(|name| folder.path().join(name));
         std::fs::write(&files[0], b"x").expect("writes");
         std::fs::write(&files[1], b"").expect("writes");
-        let fleet = Fleet {
-            server: "http://127.0.0.1:1".to_owned(),
-            token: "t".to_owned(),
-            tls: TlsFiles::default(),
-        };
+        let fleet = Fleet::plain("http://127.0.0.1:1", "t");
         let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
         let request = SubmitJobRequest::default();
         let sent = send(&client, files.as_slice(), "", request, &mut |_, _| {}).await;

@@ -16,7 +16,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     args.job.with(async |client, name| {

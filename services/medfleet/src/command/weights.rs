@@ -103,7 +103,6 @@ struct Place {
     allow_http: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(command: Command) -> CommandResult {
     match command {
         Command::List(args) => list(&args.folder),

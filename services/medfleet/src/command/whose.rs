@@ -58,9 +58,6 @@ impl WhoseArgs {
 }
 
 /// A tenant's key, as `deidentify` takes it.
-///
-/// # Errors
-/// A file that cannot be read, or has another form.
 pub(super) fn key(path: &Path) -> Result<DeidentificationKey> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -68,9 +65,6 @@ pub(super) fn key(path: &Path) -> Result<DeidentificationKey> {
 }
 
 /// Whose one DICOM file is.
-///
-/// # Errors
-/// A file that cannot be read, is not DICOM or names no study.
 pub(super) fn of_file(key: &DeidentificationKey, path: &Path) -> Result<Whose> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(key.whose(&bytes, &Limits::default())?)

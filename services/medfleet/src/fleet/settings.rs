@@ -74,9 +74,6 @@ impl Given {
 }
 
 /// A text as the loader reads it as nothing but a text.
-///
-/// # Errors
-/// A text that cannot be quoted.
 pub(crate) fn quoted(text: &str) -> Result<String> {
     if text.contains(['"', '\\']) || text.chars().any(char::is_control) {
         bail!("{text:?} holds quotes, backslashes or control characters, which a setting cannot");

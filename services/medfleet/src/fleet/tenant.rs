@@ -25,9 +25,6 @@ pub(crate) struct LocalToken {
 
 impl LocalToken {
     /// The token that is there, or a new one. Other tenants' hashes stay as they are.
-    ///
-    /// # Errors
-    /// A file that cannot be read, written, or is no tokens file.
     pub(crate) fn open(data: &Data, random: &dyn Random) -> Result<Self> {
         let (file, hashes) = (data.root().join("token"), data.root().join("tokens.toml"));
         if file.is_file() && hashes.is_file() {

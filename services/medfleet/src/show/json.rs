@@ -1,15 +1,22 @@
 //! The API's messages as JSON: field names as in the `.proto`, enums as their words, times as RFC 3339, durations in seconds.
 
 use medfleet_proto::v1::{
-    DeadLetter, DecodingParameters, EraseJobResponse, FrameUsed, Job, LabelScore, Provenance,
-    Result as Draft, SubmitJobResponse, Timings, Usage, Window, ZeroShotImage, ZeroShotScore,
-    result::Output,
+    DeadLetter, DecodingParameters, EraseJobResponse, Failure, FrameUsed, Job, LabelScore,
+    Provenance, Result as Draft, SubmitJobResponse, Timings, Usage, Window, ZeroShotImage,
+    ZeroShotScore, result::Output,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
 
 use super::words::{class_word, failure_word, finish_word, state_word, task_word};
 use crate::client::Event;
+
+/// These fields of a message, under their names.
+macro_rules! fields {
+    ($message:ident: $($name:ident),+) => {
+        json!({$((stringify!($name)): $message.$name),+})
+    };
+}
 
 /// `{"event": "accepted", …}`
 pub(crate) fn accepted_json(response: &SubmitJobResponse, request_id: &str) -> Value {
@@ -68,10 +75,7 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "create_time": time_json(job.create_time.as_ref()),
         "update_time": time_json(job.update_time.as_ref()),
         "expire_time": time_json(job.expire_time.as_ref()),
-        "failure": job.failure.as_ref().map(|failure| json!({
-            "reason": failure_word(failure.reason),
-            "message": failure.message,
-        })),
+        "failure": job.failure.as_ref().map(failure_json),
         "image_count": job.image_count,
         "chunks_total": job.chunks_total,
         "chunks_done": job.chunks_done,
@@ -80,6 +84,10 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "cancel_wanted": job.cancel_wanted,
         "erase_time": time_json(job.erase_time.as_ref()),
     })
+}
+
+fn failure_json(failure: &Failure) -> Value {
+    json!({"reason": failure_word(failure.reason), "message": failure.message})
 }
 
 /// What an erasure left, field names as in the `.proto`.
@@ -105,10 +113,7 @@ pub(crate) fn dead_letter_json(letter: &DeadLetter) -> Value {
         "unit": letter.unit,
         "pool": letter.pool,
         "epoch": letter.epoch,
-        "failure": letter.failure.as_ref().map(|failure| json!({
-            "reason": failure_word(failure.reason),
-            "message": failure.message,
-        })),
+        "failure": letter.failure.as_ref().map(failure_json),
         "create_time": time_json(letter.create_time.as_ref()),
     })
 }
@@ -119,18 +124,13 @@ pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
         "job": draft.job,
         "draft": draft.draft,
         "notice": draft.notice,
-        "sentences": draft.sentences.iter().map(|sentence| json!({
-            "start_bytes": sentence.start_bytes,
-            "end_bytes": sentence.end_bytes,
-            "mean_log_probability": sentence.mean_log_probability,
-            "min_log_probability": sentence.min_log_probability,
-        })).collect::<Vec<_>>(),
+        "sentences": draft.sentences.iter().map(|sentence| {
+            fields!(sentence: start_bytes, end_bytes, mean_log_probability, min_log_probability)
+        }).collect::<Vec<_>>(),
         "frames": draft.frames.iter().map(frame_json).collect::<Vec<_>>(),
-        "files_refused": draft.files_refused.iter().map(|file| json!({
-            "input_index": file.input_index,
-            "reason": file.reason,
-            "message": file.message,
-        })).collect::<Vec<_>>(),
+        "files_refused": draft.files_refused.iter().map(|file| {
+            fields!(file: input_index, reason, message)
+        }).collect::<Vec<_>>(),
         "warnings": draft.warnings,
         "finish_reason": finish_word(draft.finish_reason),
         "provenance": draft.provenance.as_ref().map(provenance_json),
@@ -141,11 +141,11 @@ pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
     });
     match &draft.output {
         Some(Output::Report(report)) => {
-            value["report"] = json!({"text": report.text, "findings": report.findings, "impression": report.impression});
+            value["report"] = fields!(report: text, findings, impression);
         }
-        Some(Output::Answer(answer)) => value["answer"] = json!({"text": answer.text}),
+        Some(Output::Answer(answer)) => value["answer"] = fields!(answer: text),
         Some(Output::Classification(found)) => {
-            let label = |score: &LabelScore| json!({"label": score.label, "applies": score.applies, "probability": score.probability});
+            let label = |score: &LabelScore| fields!(score: label, applies, probability);
             let labels: Vec<Value> = found.labels.iter().map(label).collect();
             value["classification"] = json!({"text": found.text, "labels": labels});
         }
@@ -153,16 +153,13 @@ pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
             let boxes: Vec<Value> = found.boxes.iter().map(box_json).collect();
             value["localisation"] = json!({"text": found.text, "boxes": boxes});
         }
-        Some(Output::Extraction(found)) => value["extraction"] = json!({"json": found.json}),
+        Some(Output::Extraction(found)) => value["extraction"] = fields!(found: json),
         Some(Output::Embeddings(found)) => {
-            let values = found
-                .embeddings
-                .iter()
-                .map(|found| json!({"values": found.values}));
-            value["embeddings"] = values.collect();
+            let values = found.embeddings.iter();
+            value["embeddings"] = values.map(|found| fields!(found: values)).collect();
         }
         Some(Output::ZeroShot(found)) => {
-            let label = |score: &ZeroShotScore| json!({"label": score.label, "logit": score.logit, "probability": score.probability});
+            let label = |score: &ZeroShotScore| fields!(score: label, logit, probability);
             let labels = |image: &ZeroShotImage| -> Value {
                 json!({"labels": image.labels.iter().map(label).collect::<Vec<_>>()})
             };
@@ -175,13 +172,7 @@ pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
 }
 
 fn box_json(found: &medfleet_proto::v1::Box) -> Value {
-    json!({
-        "label": found.label,
-        "left_pixels": found.left_pixels,
-        "top_pixels": found.top_pixels,
-        "right_pixels": found.right_pixels,
-        "bottom_pixels": found.bottom_pixels,
-    })
+    fields!(found: label, left_pixels, top_pixels, right_pixels, bottom_pixels)
 }
 
 fn frame_json(frame: &FrameUsed) -> Value {
@@ -196,16 +187,14 @@ fn frame_json(frame: &FrameUsed) -> Value {
         "original_height": frame.original_height,
         "notes": frame.notes,
         "channel_windows": frame.channel_windows.iter().map(window_json).collect::<Vec<_>>(),
-        "placement": frame.placement.as_ref().map(|placement| json!({
-            "pad_left_pixels": placement.pad_left_pixels,
-            "pad_top_pixels": placement.pad_top_pixels,
-            "padded_side_pixels": placement.padded_side_pixels,
-        })),
+        "placement": frame.placement.as_ref().map(|placement| {
+            fields!(placement: pad_left_pixels, pad_top_pixels, padded_side_pixels)
+        }),
     })
 }
 
 fn window_json(window: &Window) -> Value {
-    json!({"center": window.center, "width": window.width, "function": window.function})
+    fields!(window: center, width, function)
 }
 
 fn provenance_json(provenance: &Provenance) -> Value {
@@ -230,17 +219,9 @@ fn provenance_json(provenance: &Provenance) -> Value {
 }
 
 fn decoding_json(decoding: &DecodingParameters) -> Value {
-    json!({
-        "max_tokens": decoding.max_tokens,
-        "temperature": decoding.temperature,
-        "top_k": decoding.top_k,
-        "top_p": decoding.top_p,
-        "seed": decoding.seed,
-        "min_p": decoding.min_p,
-        "repetition_penalty": decoding.repetition_penalty,
-        "stop": decoding.stop,
-        "think": decoding.think,
-    })
+    fields!(
+        decoding: max_tokens, temperature, top_k, top_p, seed, min_p, repetition_penalty, stop, think
+    )
 }
 
 fn timings_json(timings: &Timings) -> Value {
@@ -255,11 +236,7 @@ fn timings_json(timings: &Timings) -> Value {
 }
 
 fn usage_json(usage: &Usage) -> Value {
-    json!({
-        "prompt_tokens": usage.prompt_tokens,
-        "image_tokens": usage.image_tokens,
-        "output_tokens": usage.output_tokens,
-    })
+    fields!(usage: prompt_tokens, image_tokens, output_tokens)
 }
 
 fn time_json(time: Option<&Timestamp>) -> Value {

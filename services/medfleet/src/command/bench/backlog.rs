@@ -80,7 +80,6 @@ struct Figures {
     dtype: String,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let count = WARM_UP.saturating_add(args.alone).saturating_add(args.jobs);
     if count > PICTURES_MAX || args.jobs == 0 {

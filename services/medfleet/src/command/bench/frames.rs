@@ -39,7 +39,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     if let Some(folder) = &args.write {
         film::write(folder)?;

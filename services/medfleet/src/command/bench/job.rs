@@ -26,9 +26,6 @@ pub(super) struct Asked {
 
 impl Asked {
     /// Submits it, follows it to its end, and gives its name. `seen` gets every event on the way.
-    ///
-    /// # Errors
-    /// What the fleet refuses, and a job that does not complete.
     pub(super) async fn complete(
         self,
         client: &Client,

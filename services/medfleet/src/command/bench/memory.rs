@@ -31,7 +31,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let data = Data::open(&folder.path().join("data"))?;

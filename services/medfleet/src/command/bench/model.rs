@@ -52,7 +52,6 @@ struct Figures {
     samples: BTreeMap<Work, Samples>,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     args.checkpoint.prepare()?;
     let amounts = Amounts {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use toml::{Table, Value, toml};
 
 use super::usage::Usage;
-use crate::client::{Fleet, TlsFiles};
+use crate::client::Fleet;
 use crate::command::up;
 use crate::fleet::child::{self, free_address};
 use crate::fleet::data::{Data, write_whole};
@@ -67,11 +67,7 @@ impl Site {
     /// Where ingest answers, and with which token.
     pub(super) fn fleet(&self) -> Result<Fleet> {
         let token = std::fs::read_to_string(&self.token.file).context("cannot read the token")?;
-        Ok(Fleet {
-            server: format!("http://{}", self.api),
-            token: token.trim().to_owned(),
-            tls: TlsFiles::default(),
-        })
+        Ok(Fleet::plain(format!("http://{}", self.api), token.trim()))
     }
 
     /// The part of ingest's configuration that every bench has.

@@ -44,7 +44,6 @@ struct Measured {
     server: String,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     on_one_thread(async {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;

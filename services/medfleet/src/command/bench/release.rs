@@ -39,7 +39,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     on_one_thread(async {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;

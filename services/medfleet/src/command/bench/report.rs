@@ -22,7 +22,7 @@ use serde_json::json;
 use super::job::{Asked, SHOWN};
 use super::programs::tail;
 use super::sample::{Sample, head, median};
-use crate::client::{AddressFile, Client, Fleet, Retry, TlsFiles};
+use crate::client::{AddressFile, Client, Fleet, Retry};
 use crate::command::{on_one_thread, picture};
 use crate::exit::{CommandResult, Exit};
 use crate::fleet::child;
@@ -98,7 +98,6 @@ struct InProcess {
     text: String,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     if let Some(collector) = &args.otlp {
         return traces::run(&args, collector);
@@ -193,11 +192,7 @@ impl LocalFleet {
                     serde_json::from_slice(&bytes).context("the address file is not JSON")?;
                 let token =
                     std::fs::read_to_string(&file.token_file).context("cannot read the token")?;
-                return Ok(Fleet {
-                    server: file.server,
-                    token: token.trim().to_owned(),
-                    tls: TlsFiles::default(),
-                });
+                return Ok(Fleet::plain(file.server, token.trim()));
             }
             tokio::time::sleep(POLL).await;
         }

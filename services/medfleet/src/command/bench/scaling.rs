@@ -79,7 +79,6 @@ impl Pool {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     if args.workers.is_empty() || !args.workers.is_sorted_by(|a, b| a < b) || args.workers[0] == 0 {
         let error =

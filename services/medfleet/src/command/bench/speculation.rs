@@ -94,7 +94,6 @@ struct Turn {
     load: DecodeLoad,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let (loaded, with_draft) = models(&args)?;
     let mut bench = Bench {

@@ -184,7 +184,6 @@ struct Figures {
     caches: Vec<String>,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     if let Some(way) = args.child {
         start(&args, way)?;

@@ -89,7 +89,6 @@ enum BlobsArg {
     Disk,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

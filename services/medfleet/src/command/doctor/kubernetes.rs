@@ -38,7 +38,7 @@ struct Api {
 pub(super) async fn look(address: Option<&str>) -> Finding {
     let api = match address {
         Some(address) => Some(Api::at(address)),
-        None => Api::of_account(INSIDE, Path::new(ACCOUNT)),
+        None => Api::of_account(Path::new(ACCOUNT)),
     };
     match api {
         None => Finding::ok(
@@ -67,7 +67,7 @@ impl Api {
     }
 
     /// With what Kubernetes mounts into a pod; `None` where that is not there.
-    fn of_account(address: &str, folder: &Path) -> Option<Result<Self>> {
+    fn of_account(folder: &Path) -> Option<Result<Self>> {
         let token = folder.join("token");
         token.is_file().then(|| {
             let read = |name: &str| {
@@ -79,7 +79,7 @@ impl Api {
             let token = String::from_utf8(read("token")?).context("the account's token")?;
             Ok(Self {
                 client: client().tls_certs_only(authorities).build()?,
-                base: address.to_owned(),
+                base: INSIDE.to_owned(),
                 token: Some(token.trim().to_owned()),
             })
         })
@@ -246,15 +246,15 @@ mod tests {
     #[test]
     fn the_account_of_a_pod_is_used_where_it_is_mounted() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        assert!(Api::of_account(INSIDE, folder.path()).is_none());
+        assert!(Api::of_account(folder.path()).is_none());
         std::fs::write(folder.path().join("token"), "of the pod\n").expect("a file");
-        let without = Api::of_account(INSIDE, folder.path()).expect("it is mounted");
+        let without = Api::of_account(folder.path()).expect("it is mounted");
         let error = without.err().expect("no authority").to_string();
         assert!(error.contains("ca.crt"), "{error}");
         let made = rcgen::generate_simple_self_signed(vec!["kubernetes".to_owned()]);
         let pem = made.expect("a certificate").cert.pem();
         std::fs::write(folder.path().join("ca.crt"), pem).expect("a file");
-        let api = Api::of_account(INSIDE, folder.path()).expect("it is mounted");
+        let api = Api::of_account(folder.path()).expect("it is mounted");
         assert_eq!(api.expect("is read").token.as_deref(), Some("of the pod"));
     }
 

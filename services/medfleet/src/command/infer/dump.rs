@@ -6,9 +6,6 @@ use anyhow::{Context, Result, bail};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 /// Writes `logits` [positions, vocab], f32 little endian, to a safetensors file.
-///
-/// # Errors
-/// Rows of different lengths, or a file that cannot be written.
 pub(super) fn logits(path: &Path, rows: &[Vec<f32>]) -> Result<()> {
     let vocab = rows.first().map_or(0, Vec::len);
     if rows.iter().any(|row| row.len() != vocab) {

@@ -39,9 +39,6 @@ impl Sum {
     }
 
     /// Of a file's content.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub(crate) fn of_file(path: &Path) -> std::io::Result<Self> {
         let mut file = File::open(path)?;
         let mut hasher = Sha256::new();
@@ -158,9 +155,6 @@ impl Sums {
     }
 
     /// That every file is what the list says, and that no other lies beside one or beside the list: a loader might read it.
-    ///
-    /// # Errors
-    /// For the first file of which that is not so.
     pub(crate) fn check(&self, folder: &Path) -> Result<()> {
         for (name, expected) in &self.files {
             let path = folder.join(name);
@@ -176,9 +170,6 @@ impl Sums {
     }
 
     /// That no file beside the list or a listed one is missing in the list.
-    ///
-    /// # Errors
-    /// For the first that is.
     pub(crate) fn check_others(&self, folder: &Path) -> Result<()> {
         let listed: BTreeSet<_> = self
             .files
