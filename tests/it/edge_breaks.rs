@@ -213,6 +213,30 @@ async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over
     Ok(())
 }
 
+/// The hub's answer was lost, and the job ended here before anybody heard that the hub has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_to_the_hub_unheard_is_erased_there_when_it_is_erased_here() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    let (edge, above) = (site.client("st-mary").await?, hub.client("st-mary").await?);
+    site.link().lose_answers();
+    let job = edge.submit(film()?).await?.name;
+    let theirs = wait_until(PATIENCE, "the job at the hub", async || {
+        Some(at_hub(&site, &above, &job).await.ok()?.name)
+    })
+    .await?;
+    ensure!(edge.cancel(&job).await?.state() == JobState::Cancelled);
+    site.wait_waiting(1).await?;
+    site.link().mend();
+    // Nobody here has anything to do with it any more.
+    site.wait_waiting(0).await?;
+    edge.erase(&job).await?;
+    above
+        .wait_for(&theirs, |job| job.erase_time.is_some())
+        .await?;
+    Ok(())
+}
+
 /// As a server does that lost its power before it had written what it answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_has_forgotten_a_cancel_is_told_again() -> Result<()> {

@@ -49,9 +49,6 @@ const KEPT_AT_A_TIME: usize = 16;
 /// The answer may be that of an outdated server. If it were believed, the job would be forgotten, and its intake message removed.
 const BEHIND: Trouble = Trouble::Later("the job's record is behind", None);
 
-/// The hub contradicts itself about a job that is to be erased.
-const GONE: Trouble = Trouble::Later("the hub does not know what it is to erase", None);
-
 /// What became of an intake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offered {
@@ -137,23 +134,14 @@ impl Edge {
         };
         match known {
             Some(job) if record.state.is_final() => {
-                let job = job_of(&job)?;
-                match record.erased {
-                    // The hub has just found the job, and now does not know it: ask again later.
-                    Some(_) => match self.uplink.erase(behalf, &job).await {
-                        Err(Trouble::NotThere) => return Err(GONE),
-                        erased => erased?,
-                    },
-                    None => self.uplink.cancel(behalf, &job).await?,
-                }
-                Ok(Next::Done(Offered::Over))
+                self.note_ended(behalf, (key, record), &job).await
             }
             None if record.state.is_final() => Ok(Next::Done(Offered::Over)),
-            Some(job) => self.note(key, record, &job).await,
+            Some(job) => self.note(behalf, (key, record), &job).await,
             // The hub does not have it. That question may have taken long, and the job may have ended here meanwhile.
             None if is_doubtful => Ok(Next::Again { is_doubtful: false }),
             None => match self.submit(behalf, key, record).await {
-                Ok(job) => self.note(key, record, &job).await,
+                Ok(job) => self.note(behalf, (key, record), &job).await,
                 Err(Trouble::Refused(why)) => {
                     let failed = Move::Fail(plan::refused(&why));
                     self.end(key, record, &failed).await?;
@@ -225,7 +213,12 @@ impl Edge {
     }
 
     /// Records that the hub has the job.
-    async fn note(&self, key: &JobKey, record: &JobRecord, job: &v1::Job) -> Result<Next, Trouble> {
+    async fn note(
+        &self,
+        behalf: Behalf<'_>,
+        (key, record): (&JobKey, &JobRecord),
+        job: &v1::Job,
+    ) -> Result<Next, Trouble> {
         let step = Move::Forward {
             job: job_of(job)?,
             class: convert::class_from(job.class).unwrap_or(record.class),
@@ -237,10 +230,33 @@ impl Edge {
                 self.edge_figures().count(HubOutcome::Forwarded);
                 Ok(Next::Done(Offered::AtHub))
             }
-            // It ended here meanwhile, which the hub has to be told.
+            // It ended here meanwhile.
+            Applied::Refused { record, .. } if record.state.is_final() => {
+                self.note_ended(behalf, (key, &record), job).await
+            }
             Applied::Refused { .. } => Ok(Next::Again { is_doubtful: true }),
             // Replayed or forgotten since it was read, or the answer of an outdated server: the next try finds out.
             Applied::OtherEpoch { .. } | Applied::Missing => Err(BEHIND),
+        }
+    }
+
+    /// Stops a job at the hub that has ended here, and records that the hub has it: what was sent is erased there when it is
+    /// erased here, also long after.
+    async fn note_ended(
+        &self,
+        behalf: Behalf<'_>,
+        (key, record): (&JobKey, &JobRecord),
+        job: &v1::Job,
+    ) -> Result<Next, Trouble> {
+        let job = job_of(job)?;
+        self.uplink.cancel(behalf, &job).await?;
+        let step = Move::FoundAtHub { job };
+        let now = self.clock.now();
+        let applied = self.queue.apply(key, Some(record.epoch), &step, now);
+        match applied.await? {
+            // Whoever follows it erases it there if it was erased here.
+            Applied::Applied { .. } => Ok(Next::Done(Offered::AtHub)),
+            Applied::Refused { .. } | Applied::OtherEpoch { .. } | Applied::Missing => Err(BEHIND),
         }
     }
 
