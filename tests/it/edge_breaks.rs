@@ -120,6 +120,34 @@ fn film() -> Result<v1::SubmitJobRequest> {
     Ok(report(vec![inline(picture::png(64, 1)?)]))
 }
 
+/// As a hub does that was set up anew with another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_hub_takes_under_another_name_fails_and_nothing_of_it_stays_there()
+-> Result<()> {
+    let (hub, site, job, theirs) = before_decode().await?;
+    site.link().cut();
+    let of_before = |record: JobRecord| JobRecord {
+        forwarded: record.forwarded.clone().map(|forwarded| Forwarded {
+            job: JobId::from_bytes([1; 16]),
+            ..forwarded
+        }),
+        ..record
+    };
+    change(&site.queue().await?, &job_key("st-mary", &job)?, of_before).await?;
+    site.link().mend();
+    let edge = site.client("st-mary").await?;
+    let failed = edge.wait_final(&job).await?;
+    let failure = failed.failure.clone().context("a reason")?;
+    ensure!(
+        failed.state() == JobState::Failed && failure.message.contains("under its name"),
+        "{failed:?}"
+    );
+    let above = hub.client("st-mary").await?;
+    let left = above.get(&theirs).await?;
+    ensure!(left.erase_time.is_some(), "{left:?}");
+    Ok(())
+}
+
 /// Makes the time of a job of the edge be over, as it would be in some hours.
 async fn let_expire(site: &Edge, job: &str) -> Result<()> {
     let past = UnixMillis(clock()().0 - 1_000);

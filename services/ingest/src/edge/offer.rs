@@ -558,7 +558,8 @@ pub(super) fn headers_of(span: &tracing::Span, record: &JobRecord) -> Headers {
     }
 }
 
-fn job_of(job: &v1::Job) -> Result<JobId, Trouble> {
+/// The hub's name of a job.
+pub(super) fn job_of(job: &v1::Job) -> Result<JobId, Trouble> {
     let id = convert::job_id(&job.name);
     id.map_err(|_| Trouble::Later("the hub names its job as medfleet does not", None))
 }
