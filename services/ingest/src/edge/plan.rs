@@ -256,8 +256,10 @@ pub(super) fn is_of(name: &str, job: &JobId) -> Result<(), Trouble> {
     }
 }
 
-/// What is left of a job's time, at least a second.
+/// What is left of a job's time, at least a second. Never more than it was given, which the hub may refuse as too long: this
+/// replica's clock may be behind that of the one that accepted it, or was set back since.
 pub(super) fn time_left(record: &JobRecord, now: UnixMillis) -> Duration {
+    let now = now.max(record.times.accepted);
     let millis = u64::try_from(record.expires.0.saturating_sub(now.0)).unwrap_or(0);
     Duration::from_millis(millis.max(1_000))
 }

@@ -182,6 +182,22 @@ fn a_job_has_one_request_id_at_the_hub_and_one_that_means_something_else_another
 }
 
 #[test]
+fn a_job_has_what_is_left_of_its_time_and_never_more_than_it_was_given() {
+    let (_, mut record) = medfleet_testkit::record(1, 1);
+    (record.times.accepted, record.expires) = (UnixMillis(10_000), UnixMillis(70_000));
+    let check = |now, seconds| {
+        let left = time_left(&record, UnixMillis(now));
+        assert_eq!(left, Duration::from_secs(seconds), "at {now}");
+    };
+    check(10_000, 60);
+    check(30_000, 40);
+    check(90_000, 1);
+    // Of a clock that is behind the one of the accept.
+    check(9_990, 60);
+    check(0, 60);
+}
+
+#[test]
 fn what_is_told_of_another_job_is_not_taken() {
     let [mine, other] = [1, 2].map(|byte| JobId::from_bytes([byte; 16]));
     assert!(is_of(&format!("jobs/{mine}"), &mine).is_ok());
