@@ -143,10 +143,14 @@ impl Edge {
             None => match self.submit(behalf, key, record).await {
                 Ok(job) => self.note(behalf, (key, record), &job).await,
                 Err(Trouble::Refused(why)) => {
-                    let failed = Move::Fail(plan::refused(&why));
-                    self.end(key, record, &failed).await?;
+                    let failed = self.fail(key, record, plan::refused(&why)).await?;
                     self.edge_figures().count(HubOutcome::Refused);
-                    Ok(Next::Again { is_doubtful: false })
+                    Ok(failed)
+                }
+                Err(Trouble::Here(refusal @ Refusal::Invalid(_))) => {
+                    let text = refusal.to_string();
+                    let failure = Failure::new(FailureReason::InputRefused, text);
+                    self.fail(key, record, failure).await
                 }
                 // What is missing or damaged fails the job, as at a worker, and as there not by the word of a server that may not have
                 // got it yet; other trouble with the store an operator can mend.
@@ -208,6 +212,16 @@ impl Edge {
             text = format!("{text}: {what}");
         }
         let failure = Failure::new(FailureReason::Integrity, text);
+        self.fail(key, record, failure).await
+    }
+
+    /// Fails a job that the hub does not have.
+    async fn fail(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        failure: Failure,
+    ) -> Result<Next, Trouble> {
         self.end(key, record, &Move::Fail(failure)).await?;
         Ok(Next::Again { is_doubtful: false })
     }
