@@ -134,6 +134,7 @@ impl Edge {
 
     fn clear_figures(&self) {
         self.edge_figures().clear();
+        self.figures.pauses.set(0);
         if self.works_here() {
             self.figures.clear_backlog();
         }
@@ -180,7 +181,7 @@ impl Edge {
             Trouble::Later(why, asked) => {
                 tracing::debug!(why, ?asked, "a job waits for the hub");
             }
-            Trouble::Token => {}
+            Trouble::Token | Trouble::Held => {}
             Trouble::Refused(why) => tracing::warn!(why, "the hub refused a call"),
             Trouble::NotThere | Trouble::Taken | Trouble::OtherState => {
                 tracing::warn!("the hub answers in a way that was not expected");

@@ -2,12 +2,13 @@
 //!
 //! One is offered at a time. One that could not be handed on goes back to its place, so that a job of a higher class that has
 //! come meanwhile is next. Where the reason is the job's own, such as a record that this release cannot read, the job is left out
-//! for a while and holds up no other. Of each job is remembered whether it is doubtful: the hub may have it although our record
+//! for a while and holds up no other. What an operator holds back is looked at once, as it may have ended, and then left out until
+//! it is let go. Of each job is remembered whether it is doubtful: the hub may have it although our record
 //! does not say so.
 
 use std::collections::BTreeMap;
 
-use medfleet_core::{Class, Stage};
+use medfleet_core::{Class, JobId, Stage};
 use medfleet_queue::IntakeEntry;
 
 /// A job's place in the order of offers: by class; within a class accepted jobs in the order of their acceptance, then jobs whose
@@ -20,6 +21,8 @@ pub(super) struct Lane {
     waiting: BTreeMap<Place, Waiting>,
     /// Those that are left out until [`Lane::try_left`].
     left: BTreeMap<Place, Waiting>,
+    /// Those that an operator holds back, until [`Lane::let_go`].
+    held: BTreeMap<Place, Waiting>,
     /// One of them is being offered.
     is_busy: bool,
     /// Offers in a row that failed.
@@ -50,14 +53,15 @@ impl Lane {
         let was = self
             .waiting
             .remove(&place)
-            .or_else(|| self.left.remove(&place));
+            .or_else(|| self.left.remove(&place))
+            .or_else(|| self.held.remove(&place));
         let is_doubtful = is_doubtful || was.is_some_and(|was| was.is_doubtful);
         self.waiting.insert(place, Waiting { entry, is_doubtful });
     }
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.left.len()
+        self.waiting.len() + self.left.len() + self.held.len()
     }
 
     /// The job to offer now; `None` while another is offered. Without room for the tenant at the hub only a STAT job is offered.
@@ -104,6 +108,32 @@ impl Lane {
             self.left.insert(place, waiting);
         }
         self.is_busy = false;
+    }
+
+    /// The offered job is held back.
+    pub(super) fn hold(&mut self, entry: &IntakeEntry) {
+        let place = place(entry);
+        if let Some(waiting) = self.waiting.remove(&place) {
+            self.held.insert(place, waiting);
+        }
+        self.is_busy = false;
+    }
+
+    /// Lets the jobs that were held back be offered again.
+    pub(super) fn let_go(&mut self) {
+        self.waiting.append(&mut self.held);
+    }
+
+    /// A job has ended, and is offered again if it was held back: the hub may have to be told.
+    pub(super) fn wake(&mut self, job: &JobId) {
+        let is_it = |waiting: &Waiting| waiting.entry.unit.key.job == *job;
+        let woken = self.held.iter().filter(|(_, waiting)| is_it(waiting));
+        let woken: Vec<Place> = woken.map(|(place, _)| *place).collect();
+        for place in woken {
+            if let Some(waiting) = self.held.remove(&place) {
+                self.waiting.insert(place, waiting);
+            }
+        }
     }
 
     /// Lets the jobs that were left out be offered again.
@@ -228,6 +258,32 @@ mod tests {
         lane.add(routine(1), false);
         assert_eq!(lane.len(), 1);
         check(&mut lane, &routine(1), true, 0);
+    }
+
+    #[test]
+    fn what_is_held_back_waits_in_its_place_and_passes_once_it_has_ended() {
+        let mut lane = Lane::default();
+        for sequence in 1..4 {
+            lane.add(routine(sequence), sequence == 2);
+        }
+        for sequence in 1..4 {
+            check(&mut lane, &routine(sequence), sequence == 2, 0);
+            lane.hold(&routine(sequence));
+        }
+        assert_eq!((lane.len(), lane.next(true)), (3, None));
+        lane.wake(&routine(2).unit.key.job);
+        check(&mut lane, &routine(2), true, 0);
+        lane.done(&routine(2));
+        assert_eq!((lane.len(), lane.next(true)), (2, None));
+        // It is read a second time.
+        lane.add(routine(3), false);
+        assert_eq!(lane.len(), 2);
+        lane.let_go();
+        for sequence in [1, 3] {
+            check(&mut lane, &routine(sequence), false, 0);
+            lane.done(&routine(sequence));
+        }
+        assert_eq!(lane.len(), 0);
     }
 
     #[test]

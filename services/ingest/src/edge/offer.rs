@@ -69,11 +69,12 @@ enum Next {
 
 impl Edge {
     /// Brings one intake message to its end, which was read when the connection to the queue had been lost so often.
-    /// `is_doubtful`: whether the hub may have the job without our record saying so.
+    /// `is_doubtful`: whether the hub may have the job without our record saying so. `is_held`: whether an operator holds it back, so
+    /// that it is not sent; what has ended, or the hub has already, is brought to its end all the same.
     pub(super) async fn offer(
         self: Arc<Self>,
         (entry, losses): (&IntakeEntry, u64),
-        mut is_doubtful: bool,
+        (mut is_doubtful, is_held): (bool, bool),
     ) -> Result<Offered, Trouble> {
         let key = &entry.unit.key;
         let offered = loop {
@@ -87,7 +88,7 @@ impl Edge {
             };
             let span = self.span(&record);
             let headers = headers_of(&span, &record);
-            let step = self.offer_step(entry, &record, &headers, is_doubtful);
+            let step = self.offer_step(entry, &record, &headers, (is_doubtful, is_held));
             match step.instrument(span).await? {
                 Next::Done(offered) => break offered,
                 Next::Again { is_doubtful: next } => is_doubtful = next,
@@ -103,7 +104,7 @@ impl Edge {
         entry: &IntakeEntry,
         record: &JobRecord,
         headers: &Headers,
-        is_doubtful: bool,
+        (is_doubtful, is_held): (bool, bool),
     ) -> Result<Next, Trouble> {
         let key = &entry.unit.key;
         let behalf = Behalf {
@@ -140,6 +141,7 @@ impl Edge {
             Some(job) => self.note(behalf, (key, record), &job).await,
             // The hub does not have it. That question may have taken long, and the job may have ended here meanwhile.
             None if is_doubtful => Ok(Next::Again { is_doubtful: false }),
+            None if is_held => Err(Trouble::Held),
             None => match self.submit(behalf, key, record).await {
                 Ok(job) => self.note(behalf, (key, record), &job).await,
                 Err(Trouble::Refused(why)) => {

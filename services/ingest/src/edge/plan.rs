@@ -46,6 +46,8 @@ pub(super) enum Trouble {
     Later(&'static str, Option<Duration>),
     /// The hub does not know the tenant's token, or there is none.
     Token,
+    /// An operator of this site holds it back.
+    Held,
     /// Something at this site failed.
     Here(Refusal),
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis, chain};
-use medfleet_queue::{IntakeEntry, QueueError};
+use medfleet_queue::{IntakeEntry, Pause, QueueError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -17,9 +17,10 @@ use super::Edge;
 use super::follow::Follow;
 use super::lane::{Lane, Turn};
 use super::offer::Offered;
-use super::plan::{self, Duty};
+use super::plan::{self, Duty, Trouble};
 use crate::config::Travels;
 use crate::leader::Ended;
+use crate::unit::Pauses;
 use crate::work::{Expired, STALE, Silent, expire, in_turn};
 
 /// Intake messages taken at once before anything else.
@@ -48,6 +49,8 @@ enum NotDone {
     Shared,
     /// For a reason of this job alone.
     OfJob,
+    /// It is held back.
+    Held,
 }
 
 pub(super) struct Session {
@@ -57,6 +60,10 @@ pub(super) struct Session {
     /// Jobs whose messages came later were offered by nobody else.
     begun: Begun,
     lanes: BTreeMap<TenantId, Lane>,
+    /// What operators hold back.
+    pauses: Pauses,
+    /// It was said that the pauses cannot be read, and they could not be since.
+    is_unread_told: bool,
     offers: FuturesUnordered<Offering>,
     follows: FuturesUnordered<BoxFuture<'static, JobKey>>,
     followed: HashMap<JobKey, Followed>,
@@ -108,24 +115,22 @@ enum Step {
     Offered(IntakeEntry, Result<Offered, NotDone>),
     Followed(JobKey),
     Hint(JobKey),
+    Pauses(Result<Vec<Pause>, QueueError>),
     Records(Vec<(JobKey, JobRecord)>),
     ScanOver,
     Tick,
 }
 
 impl Session {
-    /// Hands jobs on until something of this side breaks.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), Ended> {
+    async fn begin(edge: &Arc<Edge>) -> Result<Self, QueueError> {
         let losses = edge.queue.losses();
-        let begun = Begun::now(edge).await.map_err(Ended::BeforeItBegan)?;
         let mut session = Self {
+            begun: Begun::now(edge).await?,
             edge: Arc::clone(edge),
             losses,
-            begun,
             lanes: BTreeMap::new(),
+            pauses: Pauses::default(),
+            is_unread_told: false,
             offers: FuturesUnordered::new(),
             follows: FuturesUnordered::new(),
             followed: HashMap::new(),
@@ -135,6 +140,19 @@ impl Session {
             is_trouble_told: false,
             try_left_at: Instant::now() + LEFT_FOR,
         };
+        // Not knowing what is held back, nothing is handed on.
+        session.hold_back(&edge.queue.pauses().await?);
+        Ok(session)
+    }
+
+    /// Hands jobs on until something of this side breaks.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), Ended> {
+        let begun = Self::begin(edge).await;
+        let mut session = begun.map_err(Ended::BeforeItBegan)?;
+        let mut pauses = std::pin::pin!(pauses(edge));
         // Hints are subscribed to before the stored state is read, so that no change is missed in between.
         let mut hints = hints(edge).await.map_err(Ended::BeforeItBegan)?;
         let mut intake = intake(edge).await.map_err(Ended::BeforeItBegan)?;
@@ -151,6 +169,7 @@ impl Session {
                 Some(key) = session.follows.next() => Step::Followed(key),
                 Some(key) = hints.next() => Step::Hint(key),
                 page = scan.next(), if is_scanning => page.map_or(Step::ScanOver, Step::Records),
+                Some(read) = pauses.next() => Step::Pauses(read),
                 _ = tick.tick() => Step::Tick,
                 () = &mut probe => Step::Tick,
             };
@@ -159,6 +178,7 @@ impl Session {
                 Step::Offered(entry, offered) => session.take_offered(&entry, offered),
                 Step::Followed(key) => session.go_on_following(key),
                 Step::Hint(key) => session.hint(key),
+                Step::Pauses(read) => session.take_pauses(read),
                 Step::Records(page) => {
                     for (key, record) in page {
                         begun_here += u64::from(plan::is_begun_here(&record));
@@ -169,6 +189,8 @@ impl Session {
                 }
                 Step::ScanOver => {
                     (is_scanning, has_scanned) = (false, true);
+                    // The hint of an end may have been lost.
+                    session.lanes.values_mut().for_each(Lane::let_go);
                     if begun_here > 0 && !edge.works_here() {
                         edge.work_on(begun_here);
                     }
@@ -252,6 +274,13 @@ impl Session {
                 Ok(_) => lane.done(entry),
                 Err(NotDone::Shared) => lane.not_done(entry),
                 Err(NotDone::OfJob) => lane.leave(entry),
+                Err(NotDone::Held) => {
+                    lane.hold(entry);
+                    if !self.pauses.holds(&entry.unit) {
+                        // It was resumed meanwhile.
+                        lane.let_go();
+                    }
+                }
             }
         }
         if matches!(offered, Ok(Offered::AtHub)) {
@@ -269,7 +298,8 @@ impl Session {
         for (tenant, lane) in &mut self.lanes {
             let has_room = at_hub.get(tenant).is_none_or(|count| *count < most);
             if let Some(turn) = lane.next(has_room) {
-                let offering = offer(Arc::clone(&self.edge), turn, self.losses);
+                let is_held = self.pauses.holds(&turn.entry.unit);
+                let offering = offer(Arc::clone(&self.edge), (turn, is_held), self.losses);
                 self.offers.push(offering.boxed());
             }
         }
@@ -289,8 +319,35 @@ impl Session {
         self.follows.push(follow.run().boxed());
     }
 
+    /// What could not be read stays as it is known.
+    fn take_pauses(&mut self, read: Result<Vec<Pause>, QueueError>) {
+        let was_told = std::mem::replace(&mut self.is_unread_told, read.is_err());
+        match read {
+            Ok(pauses) => self.hold_back(&pauses),
+            Err(error) if !was_told => {
+                tracing::warn!(error = chain(&error), "the pauses could not be read");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Takes what operators hold back, and shows them that it is taken.
+    fn hold_back(&mut self, pauses: &[Pause]) {
+        let count = i64::try_from(pauses.len()).unwrap_or(i64::MAX);
+        self.edge.figures.pauses.set(count);
+        let pauses = Pauses::of(pauses);
+        if self.pauses != pauses {
+            tracing::info!(pauses = count, "the edge has taken up what is paused");
+            self.pauses = pauses;
+            self.lanes.values_mut().for_each(Lane::let_go);
+        }
+    }
+
     /// A job was cancelled or erased.
     fn hint(&mut self, key: JobKey) {
+        if let Some(lane) = self.lanes.get_mut(&key.tenant) {
+            lane.wake(&key.job);
+        }
         match self.followed.get_mut(&key) {
             Some(followed) => {
                 followed.is_hinted = true;
@@ -355,10 +412,17 @@ impl Session {
         let mut ends = futures::stream::iter(ends).buffer_unordered(EXPIRED_AT_A_TIME);
         let mut trouble = None;
         while let Some((job, ended)) = ends.next().await {
-            // One that cannot be ended holds up no other.
-            if let Err(error) = ended {
-                self.not_ended.insert(job);
-                trouble = Some(error);
+            match ended {
+                Ok(()) => {
+                    if let Some(lane) = self.lanes.get_mut(&job.0.tenant) {
+                        lane.wake(&job.0.job);
+                    }
+                }
+                // One that cannot be ended holds up no other.
+                Err(error) => {
+                    self.not_ended.insert(job);
+                    trouble = Some(error);
+                }
             }
         }
         let has_trouble = trouble.is_some();
@@ -421,7 +485,7 @@ async fn end_of_time(
 /// Offers a job once. If that fails for a reason that other jobs may meet too, it returns only after a pause.
 async fn offer(
     edge: Arc<Edge>,
-    turn: Turn,
+    (turn, is_held): (Turn, bool),
     losses: u64,
 ) -> (IntakeEntry, Result<Offered, NotDone>) {
     let Turn {
@@ -430,8 +494,9 @@ async fn offer(
         tries,
     } = turn;
     let read = (&entry, losses);
-    match Arc::clone(&edge).offer(read, is_doubtful).await {
+    match Arc::clone(&edge).offer(read, (is_doubtful, is_held)).await {
         Ok(offered) => (entry, Ok(offered)),
+        Err(Trouble::Held) => (entry, Err(NotDone::Held)),
         Err(trouble) if plan::is_of_job(&trouble) => {
             edge.tell(&trouble);
             (entry, Err(NotDone::OfJob))
@@ -441,6 +506,16 @@ async fn offer(
             (entry, Err(NotDone::Shared))
         }
     }
+}
+
+/// What operators hold back, again and again.
+fn pauses(edge: &Edge) -> impl Stream<Item = Result<Vec<Pause>, QueueError>> {
+    let mut every = tokio::time::interval_at(Instant::now() + TICK, TICK);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    futures::stream::unfold(every, move |mut every| async move {
+        every.tick().await;
+        Some((edge.queue.pauses().await, every))
+    })
 }
 
 /// Jobs that were cancelled or erased.
