@@ -137,6 +137,9 @@ impl Edge {
             Some(job) if record.state.is_final() => {
                 self.note_ended(behalf, (key, record), &job).await
             }
+            None if is_doubtful && plan::has_just_ended(record, self.clock.known()) => {
+                Err(Trouble::Unsure)
+            }
             None if record.state.is_final() => Ok(Next::Done(Offered::Over)),
             Some(job) => self.note(behalf, (key, record), &job).await,
             // The hub does not have it. That question may have taken long, and the job may have ended here meanwhile.

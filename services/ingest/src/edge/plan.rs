@@ -48,6 +48,8 @@ pub(super) enum Trouble {
     Token,
     /// An operator of this site holds it back.
     Held,
+    /// Whether the hub has the job shows a little later; nothing else waits for that.
+    Unsure,
     /// Something at this site failed.
     Here(Refusal),
 }
@@ -75,7 +77,7 @@ impl From<StoreError> for Trouble {
 pub(super) fn is_of_job(trouble: &Trouble) -> bool {
     matches!(
         trouble,
-        Trouble::Here(Refusal::Queue(QueueError::Malformed { .. }))
+        Trouble::Here(Refusal::Queue(QueueError::Malformed { .. })) | Trouble::Unsure
     )
 }
 
@@ -196,6 +198,12 @@ const HUB_BEHIND_MAX: Duration = Duration::from_secs(60);
 pub(super) fn is_new_there(record: &JobRecord, now: Option<UnixMillis>) -> bool {
     let forwarded = record.forwarded.as_ref();
     forwarded.is_some_and(|forwarded| is_younger(forwarded.at, now, HUB_BEHIND_MAX))
+}
+
+/// Whether a job ended here so recently that the hub, which does not know it, may have taken it right before and not show it yet.
+pub(super) fn has_just_ended(record: &JobRecord, now: Option<UnixMillis>) -> bool {
+    let finished = record.times.finished;
+    finished.is_some_and(|at| is_younger(at, now, HUB_BEHIND_MAX))
 }
 
 /// Whether something of the time `at` may be younger than `most`. A clock that was set back makes nothing older.

@@ -227,6 +227,20 @@ fn what_was_handed_on_just_now_is_not_taken_for_lost() {
 }
 
 #[test]
+fn of_what_ended_just_now_the_hub_is_asked_again() {
+    let (_, open) = medfleet_testkit::record(1, 1);
+    let at = UnixMillis(1_000_000);
+    let ended = open.apply(&medfleet_core::Move::Cancel, at).expect("ends");
+    let after = |millis| Some(UnixMillis(at.0 + millis));
+    assert!(has_just_ended(&ended, after(0)));
+    assert!(has_just_ended(&ended, after(59_000)));
+    assert!(!has_just_ended(&ended, after(60_000)));
+    assert!(has_just_ended(&ended, None), "the time is not known yet");
+    assert!(!has_just_ended(&open, after(0)), "it goes on");
+    assert!(is_of_job(&Trouble::Unsure), "others would wait for it");
+}
+
+#[test]
 fn parts_that_the_hub_has_are_not_read_again() {
     assert_eq!(after(Some(&10), 25), Some(15));
     assert_eq!(after(Some(&10), 10), Some(0));
