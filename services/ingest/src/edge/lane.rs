@@ -7,9 +7,11 @@
 //! does not say so.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use medfleet_core::{Class, JobId, Stage};
 use medfleet_queue::IntakeEntry;
+use tokio::sync::Notify;
 
 /// A job's place in the order of offers: by class; within a class accepted jobs in the order of their acceptance, then jobs whose
 /// images stay here in the order in which they were encoded.
@@ -23,8 +25,10 @@ pub(super) struct Lane {
     left: BTreeMap<Place, Waiting>,
     /// Those that an operator holds back, until [`Lane::let_go`].
     held: BTreeMap<Place, Waiting>,
-    /// One of them is being offered.
-    is_busy: bool,
+    /// The one that is being offered.
+    offered: Option<Place>,
+    /// Ends the pause after the offer under way: a job of a higher class has come.
+    hurry: Arc<Notify>,
     /// Offers in a row that failed.
     tries: u32,
 }
@@ -57,6 +61,14 @@ impl Lane {
             .or_else(|| self.held.remove(&place));
         let is_doubtful = is_doubtful || was.is_some_and(|was| was.is_doubtful);
         self.waiting.insert(place, Waiting { entry, is_doubtful });
+        if self.offered.is_some_and(|offered| place.0 < offered.0) {
+            self.hurry.notify_one();
+        }
+    }
+
+    /// What ends the pause after the offer under way early.
+    pub(super) fn hurry(&self) -> Arc<Notify> {
+        Arc::clone(&self.hurry)
     }
 
     /// How many wait.
@@ -66,14 +78,16 @@ impl Lane {
 
     /// The job to offer now; `None` while another is offered. Without room for the tenant at the hub only a STAT job is offered.
     pub(super) fn next(&mut self, has_room: bool) -> Option<Turn> {
-        if self.is_busy {
+        if self.offered.is_some() {
             return None;
         }
-        let ((class, ..), first) = self.waiting.first_key_value()?;
-        if !has_room && *class != Class::Stat {
+        let (place, first) = self.waiting.first_key_value()?;
+        if !has_room && place.0 != Class::Stat {
             return None;
         }
-        self.is_busy = true;
+        self.offered = Some(*place);
+        // A wish that came too late for the offer before is none of this one's.
+        self.hurry = Arc::default();
         Some(Turn {
             entry: first.entry.clone(),
             is_doubtful: first.is_doubtful,
@@ -84,7 +98,7 @@ impl Lane {
     /// The offered job needs no further offer.
     pub(super) fn done(&mut self, entry: &IntakeEntry) {
         self.waiting.remove(&place(entry));
-        self.is_busy = false;
+        self.offered = None;
         self.tries = 0;
     }
 
@@ -93,7 +107,7 @@ impl Lane {
         if let Some(waiting) = self.waiting.get_mut(&place(entry)) {
             waiting.is_doubtful = true;
         }
-        self.is_busy = false;
+        self.offered = None;
         self.tries = self.tries.saturating_add(1);
     }
 
@@ -107,7 +121,7 @@ impl Lane {
             };
             self.left.insert(place, waiting);
         }
-        self.is_busy = false;
+        self.offered = None;
     }
 
     /// The offered job is held back.
@@ -116,7 +130,7 @@ impl Lane {
         if let Some(waiting) = self.waiting.remove(&place) {
             self.held.insert(place, waiting);
         }
-        self.is_busy = false;
+        self.offered = None;
     }
 
     /// Lets the jobs that were held back be offered again.
@@ -148,6 +162,7 @@ fn place(entry: &IntakeEntry) -> Place {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use medfleet_core::{Cost, JobId, JobKey, PoolName, TenantId, UnixMillis, WorkUnit};
 
     use super::*;
@@ -238,6 +253,35 @@ mod tests {
         check(&mut lane, &routine(1), true, 0);
         lane.done(&routine(1));
         check(&mut lane, &routine(2), false, 0);
+    }
+
+    /// However long the hub asked the other one to wait.
+    #[test]
+    fn a_job_of_a_higher_class_waits_for_no_pause_of_another() {
+        let is_hurried = |lane: &Lane| lane.hurry().notified().now_or_never().is_some();
+        let stat = entry(Class::Stat, Stage::Preprocess, 3);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        check(&mut lane, &routine(1), false, 0);
+        lane.add(routine(2), false);
+        assert!(!is_hurried(&lane), "it comes after the other");
+        lane.add(stat.clone(), false);
+        assert!(is_hurried(&lane));
+        lane.not_done(&routine(1));
+        check(&mut lane, &stat, false, 1);
+        lane.add(entry(Class::Stat, Stage::Preprocess, 4), false);
+        assert!(!is_hurried(&lane), "it is of the same class");
+        lane.add(routine(5), false);
+        lane.done(&stat);
+        // One that came while the other was sent hurries nothing after it.
+        let urgent = entry(Class::Urgent, Stage::Preprocess, 6);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        check(&mut lane, &routine(1), false, 0);
+        lane.add(urgent.clone(), false);
+        lane.done(&routine(1));
+        check(&mut lane, &urgent, false, 0);
+        assert!(!is_hurried(&lane));
     }
 
     #[test]

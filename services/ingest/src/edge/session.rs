@@ -299,7 +299,8 @@ impl Session {
             let has_room = at_hub.get(tenant).is_none_or(|count| *count < most);
             if let Some(turn) = lane.next(has_room) {
                 let is_held = self.pauses.holds(&turn.entry.unit);
-                let offering = offer(Arc::clone(&self.edge), (turn, is_held), self.losses);
+                let turn = (turn, is_held, lane.hurry());
+                let offering = offer(Arc::clone(&self.edge), turn, self.losses);
                 self.offers.push(offering.boxed());
             }
         }
@@ -482,10 +483,11 @@ async fn end_of_time(
     Ok(())
 }
 
-/// Offers a job once. If that fails for a reason that other jobs may meet too, it returns only after a pause.
+/// Offers a job once. If that fails for a reason that other jobs may meet too, it returns only after a pause, which ends early where
+/// the lane says so.
 async fn offer(
     edge: Arc<Edge>,
-    (turn, is_held): (Turn, bool),
+    (turn, is_held, hurry): (Turn, bool, Arc<Notify>),
     losses: u64,
 ) -> (IntakeEntry, Result<Offered, NotDone>) {
     let Turn {
@@ -502,7 +504,11 @@ async fn offer(
             (entry, Err(NotDone::OfJob))
         }
         Err(trouble) => {
-            edge.wait_after(&trouble, tries).await;
+            tokio::select! {
+                biased;
+                () = edge.wait_after(&trouble, tries) => {}
+                () = hurry.notified() => {}
+            }
             (entry, Err(NotDone::Shared))
         }
     }
