@@ -97,6 +97,28 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_ends_while_its_file_is_on_the_line_is_not_handed_on() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    let edge = site.client("st-mary").await?;
+    let upload = edge.upload(&picture::noise(SIDE, 1)?).await?;
+    site.link().cut_after(BETWEEN_CUTS_BYTES);
+    let job = edge.submit(report(vec![uploaded(&upload)])).await?.name;
+    wait_until(PATIENCE, "the link to be cut", async || {
+        site.link().is_cut().then_some(())
+    })
+    .await?;
+    site.wait_waiting(1).await?;
+    ensure!(edge.cancel(&job).await?.state() == JobState::Cancelled);
+    site.link().mend();
+    site.wait_waiting(0).await?;
+    let above = hub.client("st-mary").await?;
+    let there = above.list(10, "").await?.0;
+    ensure!(there.is_empty(), "{there:?}");
+    Ok(())
+}
+
 /// A hub without a decoder, its edge, and a job that stands before its decode there: their names at the edge and at the hub.
 async fn before_decode() -> Result<(Fleet, Edge, String, String)> {
     let hub = Fleet::start(Options::default()).await?;

@@ -181,7 +181,7 @@ impl Edge {
             Trouble::Later(why, asked) => {
                 tracing::debug!(why, ?asked, "a job waits for the hub");
             }
-            Trouble::Token | Trouble::Held | Trouble::Unsure => {}
+            Trouble::Token | Trouble::Held | Trouble::Unsure | Trouble::Ended => {}
             Trouble::Refused(why) => tracing::warn!(why, "the hub refused a call"),
             Trouble::NotThere | Trouble::Taken | Trouble::OtherState => {
                 tracing::warn!("the hub answers in a way that was not expected");

@@ -147,6 +147,7 @@ impl Edge {
             None if is_held => Err(Trouble::Held),
             None => match self.submit(behalf, key, record).await {
                 Ok(job) => self.note(behalf, (key, record), &job).await,
+                Err(Trouble::Ended) => Ok(Next::Again { is_doubtful: false }),
                 Err(Trouble::Refused(why)) => {
                     let failed = self.fail(key, record, plan::refused(&why)).await?;
                     self.edge_figures().count(HubOutcome::Refused);
@@ -337,6 +338,10 @@ impl Edge {
             })
             .collect();
         let inputs = self.all_sent(behalf, &parcel.files, inputs).await?;
+        // Files may be on the line for hours.
+        if !is_within && self.has_ended(key, record).await? {
+            return Err(Trouble::Ended);
+        }
         let left = plan::time_left(record, self.clock.now());
         let request = v1::SubmitJobRequest {
             request_id: plan::request_id(&key.job, record),
@@ -360,6 +365,13 @@ impl Edge {
             }
             submitted => submitted,
         }
+    }
+
+    /// Whether a job has ended, or was started over, since its record was read.
+    async fn has_ended(&self, key: &JobKey, record: &JobRecord) -> Result<bool, Trouble> {
+        let now = self.queue.record(key).await?;
+        let has_ended = |now: JobRecord| now.epoch != record.epoch || now.state.is_final();
+        Ok(now.is_some_and(|(now, _)| has_ended(now)))
     }
 
     /// Sends all files, some at a time. Until the last is there, the hub is asked to keep the others.

@@ -50,6 +50,8 @@ pub(super) enum Trouble {
     Held,
     /// Whether the hub has the job shows a little later; nothing else waits for that.
     Unsure,
+    /// The job has ended here while its files were sent.
+    Ended,
     /// Something at this site failed.
     Here(Refusal),
 }
