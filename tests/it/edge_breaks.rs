@@ -287,6 +287,30 @@ async fn what_came_to_the_hub_unheard_is_erased_there_when_it_is_erased_here() -
     Ok(())
 }
 
+/// As after a rollback of the hub: a later release has written its record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_hub_cannot_read_holds_up_no_other() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    let (edge, above) = (site.client("st-mary").await?, hub.client("st-mary").await?);
+    // Nobody changes the record any more.
+    hub.stop_role(Role::Preprocess).await?;
+    site.link().lose_answers();
+    let job = edge.submit(film()?).await?.name;
+    let theirs = wait_until(PATIENCE, "the job at the hub", async || {
+        Some(at_hub(&site, &above, &job).await.ok()?.name)
+    })
+    .await?;
+    let record = format!("$KV.JOBS_0.{}", job_key("st-mary", &theirs)?);
+    hub.publish_raw(&record, &[0x0a, 0xff]).await?;
+    hub.start_role(Role::Preprocess).await?;
+    site.link().mend();
+    let next = edge.submit(film()?).await?.name;
+    edge.wait_completed(&next).await?;
+    ensure!(edge.get(&job).await?.state() == JobState::Accepted);
+    Ok(())
+}
+
 /// As a server does that lost its power before it had written what it answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_has_forgotten_a_cancel_is_told_again() -> Result<()> {

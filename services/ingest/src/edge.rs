@@ -181,6 +181,7 @@ impl Edge {
             Trouble::Later(why, asked) => {
                 tracing::debug!(why, ?asked, "a job waits for the hub");
             }
+            Trouble::Defect => tracing::warn!("the hub has a defect; its log says more"),
             Trouble::Token | Trouble::Held | Trouble::Unsure | Trouble::Ended => {}
             Trouble::Refused(why) => tracing::warn!(why, "the hub refused a call"),
             Trouble::NotThere | Trouble::Taken | Trouble::OtherState => {

@@ -468,10 +468,10 @@ impl Edge {
                 Ok(sent) if sent.complete => return Ok(sent.name),
                 Ok(sent) => sent,
                 // What was still on its way may have moved the place from which the hub goes on; an older release refuses then.
-                Err(trouble @ (Trouble::Later(..) | Trouble::Refused(_))) => {
+                Err(trouble @ (Trouble::Later(..) | Trouble::Defect | Trouble::Refused(_))) => {
                     self.wait_after(&trouble, tries).await;
                     match self.uplink.upload_of(behalf, upload.name.clone()).await {
-                        Err(Trouble::Later(..)) => upload,
+                        Err(Trouble::Later(..) | Trouble::Defect) => upload,
                         found => found?,
                     }
                 }

@@ -44,6 +44,8 @@ pub(super) enum Trouble {
     OtherState,
     /// Not possible now: why, and how long the hub asks to wait, if it does.
     Later(&'static str, Option<Duration>),
+    /// The hub itself has a defect, or cannot read what it has of this job.
+    Defect,
     /// The hub does not know the tenant's token, or there is none.
     Token,
     /// An operator of this site holds it back.
@@ -98,6 +100,7 @@ pub(super) fn trouble(status: &Status) -> Trouble {
     };
     match status.code() {
         Code::Unauthenticated => Trouble::Token,
+        Code::Internal => Trouble::Defect,
         Code::NotFound => Trouble::NotThere,
         Code::AlreadyExists => Trouble::Taken,
         Code::FailedPrecondition if info.reason == "WRONG_STATE" => Trouble::OtherState,
@@ -132,7 +135,6 @@ const fn code_word(code: Code) -> &'static str {
         Code::Unavailable => "the hub is not reachable",
         Code::DeadlineExceeded => "the hub did not answer in time",
         Code::ResourceExhausted => "the hub has no room",
-        Code::Internal => "the hub has a defect",
         Code::Aborted => "the hub has more of an upload than it said",
         // A connection that broke, or something that stands in the hub's place.
         _ => "no answer of medfleet came",

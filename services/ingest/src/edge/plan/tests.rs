@@ -77,6 +77,13 @@ fn the_rest_has_its_own_meaning() {
     let wanted = "only one that has not ended can be cancelled";
     let ended = by_hub(&Refusal::WrongState { state, wanted });
     assert!(matches!(ended, Trouble::OtherState));
+    let unreadable = Refusal::Queue(QueueError::Malformed {
+        what: "a job record",
+        reason: "its state",
+    });
+    assert!(matches!(by_hub(&unreadable), Trouble::Defect));
+    let by_proxy = Status::internal("no");
+    assert!(matches!(trouble(&by_proxy), Trouble::Later(_, None)));
     let erased = Refusal::Store(medfleet_store::StoreError::JobErased);
     assert!(matches!(by_hub(&erased), Trouble::Refused(_)));
 }
