@@ -27,6 +27,8 @@ pub(super) struct Lane {
     held: BTreeMap<Place, Waiting>,
     /// The one that is being offered.
     offered: Option<Place>,
+    /// It has ended meanwhile.
+    is_woken: bool,
     /// Ends the pause after the offer under way: a job of a higher class has come.
     hurry: Arc<Notify>,
     /// Offers in a row that failed.
@@ -85,7 +87,7 @@ impl Lane {
         if !has_room && place.0 != Class::Stat {
             return None;
         }
-        self.offered = Some(*place);
+        (self.offered, self.is_woken) = (Some(*place), false);
         // A wish that came too late for the offer before is none of this one's.
         self.hurry = Arc::default();
         Some(Turn {
@@ -124,10 +126,12 @@ impl Lane {
         self.offered = None;
     }
 
-    /// The offered job is held back.
+    /// The offered job is held back, unless it has ended since its record was read.
     pub(super) fn hold(&mut self, entry: &IntakeEntry) {
         let place = place(entry);
-        if let Some(waiting) = self.waiting.remove(&place) {
+        if !self.is_woken
+            && let Some(waiting) = self.waiting.remove(&place)
+        {
             self.held.insert(place, waiting);
         }
         self.offered = None;
@@ -141,6 +145,8 @@ impl Lane {
     /// A job has ended, and is offered again if it was held back: the hub may have to be told.
     pub(super) fn wake(&mut self, job: &JobId) {
         let is_it = |waiting: &Waiting| waiting.entry.unit.key.job == *job;
+        let offered = self.offered.and_then(|place| self.waiting.get(&place));
+        self.is_woken |= offered.is_some_and(is_it);
         let woken = self.held.iter().filter(|(_, waiting)| is_it(waiting));
         let woken: Vec<Place> = woken.map(|(place, _)| *place).collect();
         for place in woken {
@@ -322,6 +328,12 @@ mod tests {
         // It is read a second time.
         lane.add(routine(3), false);
         assert_eq!(lane.len(), 2);
+        // It ends after its record was read for the offer.
+        check(&mut lane, &routine(3), false, 0);
+        lane.wake(&routine(3).unit.key.job);
+        lane.hold(&routine(3));
+        check(&mut lane, &routine(3), false, 0);
+        lane.hold(&routine(3));
         lane.let_go();
         for sequence in [1, 3] {
             check(&mut lane, &routine(sequence), false, 0);
