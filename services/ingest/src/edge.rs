@@ -160,10 +160,7 @@ impl Edge {
     /// Waits after something was not done, the longer the more often.
     async fn wait_after(&self, trouble: &Trouble, tries: u32) {
         let range = (self.config.pause_least.get(), self.config.pause_most.get());
-        let asked = match trouble {
-            Trouble::Later(_, asked) => *asked,
-            _ => None,
-        };
+        let asked = plan::asked(trouble);
         self.tell(trouble);
         let pause = plan::pause(range, tries, asked, self.random.next_u64());
         match asked {

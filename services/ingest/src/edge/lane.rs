@@ -12,6 +12,7 @@ use std::sync::Arc;
 use medfleet_core::{Class, JobId, Stage};
 use medfleet_queue::IntakeEntry;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// A job's place in the order of offers: by class; within a class accepted jobs in the order of their acceptance, then jobs whose
 /// images stay here in the order in which they were encoded.
@@ -39,6 +40,8 @@ pub(super) struct Lane {
 struct Waiting {
     entry: IntakeEntry,
     is_doubtful: bool,
+    /// Until when the hub asked it to wait.
+    until: Option<Instant>,
 }
 
 /// A job whose turn it is.
@@ -62,7 +65,12 @@ impl Lane {
             .or_else(|| self.left.remove(&place))
             .or_else(|| self.held.remove(&place));
         let is_doubtful = is_doubtful || was.is_some_and(|was| was.is_doubtful);
-        self.waiting.insert(place, Waiting { entry, is_doubtful });
+        let waiting = Waiting {
+            entry,
+            is_doubtful,
+            until: None,
+        };
+        self.waiting.insert(place, waiting);
         if self.offered.is_some_and(|offered| place.0 < offered.0) {
             self.hurry.notify_one();
         }
@@ -78,13 +86,15 @@ impl Lane {
         self.waiting.len() + self.left.len() + self.held.len()
     }
 
-    /// The job to offer now; `None` while another is offered. Without room for the tenant at the hub only a STAT job is offered.
-    pub(super) fn next(&mut self, has_room: bool) -> Option<Turn> {
+    /// The job to offer now; `None` while another is offered, or the hub's time for it has not come. Without room for the tenant at
+    /// the hub only a STAT job is offered.
+    pub(super) fn next(&mut self, has_room: bool, now: Instant) -> Option<Turn> {
         if self.offered.is_some() {
             return None;
         }
         let (place, first) = self.waiting.first_key_value()?;
-        if !has_room && place.0 != Class::Stat {
+        let is_early = first.until.is_some_and(|until| now < until);
+        if is_early || (!has_room && place.0 != Class::Stat) {
             return None;
         }
         (self.offered, self.is_woken) = (Some(*place), false);
@@ -104,10 +114,11 @@ impl Lane {
         self.tries = 0;
     }
 
-    /// The offer failed. The job is doubtful from now on: the hub may have taken it, and only its answer was lost.
-    pub(super) fn not_done(&mut self, entry: &IntakeEntry) {
+    /// The offer failed. The job is doubtful from now on: the hub may have taken it, and only its answer was lost. `until`: when the
+    /// hub wants to see it again; it is not sent in vain because another ended its pause.
+    pub(super) fn not_done(&mut self, entry: &IntakeEntry, until: Option<Instant>) {
         if let Some(waiting) = self.waiting.get_mut(&place(entry)) {
-            waiting.is_doubtful = true;
+            (waiting.is_doubtful, waiting.until) = (true, until);
         }
         self.offered = None;
         self.tries = self.tries.saturating_add(1);
@@ -168,6 +179,8 @@ fn place(entry: &IntakeEntry) -> Place {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::FutureExt;
     use medfleet_core::{Cost, JobId, JobKey, PoolName, TenantId, UnixMillis, WorkUnit};
 
@@ -206,8 +219,8 @@ mod tests {
             is_doubtful,
             tries,
         };
-        assert_eq!(lane.next(true), Some(expected));
-        assert_eq!(lane.next(true), None, "two at a time");
+        assert_eq!(lane.next(true, Instant::now()), Some(expected));
+        assert_eq!(lane.next(true, Instant::now()), None, "two at a time");
     }
 
     #[test]
@@ -222,7 +235,7 @@ mod tests {
             check(&mut lane, entry, false, 0);
             lane.done(entry);
         }
-        assert_eq!((lane.len(), lane.next(true)), (0, None));
+        assert_eq!((lane.len(), lane.next(true, Instant::now())), (0, None));
     }
 
     #[test]
@@ -230,12 +243,12 @@ mod tests {
         let stat = entry(Class::Stat, Stage::Preprocess, 2);
         let mut lane = Lane::default();
         lane.add(routine(1), false);
-        assert_eq!(lane.next(false), None);
+        assert_eq!(lane.next(false, Instant::now()), None);
         lane.add(stat.clone(), false);
-        let turn = lane.next(false).map(|turn| turn.entry);
+        let turn = lane.next(false, Instant::now()).map(|turn| turn.entry);
         assert_eq!(turn, Some(stat.clone()));
         lane.done(&stat);
-        assert_eq!(lane.next(false), None);
+        assert_eq!(lane.next(false, Instant::now()), None);
         check(&mut lane, &routine(1), false, 0);
     }
 
@@ -246,13 +259,13 @@ mod tests {
         lane.add(routine(1), false);
         lane.add(routine(2), false);
         check(&mut lane, &routine(1), false, 0);
-        lane.not_done(&routine(1));
+        lane.not_done(&routine(1), None);
         check(&mut lane, &routine(1), true, 1);
         // It comes while another is under way.
         lane.add(stat.clone(), false);
-        lane.not_done(&routine(1));
+        lane.not_done(&routine(1), None);
         check(&mut lane, &stat, false, 2);
-        lane.not_done(&stat);
+        lane.not_done(&stat, None);
         check(&mut lane, &stat, true, 3);
         lane.done(&stat);
         // The hub may have this one, whatever was handed on since.
@@ -273,12 +286,18 @@ mod tests {
         assert!(!is_hurried(&lane), "it comes after the other");
         lane.add(stat.clone(), false);
         assert!(is_hurried(&lane));
-        lane.not_done(&routine(1));
+        let until = Instant::now() + Duration::from_secs(600);
+        lane.not_done(&routine(1), Some(until));
         check(&mut lane, &stat, false, 1);
-        lane.add(entry(Class::Stat, Stage::Preprocess, 4), false);
+        let second = entry(Class::Stat, Stage::Preprocess, 4);
+        lane.add(second.clone(), false);
         assert!(!is_hurried(&lane), "it is of the same class");
-        lane.add(routine(5), false);
         lane.done(&stat);
+        check(&mut lane, &second, false, 0);
+        lane.done(&second);
+        assert_eq!(lane.next(true, Instant::now()), None, "the hub said when");
+        let turn = lane.next(true, until).map(|turn| turn.entry);
+        assert_eq!(turn, Some(routine(1)));
         // One that came while the other was sent hurries nothing after it.
         let urgent = entry(Class::Urgent, Stage::Preprocess, 6);
         let mut lane = Lane::default();
@@ -300,7 +319,7 @@ mod tests {
         assert_eq!(lane.len(), 2);
         check(&mut lane, &routine(2), false, 0);
         lane.done(&routine(2));
-        assert_eq!(lane.next(true), None, "it is left");
+        assert_eq!(lane.next(true, Instant::now()), None, "it is left");
         lane.try_left();
         check(&mut lane, &routine(1), true, 0);
         lane.leave(&routine(1));
@@ -320,11 +339,11 @@ mod tests {
             check(&mut lane, &routine(sequence), sequence == 2, 0);
             lane.hold(&routine(sequence));
         }
-        assert_eq!((lane.len(), lane.next(true)), (3, None));
+        assert_eq!((lane.len(), lane.next(true, Instant::now())), (3, None));
         lane.wake(&routine(2).unit.key.job);
         check(&mut lane, &routine(2), true, 0);
         lane.done(&routine(2));
-        assert_eq!((lane.len(), lane.next(true)), (2, None));
+        assert_eq!((lane.len(), lane.next(true, Instant::now())), (2, None));
         // It is read a second time.
         lane.add(routine(3), false);
         assert_eq!(lane.len(), 2);

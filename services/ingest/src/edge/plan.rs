@@ -141,6 +141,14 @@ const fn code_word(code: Code) -> &'static str {
     }
 }
 
+/// How long the hub asks to wait.
+pub(super) const fn asked(trouble: &Trouble) -> Option<Duration> {
+    match trouble {
+        Trouble::Later(_, asked) => *asked,
+        _ => None,
+    }
+}
+
 /// How long to wait before the next try: doubled with each try from `least` to `most`, less a random part, so that edges that were
 /// cut off together do not come back together. Where the hub asks for a time, that long and at most `least` more.
 pub(super) fn pause(

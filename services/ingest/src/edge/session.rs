@@ -45,8 +45,9 @@ type Offering = BoxFuture<'static, (IntakeEntry, Result<Offered, NotDone>)>;
 /// Why an offer came to nothing.
 #[derive(Debug, Clone, Copy)]
 enum NotDone {
-    /// For a reason that other jobs may meet too, such as a hub that is away; a pause has followed.
-    Shared,
+    /// For a reason that other jobs may meet too, such as a hub that is away; a pause has followed. Until when the hub asked the job
+    /// to wait.
+    Shared(Option<Instant>),
     /// For a reason of this job alone.
     OfJob,
     /// It is held back.
@@ -272,7 +273,7 @@ impl Session {
         if let Some(lane) = self.lanes.get_mut(&key.tenant) {
             match offered {
                 Ok(_) => lane.done(entry),
-                Err(NotDone::Shared) => lane.not_done(entry),
+                Err(NotDone::Shared(until)) => lane.not_done(entry, until),
                 Err(NotDone::OfJob) => lane.leave(entry),
                 Err(NotDone::Held) => {
                     lane.hold(entry);
@@ -290,14 +291,14 @@ impl Session {
 
     /// Offers the next job of every tenant.
     fn offer_next(&mut self) {
-        let most = self.edge.config.in_flight_max;
+        let (most, now) = (self.edge.config.in_flight_max, Instant::now());
         let mut at_hub: HashMap<&TenantId, u32> = HashMap::new();
         for key in self.followed.keys() {
             *at_hub.entry(&key.tenant).or_default() += 1;
         }
         for (tenant, lane) in &mut self.lanes {
             let has_room = at_hub.get(tenant).is_none_or(|count| *count < most);
-            if let Some(turn) = lane.next(has_room) {
+            if let Some(turn) = lane.next(has_room, now) {
                 let is_held = self.pauses.holds(&turn.entry.unit);
                 let turn = (turn, is_held, lane.hurry());
                 let offering = offer(Arc::clone(&self.edge), turn, self.losses);
@@ -504,12 +505,14 @@ async fn offer(
             (entry, Err(NotDone::OfJob))
         }
         Err(trouble) => {
+            let asked = plan::asked(&trouble);
+            let until = asked.and_then(|asked| Instant::now().checked_add(asked));
             tokio::select! {
                 biased;
                 () = edge.wait_after(&trouble, tries) => {}
                 () = hurry.notified() => {}
             }
-            (entry, Err(NotDone::Shared))
+            (entry, Err(NotDone::Shared(until)))
         }
     }
 }
