@@ -72,8 +72,13 @@ impl Lane {
         };
         self.waiting.insert(place, waiting);
         if self.offered.is_some_and(|offered| place.0 < offered.0) {
-            self.hurry.notify_one();
+            self.end_pause();
         }
+    }
+
+    /// Ends the pause after the offer under way, also one that has not begun.
+    pub(super) fn end_pause(&self) {
+        self.hurry.notify_one();
     }
 
     /// What ends the pause after the offer under way early.
@@ -284,6 +289,8 @@ mod tests {
         check(&mut lane, &routine(1), false, 0);
         lane.add(routine(2), false);
         assert!(!is_hurried(&lane), "it comes after the other");
+        lane.end_pause();
+        assert!(is_hurried(&lane) && !is_hurried(&lane), "once");
         lane.add(stat.clone(), false);
         assert!(is_hurried(&lane));
         let until = Instant::now() + Duration::from_secs(600);

@@ -227,7 +227,10 @@ impl Session {
         if is_stale && self.offers.is_empty() {
             return Err(STALE);
         }
-        if has_scanned && !is_stale {
+        if is_stale {
+            // Until they end nothing of any tenant is offered: a hub may ask one of them to wait for minutes.
+            self.lanes.values().for_each(Lane::end_pause);
+        } else if has_scanned {
             self.offer_next();
         }
         Ok(())
