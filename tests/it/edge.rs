@@ -2,8 +2,10 @@
 //! own records whatever happens above it.
 
 use anyhow::{Context, Result, ensure};
+use medfleet_core::TenantId;
 use medfleet_proto::v1::{self, JobState};
-use medfleet_testkit::wait_until;
+use medfleet_queue::Pause;
+use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{Client, PATIENCE, Seen, inline, pictures, refused, report, uploaded};
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Options, Pace, Role};
@@ -228,6 +230,46 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
         is_same(&site, &edge, &above, job).await?;
     }
     ensure!(all_at_hub(&above).await?.len() == 2, "a job was doubled");
+    Ok(())
+}
+
+/// By an operator of the site; the hub knows nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_paused_here_is_not_handed_on_and_what_has_ended_passes() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    let (edge, other) = (site.client("st-mary").await?, site.client("st-john").await?);
+    let above = hub.client("st-mary").await?;
+    site.link().lose_answers();
+    let there = edge.submit_picture(picture::png(64, 1)?).await?.name;
+    wait_until(PATIENCE, "the job at the hub", async || {
+        at_hub(&site, &above, &there).await.ok()
+    })
+    .await?;
+    let (queue, tenant) = (site.queue().await?, TenantId::new("st-mary")?);
+    let pause = Pause {
+        tenant: Some(tenant.clone()),
+        class: None,
+        actor: "night".to_owned(),
+        at: clock()(),
+    };
+    queue.put_pause(&pause).await?;
+    site.wait_metric("medfleet_ingest_dispatcher_pauses", |count| count == 1.0)
+        .await?;
+    let waits = edge.submit_picture(picture::png(64, 2)?).await?.name;
+    let ended = edge.submit_picture(picture::png(64, 3)?).await?.name;
+    site.wait_waiting(3).await?;
+    site.link().mend();
+    edge.wait_completed(&there).await?;
+    ensure!(edge.cancel(&ended).await?.state() == JobState::Cancelled);
+    site.wait_waiting(1).await?;
+    let neighbour = other.submit_picture(picture::png(64, 4)?).await?.name;
+    other.wait_completed(&neighbour).await?;
+    ensure!(edge.get(&waits).await?.state() == JobState::Accepted);
+    ensure!(all_at_hub(&above).await?.len() == 1, "it was handed on");
+    queue.remove_pause(Some(&tenant), None).await?;
+    edge.wait_completed(&waits).await?;
+    ensure!(all_at_hub(&above).await?.len() == 2, "an ended job left");
     Ok(())
 }
 

@@ -97,6 +97,28 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_ends_while_its_file_is_on_the_line_is_not_handed_on() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    let edge = site.client("st-mary").await?;
+    let upload = edge.upload(&picture::noise(SIDE, 1)?).await?;
+    site.link().cut_after(BETWEEN_CUTS_BYTES);
+    let job = edge.submit(report(vec![uploaded(&upload)])).await?.name;
+    wait_until(PATIENCE, "the link to be cut", async || {
+        site.link().is_cut().then_some(())
+    })
+    .await?;
+    site.wait_waiting(1).await?;
+    ensure!(edge.cancel(&job).await?.state() == JobState::Cancelled);
+    site.link().mend();
+    site.wait_waiting(0).await?;
+    let above = hub.client("st-mary").await?;
+    let there = above.list(10, "").await?.0;
+    ensure!(there.is_empty(), "{there:?}");
+    Ok(())
+}
+
 /// A hub without a decoder, its edge, and a job that stands before its decode there: their names at the edge and at the hub.
 async fn before_decode() -> Result<(Fleet, Edge, String, String)> {
     let hub = Fleet::start(Options::default()).await?;
@@ -112,6 +134,34 @@ async fn before_decode() -> Result<(Fleet, Edge, String, String)> {
     .await?;
     edge.wait_state(&job, JobState::Forwarded).await?;
     Ok((hub, site, job, theirs))
+}
+
+/// As a hub does that was set up anew with another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_hub_takes_under_another_name_fails_and_nothing_of_it_stays_there()
+-> Result<()> {
+    let (hub, site, job, theirs) = before_decode().await?;
+    site.link().cut();
+    let of_before = |record: JobRecord| JobRecord {
+        forwarded: record.forwarded.clone().map(|forwarded| Forwarded {
+            job: JobId::from_bytes([1; 16]),
+            ..forwarded
+        }),
+        ..record
+    };
+    change(&site.queue().await?, &job_key("st-mary", &job)?, of_before).await?;
+    site.link().mend();
+    let edge = site.client("st-mary").await?;
+    let failed = edge.wait_final(&job).await?;
+    let failure = failed.failure.clone().context("a reason")?;
+    ensure!(
+        failed.state() == JobState::Failed && failure.message.contains("under its name"),
+        "{failed:?}"
+    );
+    let above = hub.client("st-mary").await?;
+    let left = above.get(&theirs).await?;
+    ensure!(left.erase_time.is_some(), "{left:?}");
+    Ok(())
 }
 
 /// Makes the time of a job of the edge be over, as it would be in some hours.
@@ -199,6 +249,54 @@ async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over
         failure.message.contains("does not know the job any more"),
         "{failure:?}"
     );
+    Ok(())
+}
+
+/// The hub's answer was lost, and the job ended here before anybody heard that the hub has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_to_the_hub_unheard_is_erased_there_when_it_is_erased_here() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    let (edge, above) = (site.client("st-mary").await?, hub.client("st-mary").await?);
+    site.link().lose_answers();
+    let job = edge.submit(pictures(&[1])?).await?.name;
+    let theirs = wait_until(PATIENCE, "the job at the hub", async || {
+        Some(at_hub(&site, &above, &job).await.ok()?.name)
+    })
+    .await?;
+    ensure!(edge.cancel(&job).await?.state() == JobState::Cancelled);
+    site.wait_waiting(1).await?;
+    site.link().mend();
+    // Nobody here has anything to do with it any more.
+    site.wait_waiting(0).await?;
+    edge.erase(&job).await?;
+    above
+        .wait_for(&theirs, |job| job.erase_time.is_some())
+        .await?;
+    Ok(())
+}
+
+/// As after a rollback of the hub: a later release has written its record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_hub_cannot_read_holds_up_no_other() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    let (edge, above) = (site.client("st-mary").await?, hub.client("st-mary").await?);
+    // Nobody changes the record any more.
+    hub.stop_role(Role::Preprocess).await?;
+    site.link().lose_answers();
+    let job = edge.submit(pictures(&[1])?).await?.name;
+    let theirs = wait_until(PATIENCE, "the job at the hub", async || {
+        Some(at_hub(&site, &above, &job).await.ok()?.name)
+    })
+    .await?;
+    let record = format!("$KV.JOBS_0.{}", job_key("st-mary", &theirs)?);
+    hub.publish_raw(&record, &[0x0a, 0xff]).await?;
+    hub.start_role(Role::Preprocess).await?;
+    site.link().mend();
+    let next = edge.submit(pictures(&[1])?).await?.name;
+    edge.wait_completed(&next).await?;
+    ensure!(edge.get(&job).await?.state() == JobState::Accepted);
     Ok(())
 }
 

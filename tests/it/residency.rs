@@ -219,6 +219,40 @@ async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
     Ok(())
 }
 
+/// It was accepted and waited when its files could still travel, and the texts that end its own with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_images_stay_since_a_moment_ago_no_text_leaves_that_nobody_searched() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    site.link().cut();
+    let edge = site.client("st-mary").await?;
+    let decoding = v1::DecodingParameters {
+        stop: vec!["Qorvex".to_owned()],
+        ..v1::DecodingParameters::default()
+    };
+    let request = v1::SubmitJobRequest {
+        decoding: Some(decoding),
+        ..report(vec![inline(picture::png(64, 1)?)])
+    };
+    let job = edge.submit(request).await?.name;
+    site.kill9().await?;
+    site.configure("[tenants.st-mary]\ntravels = \"tokens\"".parse()?)?;
+    site.start_again().await?;
+    site.start_stages().await?;
+    site.link().mend();
+    let edge = site.client("st-mary").await?;
+    let failed = edge.wait_final(&job).await?;
+    let failure = failed.failure.context("a reason")?;
+    ensure!(
+        failure.reason() == v1::FailureReason::InputRefused
+            && failure.message.contains("decoding.stop"),
+        "{failure:?}"
+    );
+    let above = hub.client("st-mary").await?;
+    ensure!(all_at_hub(&above).await?.is_empty(), "it left");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_nothing_of_a_header_travels() -> Result<()> {
     let hub = Fleet::start(Options::default()).await?;

@@ -56,7 +56,10 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
 pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'static str> {
     let is_erasure = before.erased.is_none() && after.erased.is_some();
     let is_erasure_at_hub = before.owes_erasure() && !after.owes_erasure();
-    let may_change = is_erasure || is_erasure_at_hub;
+    let is_handed_on = after.forwarded.is_some() && before.forwarded.is_none();
+    // It ended while nobody knew that the hub has it.
+    let is_found = is_handed_on && before.state.is_final();
+    let may_change = is_erasure || is_erasure_at_hub || is_found;
     if before.state.is_final() && before.epoch == after.epoch && before != after && !may_change {
         return Some("a final record changed within its epoch");
     }
@@ -64,6 +67,9 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
     let same_end = (before.state, before.epoch) == (after.state, after.epoch);
     if is_erasure && !same_end && !ends {
         return Some("an erasure changed how a job ended");
+    }
+    if is_found && !same_end {
+        return Some("a job that had ended was handed on");
     }
     if before.erased.is_some() && after.erased.is_none() {
         return Some("an erased job came back");
@@ -80,9 +86,8 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
     if after.epoch == before.epoch && after.state < before.state {
         return Some("the state went back within an epoch");
     }
-    let is_handed_on = after.forwarded.is_some() && before.forwarded.is_none();
     let is_encoded = after.frames.is_some() && after.chunks.all_done();
-    if is_handed_on && before.state != JobState::Accepted && !is_encoded {
+    if is_handed_on && !is_found && before.state != JobState::Accepted && !is_encoded {
         return Some(
             "a job was handed on after work on it had begun and before every image was encoded",
         );

@@ -237,6 +237,11 @@ pub enum Move {
     End(Ended),
     /// The hub has erased its job too.
     ErasedAtHub,
+    /// The hub turned out to have a job that has ended here, of which the record did not say so.
+    FoundAtHub {
+        /// The hub's job.
+        job: JobId,
+    },
 }
 
 /// Why a move is refused. The record is unchanged.
@@ -297,6 +302,7 @@ impl JobRecord {
             Move::Replay { expires } => return self.replayed(*expires, now),
             Move::Erase => return self.erased(now),
             Move::ErasedAtHub => return self.erased_at_hub(),
+            Move::FoundAtHub { job } => return self.found_at_hub(job, now),
             _ => {}
         }
         if Guard::Final.acts(self.state.is_final()) {
@@ -343,7 +349,7 @@ impl JobRecord {
             Move::Expire => next.expire(now)?,
             Move::Forward { job, class } => next.forward(job, *class, now)?,
             Move::End(ended) => next.end(ended, now)?,
-            Move::Replay { .. } | Move::Erase | Move::ErasedAtHub => {
+            Move::Replay { .. } | Move::Erase | Move::ErasedAtHub | Move::FoundAtHub { .. } => {
                 unreachable!("handled above")
             }
         }

@@ -134,6 +134,7 @@ impl Edge {
 
     fn clear_figures(&self) {
         self.edge_figures().clear();
+        self.figures.pauses.set(0);
         if self.works_here() {
             self.figures.clear_backlog();
         }
@@ -159,10 +160,7 @@ impl Edge {
     /// Waits after something was not done, the longer the more often.
     async fn wait_after(&self, trouble: &Trouble, tries: u32) {
         let range = (self.config.pause_least.get(), self.config.pause_most.get());
-        let asked = match trouble {
-            Trouble::Later(_, asked) => *asked,
-            _ => None,
-        };
+        let asked = plan::asked(trouble);
         self.tell(trouble);
         let pause = plan::pause(range, tries, asked, self.random.next_u64());
         match asked {
@@ -180,7 +178,8 @@ impl Edge {
             Trouble::Later(why, asked) => {
                 tracing::debug!(why, ?asked, "a job waits for the hub");
             }
-            Trouble::Token => {}
+            Trouble::Defect => tracing::warn!("the hub has a defect; its log says more"),
+            Trouble::Token | Trouble::Held | Trouble::Unsure | Trouble::Ended => {}
             Trouble::Refused(why) => tracing::warn!(why, "the hub refused a call"),
             Trouble::NotThere | Trouble::Taken | Trouble::OtherState => {
                 tracing::warn!("the hub answers in a way that was not expected");

@@ -166,11 +166,16 @@ pub(crate) fn can_travel(plan: &Plan, travels: Travels) -> Result<(), Refusal> {
         let allowed = "0 here: what an edge is sent are images";
         return Err(Refusal::invalid("inputs[0].encoded_images", allowed));
     }
-    if !plan.decoding.stop.is_empty() {
-        let allowed = "none here: the images of this tenant stay at the hospital, and these texts are not searched for names as the task's are";
-        return Err(Refusal::invalid("decoding.stop", allowed));
+    is_searched(&plan.decoding)
+}
+
+/// Checks that a job whose images stay names no texts but those that are searched for names.
+pub(crate) fn is_searched(decoding: &v1::DecodingParameters) -> Result<(), Refusal> {
+    if decoding.stop.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let allowed = "none here: the images of this tenant stay at the hospital, and these texts are not searched for names as the task's are";
+    Err(Refusal::invalid("decoding.stop", allowed))
 }
 
 /// How many images the inputs are, and how many of these an encoded study stands for.

@@ -130,6 +130,24 @@ impl JobRecord {
         Ok(())
     }
 
+    /// The hub keeps what it was sent until it is told to erase it.
+    pub(super) fn found_at_hub(&self, job: &JobId, now: UnixMillis) -> Result<Self, Refused> {
+        if !self.state.is_final() {
+            return Err(Refused::Illegal {
+                step: "find at the hub",
+                state: self.state,
+            });
+        }
+        let mut next = self.clone();
+        next.forwarded.get_or_insert_with(|| Forwarded {
+            job: job.clone(),
+            at: now,
+            is_cancel_wanted: false,
+            is_erased: false,
+        });
+        Ok(next)
+    }
+
     pub(super) fn erased_at_hub(&self) -> Result<Self, Refused> {
         let mut next = self.clone();
         match (&mut next.forwarded, self.erased) {

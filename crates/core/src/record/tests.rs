@@ -1,5 +1,7 @@
 //! The state machine, by example and by exhaustive walk.
 
+use std::slice;
+
 use super::*;
 use crate::FailureReason;
 
@@ -318,6 +320,7 @@ fn no_sequence_breaks_an_invariant() {
         ended(Outcome::Failed(Failure::new(FailureReason::Internal, "x"))),
         ended(Outcome::Cancelled),
         ended(Outcome::Expired),
+        found(7),
         start(Stage::Preprocess),
     ];
     explore(&accepted(), &hub, 5);
@@ -327,6 +330,12 @@ fn forward(job: u8) -> Move {
     Move::Forward {
         job: JobId::from_bytes([job; 16]),
         class: Class::Urgent,
+    }
+}
+
+fn found(job: u8) -> Move {
+    Move::FoundAtHub {
+        job: JobId::from_bytes([job; 16]),
     }
 }
 
@@ -415,4 +424,26 @@ fn an_erasure_ends_the_job_here_and_is_owed_by_the_hub() {
     let never_there = walk(&[Move::Cancel, Move::Erase]).expect("legal");
     assert!(!never_there.owes_erasure());
     assert!(never_there.apply(&Move::ErasedAtHub, NOW).is_err());
+}
+
+#[test]
+fn what_was_found_at_the_hub_after_its_end_is_owed_whenever_it_is_erased() {
+    for end in [Move::Cancel, Move::Expire] {
+        let ended = walk(slice::from_ref(&end)).expect("legal");
+        let known = ended.apply(&found(7), NOW).expect("legal");
+        assert_eq!((known.state, known.owes_erasure()), (ended.state, false));
+        assert_eq!(known.apply(&found(8), NOW), Ok(known.clone()));
+        for moves in [
+            [end.clone(), found(7), Move::Erase],
+            [end, Move::Erase, found(7)],
+        ] {
+            let owed = walk(&moves).expect("legal");
+            assert!(owed.owes_erasure(), "{moves:?}");
+            let settled = owed.apply(&Move::ErasedAtHub, NOW).expect("legal");
+            assert!(!settled.owes_erasure(), "{moves:?}");
+        }
+    }
+    assert!(accepted().apply(&found(7), NOW).is_err(), "it goes on");
+    let there = walk(&[forward(7)]).expect("legal");
+    assert!(there.apply(&found(7), NOW).is_err(), "it is followed");
 }

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Edge;
+use super::offer::job_of;
 use super::plan::{self, Duty, Trouble};
 use super::uplink::Behalf;
 use crate::accept::trace_of;
@@ -375,7 +376,9 @@ impl Follow {
                 };
                 Err(Trouble::Later("the hub had lost the job", None))
             }
-            Ok(_) => {
+            Ok(other) => {
+                // Such as a hub that was set up anew with another key. Nobody here would ever ask for that job.
+                self.edge.uplink.erase(behalf, &job_of(&other)?).await?;
                 let ended = fail("the hub lost the job, and would not take it under its name");
                 self.finish(record, ended).await
             }

@@ -2,13 +2,17 @@
 //!
 //! One is offered at a time. One that could not be handed on goes back to its place, so that a job of a higher class that has
 //! come meanwhile is next. Where the reason is the job's own, such as a record that this release cannot read, the job is left out
-//! for a while and holds up no other. Of each job is remembered whether it is doubtful: the hub may have it although our record
+//! for a while and holds up no other. What an operator holds back is looked at once, as it may have ended, and then left out until
+//! it is let go. Of each job is remembered whether it is doubtful: the hub may have it although our record
 //! does not say so.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use medfleet_core::{Class, Stage};
+use medfleet_core::{Class, JobId, Stage};
 use medfleet_queue::IntakeEntry;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// A job's place in the order of offers: by class; within a class accepted jobs in the order of their acceptance, then jobs whose
 /// images stay here in the order in which they were encoded.
@@ -20,8 +24,14 @@ pub(super) struct Lane {
     waiting: BTreeMap<Place, Waiting>,
     /// Those that are left out until [`Lane::try_left`].
     left: BTreeMap<Place, Waiting>,
-    /// One of them is being offered.
-    is_busy: bool,
+    /// Those that an operator holds back, until [`Lane::let_go`].
+    held: BTreeMap<Place, Waiting>,
+    /// The one that is being offered.
+    offered: Option<Place>,
+    /// It has ended meanwhile.
+    is_woken: bool,
+    /// Ends the pause after the offer under way: a job of a higher class has come.
+    hurry: Arc<Notify>,
     /// Offers in a row that failed.
     tries: u32,
 }
@@ -30,6 +40,8 @@ pub(super) struct Lane {
 struct Waiting {
     entry: IntakeEntry,
     is_doubtful: bool,
+    /// Until when the hub asked it to wait.
+    until: Option<Instant>,
 }
 
 /// A job whose turn it is.
@@ -50,26 +62,49 @@ impl Lane {
         let was = self
             .waiting
             .remove(&place)
-            .or_else(|| self.left.remove(&place));
+            .or_else(|| self.left.remove(&place))
+            .or_else(|| self.held.remove(&place));
         let is_doubtful = is_doubtful || was.is_some_and(|was| was.is_doubtful);
-        self.waiting.insert(place, Waiting { entry, is_doubtful });
+        let waiting = Waiting {
+            entry,
+            is_doubtful,
+            until: None,
+        };
+        self.waiting.insert(place, waiting);
+        if self.offered.is_some_and(|offered| place.0 < offered.0) {
+            self.end_pause();
+        }
+    }
+
+    /// Ends the pause after the offer under way, also one that has not begun.
+    pub(super) fn end_pause(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// What ends the pause after the offer under way early.
+    pub(super) fn hurry(&self) -> Arc<Notify> {
+        Arc::clone(&self.hurry)
     }
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.left.len()
+        self.waiting.len() + self.left.len() + self.held.len()
     }
 
-    /// The job to offer now; `None` while another is offered. Without room for the tenant at the hub only a STAT job is offered.
-    pub(super) fn next(&mut self, has_room: bool) -> Option<Turn> {
-        if self.is_busy {
+    /// The job to offer now; `None` while another is offered, or the hub's time for it has not come. Without room for the tenant at
+    /// the hub only a STAT job is offered.
+    pub(super) fn next(&mut self, has_room: bool, now: Instant) -> Option<Turn> {
+        if self.offered.is_some() {
             return None;
         }
-        let ((class, ..), first) = self.waiting.first_key_value()?;
-        if !has_room && *class != Class::Stat {
+        let (place, first) = self.waiting.first_key_value()?;
+        let is_early = first.until.is_some_and(|until| now < until);
+        if is_early || (!has_room && place.0 != Class::Stat) {
             return None;
         }
-        self.is_busy = true;
+        (self.offered, self.is_woken) = (Some(*place), false);
+        // A wish that came too late for the offer before is none of this one's.
+        self.hurry = Arc::default();
         Some(Turn {
             entry: first.entry.clone(),
             is_doubtful: first.is_doubtful,
@@ -80,16 +115,17 @@ impl Lane {
     /// The offered job needs no further offer.
     pub(super) fn done(&mut self, entry: &IntakeEntry) {
         self.waiting.remove(&place(entry));
-        self.is_busy = false;
+        self.offered = None;
         self.tries = 0;
     }
 
-    /// The offer failed. The job is doubtful from now on: the hub may have taken it, and only its answer was lost.
-    pub(super) fn not_done(&mut self, entry: &IntakeEntry) {
+    /// The offer failed. The job is doubtful from now on: the hub may have taken it, and only its answer was lost. `until`: when the
+    /// hub wants to see it again; it is not sent in vain because another ended its pause.
+    pub(super) fn not_done(&mut self, entry: &IntakeEntry, until: Option<Instant>) {
         if let Some(waiting) = self.waiting.get_mut(&place(entry)) {
-            waiting.is_doubtful = true;
+            (waiting.is_doubtful, waiting.until) = (true, until);
         }
-        self.is_busy = false;
+        self.offered = None;
         self.tries = self.tries.saturating_add(1);
     }
 
@@ -103,7 +139,37 @@ impl Lane {
             };
             self.left.insert(place, waiting);
         }
-        self.is_busy = false;
+        self.offered = None;
+    }
+
+    /// The offered job is held back, unless it has ended since its record was read.
+    pub(super) fn hold(&mut self, entry: &IntakeEntry) {
+        let place = place(entry);
+        if !self.is_woken
+            && let Some(waiting) = self.waiting.remove(&place)
+        {
+            self.held.insert(place, waiting);
+        }
+        self.offered = None;
+    }
+
+    /// Lets the jobs that were held back be offered again.
+    pub(super) fn let_go(&mut self) {
+        self.waiting.append(&mut self.held);
+    }
+
+    /// A job has ended, and is offered again if it was held back: the hub may have to be told.
+    pub(super) fn wake(&mut self, job: &JobId) {
+        let is_it = |waiting: &Waiting| waiting.entry.unit.key.job == *job;
+        let offered = self.offered.and_then(|place| self.waiting.get(&place));
+        self.is_woken |= offered.is_some_and(is_it);
+        let woken = self.held.iter().filter(|(_, waiting)| is_it(waiting));
+        let woken: Vec<Place> = woken.map(|(place, _)| *place).collect();
+        for place in woken {
+            if let Some(waiting) = self.held.remove(&place) {
+                self.waiting.insert(place, waiting);
+            }
+        }
     }
 
     /// Lets the jobs that were left out be offered again.
@@ -118,6 +184,9 @@ fn place(entry: &IntakeEntry) -> Place {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
     use medfleet_core::UnixMillis;
     use medfleet_testkit as kit;
 
@@ -144,8 +213,8 @@ mod tests {
             is_doubtful,
             tries,
         };
-        assert_eq!(lane.next(true), Some(expected));
-        assert_eq!(lane.next(true), None, "two at a time");
+        assert_eq!(lane.next(true, Instant::now()), Some(expected));
+        assert_eq!(lane.next(true, Instant::now()), None, "two at a time");
     }
 
     #[test]
@@ -160,7 +229,7 @@ mod tests {
             check(&mut lane, entry, false, 0);
             lane.done(entry);
         }
-        assert_eq!((lane.len(), lane.next(true)), (0, None));
+        assert_eq!((lane.len(), lane.next(true, Instant::now())), (0, None));
     }
 
     #[test]
@@ -168,12 +237,12 @@ mod tests {
         let stat = entry(Class::Stat, Stage::Preprocess, 2);
         let mut lane = Lane::default();
         lane.add(routine(1), false);
-        assert_eq!(lane.next(false), None);
+        assert_eq!(lane.next(false, Instant::now()), None);
         lane.add(stat.clone(), false);
-        let turn = lane.next(false).map(|turn| turn.entry);
+        let turn = lane.next(false, Instant::now()).map(|turn| turn.entry);
         assert_eq!(turn, Some(stat.clone()));
         lane.done(&stat);
-        assert_eq!(lane.next(false), None);
+        assert_eq!(lane.next(false, Instant::now()), None);
         check(&mut lane, &routine(1), false, 0);
     }
 
@@ -184,19 +253,56 @@ mod tests {
         lane.add(routine(1), false);
         lane.add(routine(2), false);
         check(&mut lane, &routine(1), false, 0);
-        lane.not_done(&routine(1));
+        lane.not_done(&routine(1), None);
         check(&mut lane, &routine(1), true, 1);
         // It comes while another is under way.
         lane.add(stat.clone(), false);
-        lane.not_done(&routine(1));
+        lane.not_done(&routine(1), None);
         check(&mut lane, &stat, false, 2);
-        lane.not_done(&stat);
+        lane.not_done(&stat, None);
         check(&mut lane, &stat, true, 3);
         lane.done(&stat);
         // The hub may have this one, whatever was handed on since.
         check(&mut lane, &routine(1), true, 0);
         lane.done(&routine(1));
         check(&mut lane, &routine(2), false, 0);
+    }
+
+    /// However long the hub asked the other one to wait.
+    #[test]
+    fn a_job_of_a_higher_class_waits_for_no_pause_of_another() {
+        let is_hurried = |lane: &Lane| lane.hurry().notified().now_or_never().is_some();
+        let stat = entry(Class::Stat, Stage::Preprocess, 3);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        check(&mut lane, &routine(1), false, 0);
+        lane.add(routine(2), false);
+        assert!(!is_hurried(&lane), "it comes after the other");
+        lane.end_pause();
+        assert!(is_hurried(&lane) && !is_hurried(&lane), "once");
+        lane.add(stat.clone(), false);
+        assert!(is_hurried(&lane));
+        let until = Instant::now() + Duration::from_secs(600);
+        lane.not_done(&routine(1), Some(until));
+        check(&mut lane, &stat, false, 1);
+        let second = entry(Class::Stat, Stage::Preprocess, 4);
+        lane.add(second.clone(), false);
+        assert!(!is_hurried(&lane), "it is of the same class");
+        lane.done(&stat);
+        check(&mut lane, &second, false, 0);
+        lane.done(&second);
+        assert_eq!(lane.next(true, Instant::now()), None, "the hub said when");
+        let turn = lane.next(true, until).map(|turn| turn.entry);
+        assert_eq!(turn, Some(routine(1)));
+        // One that came while the other was sent hurries nothing after it.
+        let urgent = entry(Class::Urgent, Stage::Preprocess, 6);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        check(&mut lane, &routine(1), false, 0);
+        lane.add(urgent.clone(), false);
+        lane.done(&routine(1));
+        check(&mut lane, &urgent, false, 0);
+        assert!(!is_hurried(&lane));
     }
 
     #[test]
@@ -209,7 +315,7 @@ mod tests {
         assert_eq!(lane.len(), 2);
         check(&mut lane, &routine(2), false, 0);
         lane.done(&routine(2));
-        assert_eq!(lane.next(true), None, "it is left");
+        assert_eq!(lane.next(true, Instant::now()), None, "it is left");
         lane.try_left();
         check(&mut lane, &routine(1), true, 0);
         lane.leave(&routine(1));
@@ -217,6 +323,38 @@ mod tests {
         lane.add(routine(1), false);
         assert_eq!(lane.len(), 1);
         check(&mut lane, &routine(1), true, 0);
+    }
+
+    #[test]
+    fn what_is_held_back_waits_in_its_place_and_passes_once_it_has_ended() {
+        let mut lane = Lane::default();
+        for sequence in 1..4 {
+            lane.add(routine(sequence), sequence == 2);
+        }
+        for sequence in 1..4 {
+            check(&mut lane, &routine(sequence), sequence == 2, 0);
+            lane.hold(&routine(sequence));
+        }
+        assert_eq!((lane.len(), lane.next(true, Instant::now())), (3, None));
+        lane.wake(&routine(2).unit.key.job);
+        check(&mut lane, &routine(2), true, 0);
+        lane.done(&routine(2));
+        assert_eq!((lane.len(), lane.next(true, Instant::now())), (2, None));
+        // It is read a second time.
+        lane.add(routine(3), false);
+        assert_eq!(lane.len(), 2);
+        // It ends after its record was read for the offer.
+        check(&mut lane, &routine(3), false, 0);
+        lane.wake(&routine(3).unit.key.job);
+        lane.hold(&routine(3));
+        check(&mut lane, &routine(3), false, 0);
+        lane.hold(&routine(3));
+        lane.let_go();
+        for sequence in [1, 3] {
+            check(&mut lane, &routine(sequence), false, 0);
+            lane.done(&routine(sequence));
+        }
+        assert_eq!(lane.len(), 0);
     }
 
     #[test]

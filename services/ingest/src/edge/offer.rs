@@ -49,9 +49,6 @@ const KEPT_AT_A_TIME: usize = 16;
 /// The answer may be that of an outdated server. If it were believed, the job would be forgotten, and its intake message removed.
 const BEHIND: Trouble = Trouble::Later("the job's record is behind", None);
 
-/// The hub contradicts itself about a job that is to be erased.
-const GONE: Trouble = Trouble::Later("the hub does not know what it is to erase", None);
-
 /// What became of an intake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offered {
@@ -72,11 +69,12 @@ enum Next {
 
 impl Edge {
     /// Brings one intake message to its end, which was read when the connection to the queue had been lost so often.
-    /// `is_doubtful`: whether the hub may have the job without our record saying so.
+    /// `is_doubtful`: whether the hub may have the job without our record saying so. `is_held`: whether an operator holds it back, so
+    /// that it is not sent; what has ended, or the hub has already, is brought to its end all the same.
     pub(super) async fn offer(
         self: Arc<Self>,
         (entry, losses): (&IntakeEntry, u64),
-        mut is_doubtful: bool,
+        (mut is_doubtful, is_held): (bool, bool),
     ) -> Result<Offered, Trouble> {
         let key = &entry.unit.key;
         let offered = loop {
@@ -90,7 +88,7 @@ impl Edge {
             };
             let span = self.span(&record);
             let headers = headers_of(&span, &record);
-            let step = self.offer_step(entry, &record, &headers, is_doubtful);
+            let step = self.offer_step(entry, &record, &headers, (is_doubtful, is_held));
             match step.instrument(span).await? {
                 Next::Done(offered) => break offered,
                 Next::Again { is_doubtful: next } => is_doubtful = next,
@@ -106,7 +104,7 @@ impl Edge {
         entry: &IntakeEntry,
         record: &JobRecord,
         headers: &Headers,
-        is_doubtful: bool,
+        (is_doubtful, is_held): (bool, bool),
     ) -> Result<Next, Trouble> {
         let key = &entry.unit.key;
         let behalf = Behalf {
@@ -137,28 +135,28 @@ impl Edge {
         };
         match known {
             Some(job) if record.state.is_final() => {
-                let job = job_of(&job)?;
-                match record.erased {
-                    // The hub has just found the job, and now does not know it: ask again later.
-                    Some(_) => match self.uplink.erase(behalf, &job).await {
-                        Err(Trouble::NotThere) => return Err(GONE),
-                        erased => erased?,
-                    },
-                    None => self.uplink.cancel(behalf, &job).await?,
-                }
-                Ok(Next::Done(Offered::Over))
+                self.note_ended(behalf, (key, record), &job).await
+            }
+            None if is_doubtful && plan::has_just_ended(record, self.clock.known()) => {
+                Err(Trouble::Unsure)
             }
             None if record.state.is_final() => Ok(Next::Done(Offered::Over)),
-            Some(job) => self.note(key, record, &job).await,
+            Some(job) => self.note(behalf, (key, record), &job).await,
             // The hub does not have it. That question may have taken long, and the job may have ended here meanwhile.
             None if is_doubtful => Ok(Next::Again { is_doubtful: false }),
+            None if is_held => Err(Trouble::Held),
             None => match self.submit(behalf, key, record).await {
-                Ok(job) => self.note(key, record, &job).await,
+                Ok(job) => self.note(behalf, (key, record), &job).await,
+                Err(Trouble::Ended) => Ok(Next::Again { is_doubtful: false }),
                 Err(Trouble::Refused(why)) => {
-                    let failed = Move::Fail(plan::refused(&why));
-                    self.end(key, record, &failed).await?;
+                    let failed = self.fail(key, record, plan::refused(&why)).await?;
                     self.edge_figures().count(HubOutcome::Refused);
-                    Ok(Next::Again { is_doubtful: false })
+                    Ok(failed)
+                }
+                Err(Trouble::Here(refusal @ Refusal::Invalid(_))) => {
+                    let text = refusal.to_string();
+                    let failure = Failure::new(FailureReason::InputRefused, text);
+                    self.fail(key, record, failure).await
                 }
                 // What is missing or damaged fails the job, as at a worker, and as there not by the word of a server that may not have
                 // got it yet; other trouble with the store an operator can mend.
@@ -220,12 +218,27 @@ impl Edge {
             text = format!("{text}: {what}");
         }
         let failure = Failure::new(FailureReason::Integrity, text);
+        self.fail(key, record, failure).await
+    }
+
+    /// Fails a job that the hub does not have.
+    async fn fail(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        failure: Failure,
+    ) -> Result<Next, Trouble> {
         self.end(key, record, &Move::Fail(failure)).await?;
         Ok(Next::Again { is_doubtful: false })
     }
 
     /// Records that the hub has the job.
-    async fn note(&self, key: &JobKey, record: &JobRecord, job: &v1::Job) -> Result<Next, Trouble> {
+    async fn note(
+        &self,
+        behalf: Behalf<'_>,
+        (key, record): (&JobKey, &JobRecord),
+        job: &v1::Job,
+    ) -> Result<Next, Trouble> {
         let step = Move::Forward {
             job: job_of(job)?,
             class: convert::class_from(job.class).unwrap_or(record.class),
@@ -237,10 +250,33 @@ impl Edge {
                 self.edge_figures().count(HubOutcome::Forwarded);
                 Ok(Next::Done(Offered::AtHub))
             }
-            // It ended here meanwhile, which the hub has to be told.
+            // It ended here meanwhile.
+            Applied::Refused { record, .. } if record.state.is_final() => {
+                self.note_ended(behalf, (key, &record), job).await
+            }
             Applied::Refused { .. } => Ok(Next::Again { is_doubtful: true }),
             // Replayed or forgotten since it was read, or the answer of an outdated server: the next try finds out.
             Applied::OtherEpoch { .. } | Applied::Missing => Err(BEHIND),
+        }
+    }
+
+    /// Stops a job at the hub that has ended here, and records that the hub has it: what was sent is erased there when it is
+    /// erased here, also long after.
+    async fn note_ended(
+        &self,
+        behalf: Behalf<'_>,
+        (key, record): (&JobKey, &JobRecord),
+        job: &v1::Job,
+    ) -> Result<Next, Trouble> {
+        let job = job_of(job)?;
+        self.uplink.cancel(behalf, &job).await?;
+        let step = Move::FoundAtHub { job };
+        let now = self.clock.now();
+        let applied = self.queue.apply(key, Some(record.epoch), &step, now);
+        match applied.await? {
+            // Whoever follows it erases it there if it was erased here.
+            Applied::Applied { .. } => Ok(Next::Done(Offered::AtHub)),
+            Applied::Refused { .. } | Applied::OtherEpoch { .. } | Applied::Missing => Err(BEHIND),
         }
     }
 
@@ -302,6 +338,10 @@ impl Edge {
             })
             .collect();
         let inputs = self.all_sent(behalf, &parcel.files, inputs).await?;
+        // Files may be on the line for hours.
+        if !is_within && self.has_ended(key, record).await? {
+            return Err(Trouble::Ended);
+        }
         let left = plan::time_left(record, self.clock.now());
         let request = v1::SubmitJobRequest {
             request_id: plan::request_id(&key.job, record),
@@ -325,6 +365,13 @@ impl Edge {
             }
             submitted => submitted,
         }
+    }
+
+    /// Whether a job has ended, or was started over, since its record was read.
+    async fn has_ended(&self, key: &JobKey, record: &JobRecord) -> Result<bool, Trouble> {
+        let now = self.queue.record(key).await?;
+        let has_ended = |now: JobRecord| now.epoch != record.epoch || now.state.is_final();
+        Ok(now.is_some_and(|(now, _)| has_ended(now)))
     }
 
     /// Sends all files, some at a time. Until the last is there, the hub is asked to keep the others.
@@ -421,10 +468,10 @@ impl Edge {
                 Ok(sent) if sent.complete => return Ok(sent.name),
                 Ok(sent) => sent,
                 // What was still on its way may have moved the place from which the hub goes on; an older release refuses then.
-                Err(trouble @ (Trouble::Later(..) | Trouble::Refused(_))) => {
+                Err(trouble @ (Trouble::Later(..) | Trouble::Defect | Trouble::Refused(_))) => {
                     self.wait_after(&trouble, tries).await;
                     match self.uplink.upload_of(behalf, upload.name.clone()).await {
-                        Err(Trouble::Later(..)) => upload,
+                        Err(Trouble::Later(..) | Trouble::Defect) => upload,
                         found => found?,
                     }
                 }
@@ -542,7 +589,8 @@ pub(super) fn headers_of(span: &tracing::Span, record: &JobRecord) -> Headers {
     }
 }
 
-fn job_of(job: &v1::Job) -> Result<JobId, Trouble> {
+/// The hub's name of a job.
+pub(super) fn job_of(job: &v1::Job) -> Result<JobId, Trouble> {
     let id = convert::job_id(&job.name);
     id.map_err(|_| Trouble::Later("the hub names its job as medfleet does not", None))
 }

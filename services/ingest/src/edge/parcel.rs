@@ -19,6 +19,7 @@ use super::Edge;
 use super::plan::Trouble;
 use crate::config::Travels;
 use crate::error::Refusal;
+use crate::validate::is_searched;
 
 /// What is sent.
 pub(super) struct Parcel {
@@ -79,6 +80,8 @@ impl Edge {
         frames_digest: &Digest,
         study: StudyManifest,
     ) -> Result<Parcel, Trouble> {
+        // It may have been accepted when its files could still travel.
+        study.decoding.as_ref().map_or(Ok(()), is_searched)?;
         let frames = self.blob(key, BlobKind::Frames, frames_digest).await?;
         let mut frames = FramesManifest::decode(frames).map_err(|_| BROKEN_FRAMES)?;
         // A task that was not screened must not leave the site.

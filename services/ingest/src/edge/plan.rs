@@ -44,8 +44,16 @@ pub(super) enum Trouble {
     OtherState,
     /// Not possible now: why, and how long the hub asks to wait, if it does.
     Later(&'static str, Option<Duration>),
+    /// The hub itself has a defect, or cannot read what it has of this job.
+    Defect,
     /// The hub does not know the tenant's token, or there is none.
     Token,
+    /// An operator of this site holds it back.
+    Held,
+    /// Whether the hub has the job shows a little later; nothing else waits for that.
+    Unsure,
+    /// The job has ended here while its files were sent.
+    Ended,
     /// Something at this site failed.
     Here(Refusal),
 }
@@ -73,7 +81,7 @@ impl From<StoreError> for Trouble {
 pub(super) fn is_of_job(trouble: &Trouble) -> bool {
     matches!(
         trouble,
-        Trouble::Here(Refusal::Queue(QueueError::Malformed { .. }))
+        Trouble::Here(Refusal::Queue(QueueError::Malformed { .. })) | Trouble::Unsure
     )
 }
 
@@ -92,6 +100,7 @@ pub(super) fn trouble(status: &Status) -> Trouble {
     };
     match status.code() {
         Code::Unauthenticated => Trouble::Token,
+        Code::Internal => Trouble::Defect,
         Code::NotFound => Trouble::NotThere,
         Code::AlreadyExists => Trouble::Taken,
         Code::FailedPrecondition if info.reason == "WRONG_STATE" => Trouble::OtherState,
@@ -126,10 +135,17 @@ const fn code_word(code: Code) -> &'static str {
         Code::Unavailable => "the hub is not reachable",
         Code::DeadlineExceeded => "the hub did not answer in time",
         Code::ResourceExhausted => "the hub has no room",
-        Code::Internal => "the hub has a defect",
         Code::Aborted => "the hub has more of an upload than it said",
         // A connection that broke, or something that stands in the hub's place.
         _ => "no answer of medfleet came",
+    }
+}
+
+/// How long the hub asks to wait.
+pub(super) const fn asked(trouble: &Trouble) -> Option<Duration> {
+    match trouble {
+        Trouble::Later(_, asked) => *asked,
+        _ => None,
     }
 }
 
@@ -196,6 +212,12 @@ pub(super) fn is_new_there(record: &JobRecord, now: Option<UnixMillis>) -> bool 
     forwarded.is_some_and(|forwarded| is_younger(forwarded.at, now, HUB_BEHIND_MAX))
 }
 
+/// Whether a job ended here so recently that the hub, which does not know it, may have taken it right before and not show it yet.
+pub(super) fn has_just_ended(record: &JobRecord, now: Option<UnixMillis>) -> bool {
+    let finished = record.times.finished;
+    finished.is_some_and(|at| is_younger(at, now, HUB_BEHIND_MAX))
+}
+
 /// Whether something of the time `at` may be younger than `most`. A clock that was set back makes nothing older.
 fn is_younger(at: UnixMillis, now: Option<UnixMillis>, most: Duration) -> bool {
     now.is_none_or(|now| {
@@ -256,8 +278,10 @@ pub(super) fn is_of(name: &str, job: &JobId) -> Result<(), Trouble> {
     }
 }
 
-/// What is left of a job's time, at least a second.
+/// What is left of a job's time, at least a second. Never more than it was given, which the hub may refuse as too long: this
+/// replica's clock may be behind that of the one that accepted it, or was set back since.
 pub(super) fn time_left(record: &JobRecord, now: UnixMillis) -> Duration {
+    let now = now.max(record.times.accepted);
     let millis = u64::try_from(record.expires.0.saturating_sub(now.0)).unwrap_or(0);
     Duration::from_millis(millis.max(1_000))
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis, chain};
-use medfleet_queue::{IntakeEntry, QueueError};
+use medfleet_queue::{IntakeEntry, Pause, QueueError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -17,9 +17,10 @@ use super::Edge;
 use super::follow::Follow;
 use super::lane::{Lane, Turn};
 use super::offer::Offered;
-use super::plan::{self, Duty};
+use super::plan::{self, Duty, Trouble};
 use crate::config::Travels;
 use crate::leader::Ended;
+use crate::unit::Pauses;
 use crate::work::{Expired, STALE, Silent, expire, in_turn};
 
 /// Intake messages taken at once before anything else.
@@ -44,10 +45,13 @@ type Offering = BoxFuture<'static, (IntakeEntry, Result<Offered, NotDone>)>;
 /// Why an offer came to nothing.
 #[derive(Debug, Clone, Copy)]
 enum NotDone {
-    /// For a reason that other jobs may meet too, such as a hub that is away; a pause has followed.
-    Shared,
+    /// For a reason that other jobs may meet too, such as a hub that is away; a pause has followed. Until when the hub asked the job
+    /// to wait.
+    Shared(Option<Instant>),
     /// For a reason of this job alone.
     OfJob,
+    /// It is held back.
+    Held,
 }
 
 pub(super) struct Session {
@@ -57,6 +61,10 @@ pub(super) struct Session {
     /// Jobs whose messages came later were offered by nobody else.
     begun: Begun,
     lanes: BTreeMap<TenantId, Lane>,
+    /// What operators hold back.
+    pauses: Pauses,
+    /// It was said that the pauses cannot be read, and they could not be since.
+    is_unread_told: bool,
     offers: FuturesUnordered<Offering>,
     follows: FuturesUnordered<BoxFuture<'static, JobKey>>,
     followed: HashMap<JobKey, Followed>,
@@ -108,24 +116,22 @@ enum Step {
     Offered(IntakeEntry, Result<Offered, NotDone>),
     Followed(JobKey),
     Hint(JobKey),
+    Pauses(Result<Vec<Pause>, QueueError>),
     Records(Vec<(JobKey, JobRecord)>),
     ScanOver,
     Tick,
 }
 
 impl Session {
-    /// Hands jobs on until something of this side breaks.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), Ended> {
+    async fn begin(edge: &Arc<Edge>) -> Result<Self, QueueError> {
         let losses = edge.queue.losses();
-        let begun = Begun::now(edge).await.map_err(Ended::BeforeItBegan)?;
         let mut session = Self {
+            begun: Begun::now(edge).await?,
             edge: Arc::clone(edge),
             losses,
-            begun,
             lanes: BTreeMap::new(),
+            pauses: Pauses::default(),
+            is_unread_told: false,
             offers: FuturesUnordered::new(),
             follows: FuturesUnordered::new(),
             followed: HashMap::new(),
@@ -135,6 +141,19 @@ impl Session {
             is_trouble_told: false,
             try_left_at: Instant::now() + LEFT_FOR,
         };
+        // Not knowing what is held back, nothing is handed on.
+        session.hold_back(&edge.queue.pauses().await?);
+        Ok(session)
+    }
+
+    /// Hands jobs on until something of this side breaks.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), Ended> {
+        let begun = Self::begin(edge).await;
+        let mut session = begun.map_err(Ended::BeforeItBegan)?;
+        let mut pauses = std::pin::pin!(pauses(edge));
         // Hints are subscribed to before the stored state is read, so that no change is missed in between.
         let mut hints = hints(edge).await.map_err(Ended::BeforeItBegan)?;
         let mut intake = intake(edge).await.map_err(Ended::BeforeItBegan)?;
@@ -151,6 +170,7 @@ impl Session {
                 Some(key) = session.follows.next() => Step::Followed(key),
                 Some(key) = hints.next() => Step::Hint(key),
                 page = scan.next(), if is_scanning => page.map_or(Step::ScanOver, Step::Records),
+                Some(read) = pauses.next() => Step::Pauses(read),
                 _ = tick.tick() => Step::Tick,
                 () = &mut probe => Step::Tick,
             };
@@ -159,6 +179,7 @@ impl Session {
                 Step::Offered(entry, offered) => session.take_offered(&entry, offered),
                 Step::Followed(key) => session.go_on_following(key),
                 Step::Hint(key) => session.hint(key),
+                Step::Pauses(read) => session.take_pauses(read),
                 Step::Records(page) => {
                     for (key, record) in page {
                         begun_here += u64::from(plan::is_begun_here(&record));
@@ -169,6 +190,8 @@ impl Session {
                 }
                 Step::ScanOver => {
                     (is_scanning, has_scanned) = (false, true);
+                    // The hint of an end may have been lost.
+                    session.lanes.values_mut().for_each(Lane::let_go);
                     if begun_here > 0 && !edge.works_here() {
                         edge.work_on(begun_here);
                     }
@@ -204,7 +227,10 @@ impl Session {
         if is_stale && self.offers.is_empty() {
             return Err(STALE);
         }
-        if has_scanned && !is_stale {
+        if is_stale {
+            // Until they end nothing of any tenant is offered: a hub may ask one of them to wait for minutes.
+            self.lanes.values().for_each(Lane::end_pause);
+        } else if has_scanned {
             self.offer_next();
         }
         Ok(())
@@ -250,8 +276,15 @@ impl Session {
         if let Some(lane) = self.lanes.get_mut(&key.tenant) {
             match offered {
                 Ok(_) => lane.done(entry),
-                Err(NotDone::Shared) => lane.not_done(entry),
+                Err(NotDone::Shared(until)) => lane.not_done(entry, until),
                 Err(NotDone::OfJob) => lane.leave(entry),
+                Err(NotDone::Held) => {
+                    lane.hold(entry);
+                    if !self.pauses.holds(&entry.unit) {
+                        // It was resumed meanwhile.
+                        lane.let_go();
+                    }
+                }
             }
         }
         if matches!(offered, Ok(Offered::AtHub)) {
@@ -261,14 +294,16 @@ impl Session {
 
     /// Offers the next job of every tenant.
     fn offer_next(&mut self) {
-        let most = self.edge.config.in_flight_max;
+        let (most, now) = (self.edge.config.in_flight_max, Instant::now());
         let mut at_hub: HashMap<&TenantId, u32> = HashMap::new();
         for key in self.followed.keys() {
             *at_hub.entry(&key.tenant).or_default() += 1;
         }
         for (tenant, lane) in &mut self.lanes {
             let has_room = at_hub.get(tenant).is_none_or(|count| *count < most);
-            if let Some(turn) = lane.next(has_room) {
+            if let Some(turn) = lane.next(has_room, now) {
+                let is_held = self.pauses.holds(&turn.entry.unit);
+                let turn = (turn, is_held, lane.hurry());
                 let offering = offer(Arc::clone(&self.edge), turn, self.losses);
                 self.offers.push(offering.boxed());
             }
@@ -289,8 +324,35 @@ impl Session {
         self.follows.push(follow.run().boxed());
     }
 
+    /// What could not be read stays as it is known.
+    fn take_pauses(&mut self, read: Result<Vec<Pause>, QueueError>) {
+        let was_told = std::mem::replace(&mut self.is_unread_told, read.is_err());
+        match read {
+            Ok(pauses) => self.hold_back(&pauses),
+            Err(error) if !was_told => {
+                tracing::warn!(error = chain(&error), "the pauses could not be read");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Takes what operators hold back, and shows them that it is taken.
+    fn hold_back(&mut self, pauses: &[Pause]) {
+        let count = i64::try_from(pauses.len()).unwrap_or(i64::MAX);
+        self.edge.figures.pauses.set(count);
+        let pauses = Pauses::of(pauses);
+        if self.pauses != pauses {
+            tracing::info!(pauses = count, "the edge has taken up what is paused");
+            self.pauses = pauses;
+            self.lanes.values_mut().for_each(Lane::let_go);
+        }
+    }
+
     /// A job was cancelled or erased.
     fn hint(&mut self, key: JobKey) {
+        if let Some(lane) = self.lanes.get_mut(&key.tenant) {
+            lane.wake(&key.job);
+        }
         match self.followed.get_mut(&key) {
             Some(followed) => {
                 followed.is_hinted = true;
@@ -355,10 +417,17 @@ impl Session {
         let mut ends = futures::stream::iter(ends).buffer_unordered(EXPIRED_AT_A_TIME);
         let mut trouble = None;
         while let Some((job, ended)) = ends.next().await {
-            // One that cannot be ended holds up no other.
-            if let Err(error) = ended {
-                self.not_ended.insert(job);
-                trouble = Some(error);
+            match ended {
+                Ok(()) => {
+                    if let Some(lane) = self.lanes.get_mut(&job.0.tenant) {
+                        lane.wake(&job.0.job);
+                    }
+                }
+                // One that cannot be ended holds up no other.
+                Err(error) => {
+                    self.not_ended.insert(job);
+                    trouble = Some(error);
+                }
             }
         }
         let has_trouble = trouble.is_some();
@@ -418,10 +487,11 @@ async fn end_of_time(
     Ok(())
 }
 
-/// Offers a job once. If that fails for a reason that other jobs may meet too, it returns only after a pause.
+/// Offers a job once. If that fails for a reason that other jobs may meet too, it returns only after a pause, which ends early where
+/// the lane says so.
 async fn offer(
     edge: Arc<Edge>,
-    turn: Turn,
+    (turn, is_held, hurry): (Turn, bool, Arc<Notify>),
     losses: u64,
 ) -> (IntakeEntry, Result<Offered, NotDone>) {
     let Turn {
@@ -430,17 +500,34 @@ async fn offer(
         tries,
     } = turn;
     let read = (&entry, losses);
-    match Arc::clone(&edge).offer(read, is_doubtful).await {
+    match Arc::clone(&edge).offer(read, (is_doubtful, is_held)).await {
         Ok(offered) => (entry, Ok(offered)),
+        Err(Trouble::Held) => (entry, Err(NotDone::Held)),
         Err(trouble) if plan::is_of_job(&trouble) => {
             edge.tell(&trouble);
             (entry, Err(NotDone::OfJob))
         }
         Err(trouble) => {
-            edge.wait_after(&trouble, tries).await;
-            (entry, Err(NotDone::Shared))
+            let asked = plan::asked(&trouble);
+            let until = asked.and_then(|asked| Instant::now().checked_add(asked));
+            tokio::select! {
+                biased;
+                () = edge.wait_after(&trouble, tries) => {}
+                () = hurry.notified() => {}
+            }
+            (entry, Err(NotDone::Shared(until)))
         }
     }
+}
+
+/// What operators hold back, again and again.
+fn pauses(edge: &Edge) -> impl Stream<Item = Result<Vec<Pause>, QueueError>> {
+    let mut every = tokio::time::interval_at(Instant::now() + TICK, TICK);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    futures::stream::unfold(every, move |mut every| async move {
+        every.tick().await;
+        Some((edge.queue.pauses().await, every))
+    })
 }
 
 /// Jobs that were cancelled or erased.

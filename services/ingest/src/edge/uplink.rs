@@ -105,6 +105,11 @@ impl Uplink {
         match self.answer(behalf, client.get_job(request)).await {
             Ok(response) => Ok(response.job),
             Err(Trouble::NotThere) => Ok(None),
+            // Such as a record of a later release: nothing that is asked of other jobs.
+            Err(Trouble::Defect) => {
+                tracing::warn!("the hub cannot say whether it has a job; its log says more");
+                Err(Trouble::Unsure)
+            }
             // It does not know the question: no reason to fail the job.
             Err(Trouble::Refused(_)) => Err(Trouble::Later(
                 "the hub is of a version that finds no job by its request id",

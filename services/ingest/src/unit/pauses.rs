@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use medfleet_core::TenantId;
+use medfleet_core::{TenantId, WorkUnit};
 use medfleet_queue::Pause;
 
 use super::{CLASSES, slot};
@@ -32,6 +32,11 @@ impl Pauses {
             }
         }
         all
+    }
+
+    /// Whether a unit is held back.
+    pub(crate) fn holds(&self, unit: &WorkUnit) -> bool {
+        self.hold(&unit.key.tenant, slot(unit.class))
     }
 
     pub(super) fn hold(&self, tenant: &TenantId, class: usize) -> bool {

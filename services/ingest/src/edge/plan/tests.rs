@@ -78,6 +78,13 @@ fn the_rest_has_its_own_meaning() {
     let wanted = "only one that has not ended can be cancelled";
     let ended = by_hub(&Refusal::WrongState { state, wanted });
     assert!(matches!(ended, Trouble::OtherState));
+    let unreadable = Refusal::Queue(QueueError::Malformed {
+        what: "a job record",
+        reason: "its state",
+    });
+    assert!(matches!(by_hub(&unreadable), Trouble::Defect));
+    let by_proxy = Status::internal("no");
+    assert!(matches!(trouble(&by_proxy), Trouble::Later(_, None)));
     let erased = Refusal::Store(medfleet_store::StoreError::JobErased);
     assert!(matches!(by_hub(&erased), Trouble::Refused(_)));
 }
@@ -183,6 +190,22 @@ fn a_job_has_one_request_id_at_the_hub_and_one_that_means_something_else_another
 }
 
 #[test]
+fn a_job_has_what_is_left_of_its_time_and_never_more_than_it_was_given() {
+    let (_, mut record) = medfleet_testkit::record(1, 1);
+    (record.times.accepted, record.expires) = (UnixMillis(10_000), UnixMillis(70_000));
+    let check = |now, seconds| {
+        let left = time_left(&record, UnixMillis(now));
+        assert_eq!(left, Duration::from_secs(seconds), "at {now}");
+    };
+    check(10_000, 60);
+    check(30_000, 40);
+    check(90_000, 1);
+    // Of a clock that is behind the one of the accept.
+    check(9_990, 60);
+    check(0, 60);
+}
+
+#[test]
 fn what_is_told_of_another_job_is_not_taken() {
     let [mine, other] = [1, 2].map(|byte| JobId::from_bytes([byte; 16]));
     assert!(is_of(&format!("jobs/{mine}"), &mine).is_ok());
@@ -209,6 +232,20 @@ fn what_was_handed_on_just_now_is_not_taken_for_lost() {
     // The queue has not told the time yet.
     assert!(is_new_there(&there, None));
     assert!(!is_new_there(&record, None), "nobody has it");
+}
+
+#[test]
+fn of_what_ended_just_now_the_hub_is_asked_again() {
+    let (_, open) = medfleet_testkit::record(1, 1);
+    let at = UnixMillis(1_000_000);
+    let ended = open.apply(&medfleet_core::Move::Cancel, at).expect("ends");
+    let after = |millis| Some(UnixMillis(at.0 + millis));
+    assert!(has_just_ended(&ended, after(0)));
+    assert!(has_just_ended(&ended, after(59_000)));
+    assert!(!has_just_ended(&ended, after(60_000)));
+    assert!(has_just_ended(&ended, None), "the time is not known yet");
+    assert!(!has_just_ended(&open, after(0)), "it goes on");
+    assert!(is_of_job(&Trouble::Unsure), "others would wait for it");
 }
 
 #[test]
