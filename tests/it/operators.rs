@@ -36,6 +36,31 @@ async fn every_role_has_its_admin_port() -> Result<()> {
     Ok(())
 }
 
+/// Without its queue no role can work, and none is helped by a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_queue_a_role_is_alive_and_not_ready() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let becomes = async |role: Role, expected: (u16, &str)| {
+        wait_until(PATIENCE, "what a role says of itself", async || {
+            let (status, body) = http_get(fleet.admin(role), "/readyz").await.ok()?;
+            ((status, body.as_str()) == expected).then_some(())
+        })
+        .await
+        .with_context(|| format!("{role:?} never said {expected:?}"))
+    };
+    fleet.kill_nats().await?;
+    for role in Role::ALL {
+        becomes(role, (503, "queue")).await?;
+        let (status, body) = http_get(fleet.admin(role), "/healthz").await?;
+        ensure!(status == 200, "{role:?}: {status} {body}");
+    }
+    fleet.restart_nats().await?;
+    for role in Role::ALL {
+        becomes(role, (200, "ready")).await?;
+    }
+    Ok(())
+}
+
 /// NATS away: a submit to a fleet whose queue is gone says so and accepts nothing; a service that is started exits 3 with what it
 /// tried, and so does the command line where no fleet is.
 #[tokio::test(flavor = "multi_thread")]
