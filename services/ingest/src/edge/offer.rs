@@ -88,7 +88,7 @@ impl Edge {
             let Some(record) = record.filter(|record| record.epoch == entry.unit.epoch) else {
                 break Offered::Over;
             };
-            let span = self.span(&record);
+            let span = self.span(key, &record);
             let headers = headers_of(&span, &record);
             let step = self.offer_step(entry, &record, &headers, is_doubtful);
             match step.instrument(span).await? {
@@ -301,7 +301,7 @@ impl Edge {
                 })
             })
             .collect();
-        let inputs = self.all_sent(behalf, &parcel.files, inputs).await?;
+        let inputs = self.all_sent((behalf, key), &parcel.files, inputs).await?;
         let left = plan::time_left(record, self.clock.now());
         let request = v1::SubmitJobRequest {
             request_id: plan::request_id(&key.job, record),
@@ -330,7 +330,7 @@ impl Edge {
     /// Sends all files, some at a time. Until the last is there, the hub is asked to keep the others.
     async fn all_sent(
         &self,
-        behalf: Behalf<'_>,
+        (behalf, key): (Behalf<'_>, &JobKey),
         files: &[Outgoing],
         inputs: Vec<impl Future<Output = Result<v1::Input, Trouble>>>,
     ) -> Result<Vec<v1::Input>, Trouble> {
@@ -346,7 +346,7 @@ impl Edge {
             let next = tokio::select! {
                 next = inputs.next() => next,
                 () = tokio::time::sleep_until(keep_at) => {
-                    self.keep(behalf, files, &sent).await;
+                    self.keep((behalf, key), files, &sent).await;
                     keep_at = Instant::now() + UPLOADS_RENEWED_EVERY;
                     continue;
                 }
@@ -363,7 +363,12 @@ impl Edge {
     }
 
     /// Asks the hub to keep what was sent.
-    async fn keep(&self, behalf: Behalf<'_>, files: &[Outgoing], sent: &[Option<v1::Input>]) {
+    async fn keep(
+        &self,
+        (behalf, key): (Behalf<'_>, &JobKey),
+        files: &[Outgoing],
+        sent: &[Option<v1::Input>],
+    ) {
         let uploads = files.iter().zip(sent).filter_map(|(file, input)| {
             let source = input.as_ref()?.source.as_ref()?;
             match source {
@@ -377,7 +382,7 @@ impl Edge {
         while let Some(kept) = asks.next().await {
             if let Err(trouble) = kept {
                 // It is asked again; of an upload that is gone all the same, submitting says so.
-                self.tell(&trouble);
+                self.tell(key, &trouble);
             }
         }
     }
@@ -422,7 +427,7 @@ impl Edge {
                 Ok(sent) => sent,
                 // What was still on its way may have moved the place from which the hub goes on; an older release refuses then.
                 Err(trouble @ (Trouble::Later(..) | Trouble::Refused(_))) => {
-                    self.wait_after(&trouble, tries).await;
+                    self.wait_after(key, &trouble, tries).await;
                     match self.uplink.upload_of(behalf, upload.name.clone()).await {
                         Err(Trouble::Later(..)) => upload,
                         found => found?,
@@ -523,10 +528,12 @@ impl Edge {
     }
 
     /// The span of handing a job on, within the job's own trace.
-    fn span(&self, record: &JobRecord) -> tracing::Span {
+    pub(super) fn span(&self, key: &JobKey, record: &JobRecord) -> tracing::Span {
         let span = tracing::info_span!(
             "hand on to the hub",
             otel.kind = "client",
+            medfleet.tenant = %key.tenant,
+            medfleet.job = %key.job,
             class = record.class.as_str(),
         );
         telemetry::set_parent(&span, &[(TRACEPARENT, record.traceparent.as_str())]);

@@ -433,11 +433,11 @@ async fn offer(
     match Arc::clone(&edge).offer(read, is_doubtful).await {
         Ok(offered) => (entry, Ok(offered)),
         Err(trouble) if plan::is_of_job(&trouble) => {
-            edge.tell(&trouble);
+            edge.tell(&entry.unit.key, &trouble);
             (entry, Err(NotDone::OfJob))
         }
         Err(trouble) => {
-            edge.wait_after(&trouble, tries).await;
+            edge.wait_after(&entry.unit.key, &trouble, tries).await;
             (entry, Err(NotDone::Shared))
         }
     }
