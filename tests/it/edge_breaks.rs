@@ -198,7 +198,7 @@ async fn a_job_whose_files_the_edge_has_lost_fails_and_the_log_names_it() -> Res
     let edge = site.client("st-mary").await?;
     let job = edge.submit(film()?).await?.name;
     let files = site.folder().join("blobs").join("st-mary").join("study");
-    std::fs::remove_dir_all(files)?;
+    fs::remove_dir_all(files)?;
     site.link().mend();
     let failed = edge.wait_final(&job).await?;
     let failure = failed.failure.clone().context("a reason")?;
