@@ -79,7 +79,8 @@ impl WorkerMetrics {
             registry.register("redeliveries", help, ours.redeliveries.clone());
             let help = "Units that this release cannot read: their jobs are failed where they are known (yes), or wait until their time is over (no)";
             registry.register("unreadable_units", help, ours.unreadable.clone());
-            registry.register("slots_busy", "Slots at work", ours.busy.clone());
+            let help = "Units in hand: in slots, and beyond these those in the places of STAT and those that wait for another worker";
+            registry.register("slots_busy", help, ours.busy.clone());
             registry.register("slots", "Slots in all", total);
         });
         ours.begin_at_zero();
@@ -142,7 +143,7 @@ impl WorkerMetrics {
             .inc();
     }
 
-    /// Slots at work.
+    /// Units in hand.
     pub(crate) fn busy(&self) -> i64 {
         self.busy.get()
     }
