@@ -1,5 +1,6 @@
 //! What an operator touches: admin ports, TLS, a certificate that ends, a queue that is away, a worker that is told to stop.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +9,7 @@ use medfleet_proto::v1::JobState;
 use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
+use medfleet_tests::fleet::{Fleet, Options, Role, Up, binary, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
 use toml::{Table, Value, toml};
@@ -222,6 +223,31 @@ async fn tokens_are_fetched_over_tls() -> Result<()> {
     std::fs::write(file, other.cert.pem())?;
     fleet.start_role(Role::Decode).await?;
     tokens_come_from("store", &fleet, &client).await
+}
+
+/// Whoever scrapes the addresses that `medfleet up` prints hears of it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_in_one_process_tells_when_its_certificate_ends() -> Result<()> {
+    let end = medfleet_testkit::clock()().0 / 1000 + 1_000_000;
+    let (folder, (certificate, key)) = (tempfile::tempdir()?, ending(end)?);
+    let mut flags = vec!["--simulate".to_owned()];
+    for (name, pem) in [("cert", certificate), ("key", key)] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, pem)?;
+        flags.push(format!("--set=ingest.tls.{name}=\"{}\"", file.display()));
+    }
+    let flags: Vec<&OsStr> = flags.iter().map(OsStr::new).collect();
+    let up = Up::told(&flags).await?;
+    let log = std::fs::read_to_string(up.folder().join("up.log"))?;
+    let printed = log.lines().find_map(|line| {
+        let page = line.strip_prefix("ingest")?.trim();
+        page.strip_prefix("http://")?.strip_suffix("/metrics")
+    });
+    let admin = printed.context("the page of ingest")?.parse()?;
+    let series = "medfleet_certificate_end_time_seconds{setting=\"ingest.tls.cert\"}";
+    let told = alerts::told(admin, series).await?;
+    ensure!(told == end, "{told} is not {end}");
+    up.stop().await
 }
 
 /// Completes the first job of the decode process that runs, whose one image comes from `source`.
