@@ -55,7 +55,7 @@ impl Calls {
 
     fn refused(&self, refusal: &Refusal) -> Status {
         if matches!(refusal, Refusal::Store(error) if is_full(error)) {
-            self.figures.store_full.inc();
+            self.figures.found_full();
         }
         error::status(refusal)
     }
@@ -161,8 +161,10 @@ mod tests {
         let calls = Calls {
             figures: Figures::new(&Metrics::new()),
         };
+        assert!(calls.figures.since_full().is_none());
         let full = Refusal::Store(StoreError::Full { bytes: 2, free: 1 });
         assert_eq!(calls.refused(&full).code(), Code::ResourceExhausted);
+        assert!(calls.figures.since_full().is_some());
         assert_eq!(calls.figures.store_full.get(), 1);
         assert_eq!(calls.refused(&Refusal::Stopping).code(), Code::Unavailable);
         assert_eq!(calls.figures.store_full.get(), 1);

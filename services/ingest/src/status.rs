@@ -6,6 +6,7 @@ mod page;
 mod recent;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 use medfleet_core::setting::ByteSize;
@@ -25,6 +26,8 @@ use crate::roster::Roster;
 
 pub(crate) use recent::Recent;
 
+/// How long a store that had no room for a call counts as full, as long as the alert says so.
+const FULL_FOR: Duration = Duration::from_secs(15 * 60);
 /// Dead letters shown.
 const LETTERS_MAX: usize = 10;
 /// Places of the stream in which they are looked for, from its end.
@@ -234,10 +237,7 @@ impl Status {
                 is_well: false,
                 what: chain(&error),
             },
-            _ => Part {
-                is_well: true,
-                what: format!("answers{}", stored(&self.quotas)),
-            },
+            _ => of_store(self.figures.since_full(), &stored(&self.quotas)),
         }
     }
 
@@ -355,6 +355,23 @@ impl From<StreamUsage> for Stream {
     }
 }
 
+/// A store that answers, and how long ago it had no room for a call of this process.
+fn of_store(since_full: Option<Duration>, stored: &str) -> Part {
+    match since_full.filter(|since| *since < FULL_FOR) {
+        Some(since) => Part {
+            is_well: false,
+            what: format!(
+                "answers, and had no room for a call {} s ago{stored}",
+                since.as_secs()
+            ),
+        },
+        None => Part {
+            is_well: true,
+            what: format!("answers{stored}"),
+        },
+    }
+}
+
 /// What the store holds, by the last count, and how many tenants have as much as they may; nothing before the first.
 fn stored(quotas: &Quotas) -> String {
     let stored = quotas.stored().all();
@@ -401,6 +418,18 @@ fn word(name: &str, prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_had_no_room_is_not_well_for_a_while() {
+        let check = |since_full, is_well, what: &str| {
+            let part = of_store(since_full, "; so much");
+            assert_eq!((part.is_well, part.what.as_str()), (is_well, what));
+        };
+        check(None, true, "answers; so much");
+        check(Some(FULL_FOR), true, "answers; so much");
+        let told = "answers, and had no room for a call 7 s ago; so much";
+        check(Some(Duration::from_secs(7)), false, told);
+    }
 
     #[test]
     fn a_class_of_which_all_is_held_back_is_shown_by_every_replica() {
