@@ -89,7 +89,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
                 handler: Arc::clone(&handler),
                 hints: hints.clone(),
                 places,
-                place: Arc::default(),
+                place: Arc::new(Place::counted_in(worker.metrics.aside())),
             };
             worker.tasks.start(kind, slot.run(puller))
         });
@@ -151,7 +151,7 @@ impl<H: Handler> Slot<H> {
                     self.pause().await;
                 }
             }
-            self.place.leave();
+            self.place.end();
         }
         close(puller).await;
         Ok(())
