@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::fail_closed::encoded;
 
 /// Fails a job by losing its tokens, and returns its name and its letter.
-async fn failed(fleet: &Fleet, client: &Client) -> Result<(String, DeadLetter)> {
+pub(crate) async fn failed(fleet: &Fleet, client: &Client) -> Result<(String, DeadLetter)> {
     let job = encoded(fleet, client, &[1]).await?;
     fleet.remove_one_blob("st-mary", "tokens")?;
     fleet.start_role(Role::Encode).await?;

@@ -235,6 +235,26 @@ async fn a_job_that_the_hub_has_lost_is_handed_on_again_and_finishes() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_files_the_edge_has_lost_fails_and_the_log_names_it() -> Result<()> {
+    let hub = Fleet::start(Options::default()).await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    site.link().cut();
+    let edge = site.client("st-mary").await?;
+    let job = edge.submit(film()?).await?.name;
+    let files = site.folder().join("blobs").join("st-mary").join("study");
+    fs::remove_dir_all(files)?;
+    site.link().mend();
+    let failed = edge.wait_final(&job).await?;
+    let failure = failed.failure.clone().context("a reason")?;
+    ensure!(failure.reason() == FailureReason::Integrity, "{failed:?}");
+    let (log, id) = (site.log()?, job.trim_start_matches("jobs/"));
+    let mut lines = log.lines();
+    let said = lines.find(|line| line.contains("a job cannot be read back to be handed on"));
+    ensure!(said.is_some_and(|line| line.contains(id)), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over() -> Result<()> {
     let (hub, site, job, theirs) = before_decode().await?;
     // Before the link is cut: whoever follows the job reads its record again after that.

@@ -1,5 +1,6 @@
 //! What an operator touches: admin ports, TLS, a certificate that ends, a queue that is away, a worker that is told to stop.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +9,7 @@ use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, refused, report};
 use medfleet_tests::config::job_key;
-use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
+use medfleet_tests::fleet::{Fleet, Options, Role, Up, binary, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
 use toml::{Table, Value, toml};
@@ -32,6 +33,31 @@ async fn every_role_has_its_admin_port() -> Result<()> {
                 "{role:?}: a job id is a label"
             );
         }
+    }
+    Ok(())
+}
+
+/// Without its queue no role can work, and none is helped by a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_queue_a_role_is_alive_and_not_ready() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let becomes = async |role: Role, expected: (u16, &str)| {
+        wait_until(PATIENCE, "what a role says of itself", async || {
+            let (status, body) = http_get(fleet.admin(role), "/readyz").await.ok()?;
+            ((status, body.as_str()) == expected).then_some(())
+        })
+        .await
+        .with_context(|| format!("{role:?} never said {expected:?}"))
+    };
+    fleet.kill_nats().await?;
+    for role in Role::ALL {
+        becomes(role, (503, "queue")).await?;
+        let (status, body) = http_get(fleet.admin(role), "/healthz").await?;
+        ensure!(status == 200, "{role:?}: {status} {body}");
+    }
+    fleet.restart_nats().await?;
+    for role in Role::ALL {
+        becomes(role, (200, "ready")).await?;
     }
     Ok(())
 }
@@ -178,6 +204,31 @@ async fn tokens_are_fetched_over_tls() -> Result<()> {
     std::fs::write(file, other.cert.pem())?;
     fleet.start_role(Role::Decode).await?;
     tokens_come_from("store", &fleet, &client).await
+}
+
+/// Whoever scrapes the addresses that `medfleet up` prints hears of it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_in_one_process_tells_when_its_certificate_ends() -> Result<()> {
+    let end = medfleet_testkit::clock()().0 / 1000 + 1_000_000;
+    let (folder, (certificate, key)) = (tempfile::tempdir()?, ending(end)?);
+    let mut flags = vec!["--simulate".to_owned()];
+    for (name, pem) in [("cert", certificate), ("key", key)] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, pem)?;
+        flags.push(format!("--set=ingest.tls.{name}=\"{}\"", file.display()));
+    }
+    let flags: Vec<&OsStr> = flags.iter().map(OsStr::new).collect();
+    let up = Up::told(&flags).await?;
+    let log = std::fs::read_to_string(up.folder().join("up.log"))?;
+    let printed = log.lines().find_map(|line| {
+        let page = line.strip_prefix("ingest")?.trim();
+        page.strip_prefix("http://")?.strip_suffix("/metrics")
+    });
+    let admin = printed.context("the page of ingest")?.parse()?;
+    let series = "medfleet_certificate_end_time_seconds{setting=\"ingest.tls.cert\"}";
+    let told = alerts::told(admin, series).await?;
+    ensure!(told == end, "{told} is not {end}");
+    up.stop().await
 }
 
 /// Completes the first job of the decode process that runs, whose one image comes from `source`.

@@ -12,8 +12,11 @@ use medfleet_tests::picture;
 use medfleet_tests::rotel::Rotel;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::span::{Link, SpanKind};
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use tonic::Request;
 use tonic::transport::Channel;
+
+use crate::dead::failed;
 
 const TENANT: &str = "st-mary";
 /// What the job is asked with and about.
@@ -145,6 +148,12 @@ fn one_with<'a>(
     })
 }
 
+/// What a collector is asked for that keeps the traces of what went wrong.
+fn is_error(received: &Received) -> bool {
+    let status = received.span.status.as_ref();
+    status.is_some_and(|status| status.code() == StatusCode::Error)
+}
+
 /// What is counted arrives as a number, which can be compared and added up.
 fn numbers_are_numbers(trace: &[Received]) -> Result<()> {
     let chat = one_with(trace, SpanKind::Internal, &CHAT)?;
@@ -184,6 +193,7 @@ fn says_nothing_of_the_patient(collector: &Collector, ended: &Ended) -> Result<(
 fn all_is_well(collector: &Collector, ended: &Ended) -> Result<()> {
     let trace = collector.trace(&ended.job.trace_id);
     is_one_tree(&trace, &ended.job)?;
+    ensure!(!trace.iter().any(is_error), "a job that went well failed");
     numbers_are_numbers(&trace)?;
     says_nothing_of_the_patient(collector, ended)
 }
@@ -210,6 +220,46 @@ async fn a_trace_is_as_whole_through_a_collector_of_others() -> Result<()> {
     // What comes last must not be a second root.
     between.stop().await?;
     all_is_well(&collector, &ended)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_fails_its_job_is_an_error_and_the_job_started_over_stays_one_trace()
+-> Result<()> {
+    let collector = Collector::start().await?;
+    let fleet = Fleet::start(Options {
+        otlp_endpoint: Some(collector.endpoint()),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client(TENANT).await?;
+    let (name, letter) = failed(&fleet, &client).await?;
+    client.replay(&letter.name).await?;
+    let job = client.wait_completed(&name).await?;
+    stop(&fleet).await?;
+
+    let trace = collector.trace(&job.trace_id);
+    ensure!(roots(&trace).len() == 1, "{:?}", roots(&trace));
+    let said = |each: &Received| {
+        let of = |key: &str| each.attribute(key).cloned();
+        (of("medfleet.verdict"), of("medfleet.epoch"))
+    };
+    let expected = |verdict: &str, epoch: i64| {
+        let verdict = Value::StringValue(verdict.to_owned());
+        (Some(verdict), Some(Value::IntValue(epoch)))
+    };
+    let errors: Vec<_> = trace
+        .iter()
+        .filter(|each| is_error(each))
+        .map(said)
+        .collect();
+    ensure!(errors == [expected("reject", 0)], "{errors:?}");
+    let decoded = [
+        ("service.name", "medfleet-decode"),
+        ("medfleet.verdict", "done"),
+    ];
+    let again = one_with(&trace, SpanKind::Consumer, &decoded)?;
+    ensure!(said(again) == expected("done", 1), "{again:?}");
+    Ok(())
 }
 
 /// Submits a report within a trace of the caller's.

@@ -17,8 +17,8 @@ use crate::outside::Outside;
 
 /// Its configuration, in its folder.
 const CONFIG: &str = "prometheus.yaml";
-/// How `cargo xtask observe --ask` begins the line of a query without data.
-const NO_DATA: &str = "observe: no data: ";
+/// How `cargo xtask observe --ask` begins the line of a query without data, and of what is not as the reference says.
+const AMISS: [&str; 2] = ["observe: no data: ", "series: "];
 
 /// A running server. Dropping it kills it and removes what it has kept.
 #[derive(Debug)]
@@ -68,21 +68,22 @@ impl Prometheus {
         .await
     }
 
-    /// The queries of the dashboards that it has no data for, a line each.
-    pub async fn without_data(&self) -> Result<Vec<String>> {
+    /// The queries of dashboards, rules and chart that it has no data for, and what it scraped that is not as the reference of
+    /// metrics says, a line each.
+    pub async fn amiss(&self) -> Result<Vec<String>> {
         let url = format!("http://{}", address(&self.0.ports));
         let mut ask = Command::new(binary("xtask")?);
         ask.args(["observe", "--ask", &url]).kill_on_drop(true);
         let output = ask.output().await.context("start xtask")?;
         let told = String::from_utf8_lossy(&output.stdout);
-        let without = told.lines().filter_map(|line| line.strip_prefix(NO_DATA));
-        let without: Vec<String> = without.map(str::to_owned).collect();
+        let is_amiss = |line: &&str| AMISS.iter().any(|begin| line.starts_with(begin));
+        let amiss: Vec<String> = told.lines().filter(is_amiss).map(str::to_owned).collect();
         ensure!(
-            output.status.success() == without.is_empty(),
-            "the dashboards could not be asked: {told}{}",
+            output.status.success() == amiss.is_empty(),
+            "it could not be asked: {told}{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Ok(without)
+        Ok(amiss)
     }
 }
 

@@ -116,6 +116,8 @@ pub struct Process<C> {
     pub random: Arc<dyn Random>,
     /// Where the admin port really is.
     pub admin: SocketAddr,
+    /// When the certificates that were read at the start end, each by its setting; told on the admin port already.
+    pub certificate_ends: Vec<(String, UnixMillis)>,
 }
 
 impl Process<()> {
@@ -130,6 +132,7 @@ impl Process<()> {
             clock: self.clock,
             random: self.random,
             admin: self.admin,
+            certificate_ends: self.certificate_ends,
         }
     }
 }
@@ -295,7 +298,7 @@ async fn serve(
     let admin = listener.local_addr()?;
     let (metrics, health, pages) = (Metrics::new(), Health::new(), Pages::default());
     metrics.describe(program.name, program.version, SystemClock.now());
-    metrics.certificates(ends);
+    metrics.certificates(ends.clone());
     // The admin port and the signals outlive the drain, so they belong to a set with an end of its own.
     let tasks = TaskSet::new(shutdown.clone());
     let last = TaskSet::new(Shutdown::new(std::time::Duration::from_secs(1)));
@@ -326,6 +329,7 @@ async fn serve(
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
         admin,
+        certificate_ends: ends,
     };
     let ended = tokio::select! {
         ended = body(process) => ended,

@@ -1,7 +1,9 @@
 //! What a worker service is given ready-made, and how its main makes it from the configuration.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use medfleet_core::{Digest, JobId, JobKey, PoolName, Stage, TenantId};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
@@ -15,6 +17,15 @@ use crate::config::WorkerConfig;
 use crate::metrics::{WorkerMetrics, register_connection};
 use crate::slot::Worker;
 use crate::watch;
+
+/// How often the connection to the queue is looked at.
+const CONNECTION_EVERY: Duration = Duration::from_millis(500);
+
+const CONNECTION: TaskKind = TaskKind {
+    name: "queue connection",
+    on_failure: OnFailure::Shutdown,
+    on_shutdown: OnShutdown::Abort,
+};
 
 const ERASURES: TaskKind = TaskKind {
     name: "erasure hints",
@@ -111,8 +122,9 @@ impl Dependencies {
         })
     }
 
-    /// What the slots of a stage run with. Registers the metrics of every worker, and makes sure that the pool's streams and
-    /// consumers are there; the limits of streams that are there stay ingest's.
+    /// What the slots of a stage run with. Registers the metrics of every worker, makes sure that the pool's streams and
+    /// consumers are there, and says from now on, as the part `queue` of the process's health, whether there is a connection; the
+    /// limits of streams that are there stay ingest's.
     ///
     /// # Errors
     /// [`ConnectionError::Ensure`].
@@ -128,6 +140,8 @@ impl Dependencies {
         if let Err(source) = ensured {
             return Err(ConnectionError::Ensure { pool, source });
         }
+        let connection = follow_connection(self.queue.clone(), self.health.part("queue"));
+        self.tasks.start(CONNECTION, connection);
         Ok(Worker {
             config,
             pool,
@@ -164,6 +178,17 @@ impl Dependencies {
     pub fn follow_erasures(&self, forget: impl Fn(&TenantId) + Send + 'static) {
         let hints = watch::follow_erasures(self.queue.clone(), forget);
         self.tasks.start(ERASURES, hints);
+    }
+}
+
+/// A worker without its queue takes nothing, and nothing that it does is confirmed: it is not ready, and not dead either.
+async fn follow_connection(queue: Queue, part: Part) -> Result<(), Infallible> {
+    loop {
+        match queue.is_connected() {
+            true => part.ready(),
+            false => part.unready(),
+        }
+        tokio::time::sleep(CONNECTION_EVERY).await;
     }
 }
 

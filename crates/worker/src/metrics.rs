@@ -41,6 +41,8 @@ pub struct WorkerMetrics {
     redeliveries: Family<ClassLabel, Counter>,
     unreadable: Family<UnreadableLabel, Counter>,
     busy: Gauge,
+    /// Of these units, those that have left their places.
+    aside: Gauge,
 }
 
 impl WorkerMetrics {
@@ -60,6 +62,7 @@ impl WorkerMetrics {
             redeliveries: Family::default(),
             unreadable: Family::default(),
             busy: Gauge::default(),
+            aside: Gauge::default(),
         };
         let total = Gauge::<i64>::default();
         total.set(i64::try_from(slots).unwrap_or(i64::MAX));
@@ -75,7 +78,8 @@ impl WorkerMetrics {
             registry.register("redeliveries", help, ours.redeliveries.clone());
             let help = "Units that this release cannot read: their jobs are failed where they are known (yes), or wait until their time is over (no)";
             registry.register("unreadable_units", help, ours.unreadable.clone());
-            registry.register("slots_busy", "Slots at work", ours.busy.clone());
+            let help = "Units in hand: in slots, and beyond these those in the places of STAT and those that wait for another worker";
+            registry.register("slots_busy", help, ours.busy.clone());
             registry.register("slots", "Slots in all", total);
         });
         ours.begin_at_zero();
@@ -138,9 +142,14 @@ impl WorkerMetrics {
             .inc();
     }
 
-    /// Slots at work.
-    pub(crate) fn busy(&self) -> i64 {
-        self.busy.get()
+    /// Units in hand that have not left their places.
+    pub(crate) fn at_work(&self) -> i64 {
+        self.busy.get().saturating_sub(self.aside.get())
+    }
+
+    /// Where places count those that were left.
+    pub(crate) fn aside(&self) -> Gauge {
+        self.aside.clone()
     }
 
     /// Gives every family a value of each class, so that the whole of it can be described.
@@ -206,6 +215,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_unit_that_left_its_place_is_in_hand_and_not_at_work() {
+        let metrics = Metrics::new();
+        let ours = WorkerMetrics::register(&metrics, Stage::Encode, 1);
+        ours.began(Class::Routine, 1, 0.0);
+        ours.aside().inc();
+        ours.began(Class::Routine, 1, 0.0);
+        let busy = value(&metrics, "medfleet_encode_slots_busy");
+        assert_eq!((busy.as_deref(), ours.at_work()), (Some("2"), 1));
     }
 
     #[test]

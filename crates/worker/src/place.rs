@@ -2,23 +2,48 @@
 //! leaves its place, so that another unit is worked on meanwhile.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures::poll;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A place, taken or left. The default holds none yet: leaving it frees nothing.
 #[derive(Debug, Default)]
 pub struct Place {
     held: Mutex<Option<OwnedSemaphorePermit>>,
+    /// Its unit has left it, and is in hand.
+    is_left: AtomicBool,
+    /// Of how many places of the worker that is so.
+    aside: Gauge,
 }
 
 impl Place {
+    /// One of a worker's, which counts those that were left.
+    pub(crate) fn counted_in(aside: Gauge) -> Self {
+        Self {
+            aside,
+            ..Self::default()
+        }
+    }
+
     /// Gives the place to another unit for good. The unit that left goes on beside it, and does not get the place back: the other
     /// one may keep it for long.
     pub fn leave(&self) {
+        let held = self.lock().take();
+        if held.is_some() && !self.is_left.swap(true, Ordering::Relaxed) {
+            self.aside.inc();
+        }
+    }
+
+    /// The unit is in hand no more.
+    pub(crate) fn end(&self) {
         drop(self.lock().take());
+        if self.is_left.swap(false, Ordering::Relaxed) {
+            self.aside.dec();
+        }
     }
 
     /// Waits, and leaves the place ([`Place::leave`]) if what is waited for is not there at once.
@@ -54,21 +79,26 @@ mod tests {
     #[tokio::test]
     async fn who_leaves_its_place_makes_room_for_one_more() {
         let places = Arc::new(Semaphore::new(1));
-        let (first, second) = (Place::default(), Place::default());
+        let aside = Gauge::default();
+        let (first, second) = (Place::counted_in(aside.clone()), Place::default());
         first.take(&places).await;
         let mut next = Box::pin(second.take(&places));
         assert!(next.as_mut().now_or_never().is_none(), "it is taken");
         first.leave_for(async {}).await;
         assert!(next.as_mut().now_or_never().is_none(), "it was not left");
+        assert_eq!(aside.get(), 0);
         let freed = Notify::new();
         let mut waiting = Box::pin(first.leave_for(freed.notified()));
         assert!(waiting.as_mut().now_or_never().is_none(), "it waits");
+        assert_eq!(aside.get(), 1);
         next.await;
         freed.notify_one();
         waiting.await;
         // What was left is not there to be left again.
         first.leave();
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!((places.available_permits(), aside.get()), (0, 1));
+        first.end();
+        assert_eq!((places.available_permits(), aside.get()), (0, 0));
         drop(second);
         assert_eq!(places.available_permits(), 1);
     }

@@ -38,8 +38,9 @@ pub(crate) async fn announce(
             _ = every.tick() => {}
             () = shutdown.begun(), if !presence.draining => presence.draining = true,
         }
-        // Units in STAT slots and units that wait aside come beyond the slots, and take none from the others.
-        presence.busy = u32::try_from(worker.metrics.busy()).unwrap_or(0).min(slots);
+        // Units that wait aside take no slot; those in STAT slots come beyond the others, and take none from these.
+        let at_work = u32::try_from(worker.metrics.at_work());
+        presence.busy = at_work.unwrap_or(0).min(slots);
         if let Err(error) = worker.queue.publish_presence(&presence).await {
             tracing::debug!(
                 error = chain(&error),

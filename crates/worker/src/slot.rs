@@ -89,7 +89,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
                 handler: Arc::clone(&handler),
                 hints: hints.clone(),
                 places,
-                place: Arc::default(),
+                place: Arc::new(Place::counted_in(worker.metrics.aside())),
             };
             worker.tasks.start(kind, slot.run(puller))
         });
@@ -151,7 +151,7 @@ impl<H: Handler> Slot<H> {
                     self.pause().await;
                 }
             }
-            self.place.leave();
+            self.place.end();
         }
         close(puller).await;
         Ok(())
@@ -185,6 +185,10 @@ impl<H: Handler> Slot<H> {
             let (said, span) = (word(&verdict), Span::current());
             if telemetry::is_recorded(&span) {
                 span.record("medfleet.verdict", said);
+                // Who keeps only some traces keeps those with an error.
+                if matches!(verdict, Verdict::Reject(_)) {
+                    span.record("otel.status_code", "ERROR");
+                }
             }
             self.worker
                 .metrics
@@ -506,6 +510,7 @@ fn span(unit: &WorkUnit, deliveries: u64) -> Span {
         "unit",
         otel.name = %format_args!("{stage} work.{stage}.{pool}"),
         otel.kind = "consumer",
+        otel.status_code = field::Empty,
         messaging.system = "nats",
         messaging.operation.name = "process",
         messaging.operation.type = "process",

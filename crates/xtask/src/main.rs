@@ -62,7 +62,7 @@ usage: cargo xtask <command>
   eval [--count 500] [--seed 770077]   what the demo model can do, asked of a fleet about phantoms that it never saw
   fuzz [--minutes 60] [--seed 1]   broken files for everything that reads what a stranger sent
   observe [--bless]      the reference of metrics, the alerts and the dashboards against what the services export
-          [--ask URL]    … every query of a dashboard put to a running Prometheus
+          [--ask URL]    … every query put to a running Prometheus, and its series held against the reference
   sbom [FILE]            what the binaries are made of, from Cargo.lock, as CycloneDX
   rebuild                how long the build takes after a one-line change in a service
   up                     a local fleet that keeps running

@@ -2,9 +2,10 @@
 //! dashboards. All of it is held against what the services really export, so that nothing asks for a metric that is not there.
 //!
 //! Reading order: `reference` (what the services export), `rules`, `dashboards` (their source), `grafana` (the JSON), `queries`,
-//! `pages` (what the runbook quotes).
+//! `exported` (what a running fleet exports), `pages` (what the runbook quotes, and which metrics other pages name).
 
 mod dashboards;
+mod exported;
 mod grafana;
 mod pages;
 mod queries;
@@ -56,9 +57,12 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// Asks a real Prometheus every query of every dashboard; fails when one has no answer.
+/// Asks a real Prometheus every query of every dashboard and of the chart, every series that a rule asks for, and which series
+/// there are; fails when something has no answer, or when these are not those of the reference.
 pub(crate) fn ask(server: &str) -> Result<()> {
-    queries::ask(server)
+    let answered = queries::ask(server, &rules::text()?);
+    violations::none("series", &exported::amiss(server, &reference::read()?)?)?;
+    answered
 }
 
 /// What a program of ours prints.

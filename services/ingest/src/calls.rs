@@ -44,6 +44,9 @@ impl Calls {
         let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
         if telemetry::is_recorded(&span) {
             span.record("rpc.grpc.status_code", i32::from(code));
+            if is_ours(code) {
+                span.record("otel.status_code", "ERROR");
+            }
         }
         self.figures
             .called(method, code, begun.elapsed().as_secs_f64());
@@ -52,7 +55,7 @@ impl Calls {
 
     fn refused(&self, refusal: &Refusal) -> Status {
         if matches!(refusal, Refusal::Store(error) if is_full(error)) {
-            self.figures.store_full.inc();
+            self.figures.found_full();
         }
         error::status(refusal)
     }
@@ -97,12 +100,26 @@ pub(crate) fn page_size(asked: i32) -> Result<usize, Refusal> {
     Ok(usize::try_from(size).unwrap_or_default())
 }
 
+/// Whether the conventions count it as an error of who serves, and not of who calls.
+const fn is_ours(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 /// The span of a call; it continues the caller's trace when the metadata names one.
 fn span_of(method: Method, metadata: &MetadataMap) -> Span {
     let span = tracing::info_span!(
         "rpc",
         otel.name = %format_args!("{}/{}", method.service(), method.as_str()),
         otel.kind = "server",
+        otel.status_code = tracing::field::Empty,
         rpc.system = "grpc",
         rpc.service = method.service(),
         rpc.method = method.as_str(),
@@ -127,12 +144,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_callers_do_wrong_is_no_error_of_ours() {
+        assert!(is_ours(Code::Unavailable) && is_ours(Code::Internal));
+        let theirs = [
+            Code::Ok,
+            Code::NotFound,
+            Code::InvalidArgument,
+            Code::ResourceExhausted,
+            Code::Unauthenticated,
+        ];
+        assert!(!theirs.into_iter().any(is_ours));
+    }
+
+    #[test]
     fn calls_for_which_the_store_has_no_room_are_counted() {
         let calls = Calls {
             figures: Figures::new(&Metrics::new()),
         };
+        assert!(calls.figures.since_full().is_none());
         let full = Refusal::Store(StoreError::Full { bytes: 2, free: 1 });
         assert_eq!(calls.refused(&full).code(), Code::ResourceExhausted);
+        assert!(calls.figures.since_full().is_some());
         assert_eq!(calls.figures.store_full.get(), 1);
         assert_eq!(calls.refused(&Refusal::Stopping).code(), Code::Unavailable);
         assert_eq!(calls.figures.store_full.get(), 1);

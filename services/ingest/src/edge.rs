@@ -23,7 +23,7 @@ mod uplink;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::chain;
+use medfleet_core::{JobKey, chain};
 use medfleet_queue::Queue;
 use medfleet_runtime::{Random, Shutdown};
 use tokio::sync::watch;
@@ -157,11 +157,11 @@ impl Edge {
         &self.figures.edge
     }
 
-    /// Waits after something was not done, the longer the more often.
-    async fn wait_after(&self, trouble: &Trouble, tries: u32) {
+    /// Waits after something was not done for a job, the longer the more often.
+    async fn wait_after(&self, key: &JobKey, trouble: &Trouble, tries: u32) {
         let range = (self.config.pause_least.get(), self.config.pause_most.get());
         let asked = plan::asked(trouble);
-        self.tell(trouble);
+        self.tell(key, trouble);
         let pause = plan::pause(range, tries, asked, self.random.next_u64());
         match asked {
             Some(_) => tokio::time::sleep(pause).await,
@@ -169,20 +169,21 @@ impl Edge {
         }
     }
 
-    fn tell(&self, trouble: &Trouble) {
+    fn tell(&self, key: &JobKey, trouble: &Trouble) {
+        let job = &key.job;
         match trouble {
             Trouble::Here(refusal) => {
-                tracing::warn!(error = chain(refusal), "a job waits for this side");
+                tracing::warn!(error = chain(refusal), %job, "a job waits for this side");
             }
             // That the hub is away, or a token unknown, was said once.
             Trouble::Later(why, asked) => {
-                tracing::debug!(why, ?asked, "a job waits for the hub");
+                tracing::debug!(why, ?asked, %job, "a job waits for the hub");
             }
-            Trouble::Defect => tracing::warn!("the hub has a defect; its log says more"),
+            Trouble::Defect => tracing::warn!(%job, "the hub has a defect; its log says more"),
             Trouble::Token | Trouble::Held | Trouble::Unsure | Trouble::Ended => {}
-            Trouble::Refused(why) => tracing::warn!(why, "the hub refused a call"),
+            Trouble::Refused(why) => tracing::warn!(why, %job, "the hub refused a call"),
             Trouble::NotThere | Trouble::Taken | Trouble::OtherState => {
-                tracing::warn!("the hub answers in a way that was not expected");
+                tracing::warn!(%job, "the hub answers in a way that was not expected");
             }
         }
     }

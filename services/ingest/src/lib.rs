@@ -187,9 +187,10 @@ pub async fn run(
         }
     }
     parts.start_tasks(&dependencies);
+    ready.ready();
     let connection = follow_connection(
         dependencies.queue.clone(),
-        ready,
+        dependencies.health.part("queue"),
         reporter,
         shutdown.clone(),
     );

@@ -6,6 +6,8 @@ mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use medfleet_core::{Class, PoolName, Stage, closed_set};
 use medfleet_proto::v1::{dead_letter_service_server, job_service_server, operator_service_server};
@@ -16,6 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
+use tokio::time::Instant;
 
 use crate::unit::Backlog;
 
@@ -104,6 +107,8 @@ pub(crate) struct Figures {
     pub(crate) unauthenticated: Counter,
     /// Calls for which the blob store had no room.
     pub(crate) store_full: Counter,
+    /// When the last of them was.
+    store_full_at: Arc<Mutex<Option<Instant>>>,
     /// Watches now.
     pub(crate) watches: Gauge,
     /// Uploads in progress now.
@@ -157,6 +162,7 @@ impl Figures {
             backlog_seconds: Family::default(),
             unauthenticated: Counter::default(),
             store_full: Counter::default(),
+            store_full_at: Arc::default(),
             watches: Gauge::default(),
             uploads: Gauge::default(),
             watch_resyncs: Counter::default(),
@@ -229,6 +235,23 @@ impl Figures {
             method: method.as_str(),
         };
         self.call_seconds.get_or_create(&labels).observe(seconds);
+    }
+
+    /// Counts a call for which the blob store had no room.
+    pub(crate) fn found_full(&self) {
+        self.store_full.inc();
+        *self.lock_full() = Some(Instant::now());
+    }
+
+    /// How long ago the blob store last had no room for a call of this process.
+    pub(crate) fn since_full(&self) -> Option<Duration> {
+        self.lock_full().map(|at| at.elapsed())
+    }
+
+    fn lock_full(&self) -> MutexGuard<'_, Option<Instant>> {
+        // One assignment: whole after a panic elsewhere.
+        let lock = self.store_full_at.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows the whole backlog.

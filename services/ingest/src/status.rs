@@ -6,6 +6,7 @@ mod page;
 mod recent;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 use medfleet_core::setting::ByteSize;
@@ -25,6 +26,8 @@ use crate::roster::Roster;
 
 pub(crate) use recent::Recent;
 
+/// How long a store that had no room for a call counts as full, as long as the alert says so.
+const FULL_FOR: Duration = Duration::from_secs(15 * 60);
 /// Dead letters shown.
 const LETTERS_MAX: usize = 10;
 /// Places of the stream in which they are looked for, from its end.
@@ -93,6 +96,14 @@ struct Row {
     oldest_seconds: Option<u64>,
 }
 
+impl Row {
+    /// Where the dispatcher is another process, only its oldest tells of what is held back.
+    fn is_shown(&self) -> bool {
+        let units = self.held.unwrap_or(0) + self.waiting + self.in_flight;
+        units > 0 || self.oldest_seconds.is_some() || self.class == Class::Routine.as_str()
+    }
+}
+
 #[derive(Debug, Default, Serialize)]
 struct Worker {
     worker: String,
@@ -115,7 +126,8 @@ struct Stream {
 
 #[derive(Debug, Default, Serialize)]
 struct DeadLetters {
-    total: u64,
+    /// None where their stream was not told of.
+    total: Option<u64>,
     last: Vec<Letter>,
 }
 
@@ -225,10 +237,7 @@ impl Status {
                 is_well: false,
                 what: chain(&error),
             },
-            _ => Part {
-                is_well: true,
-                what: format!("answers{}", stored(&self.quotas)),
-            },
+            _ => of_store(self.figures.since_full(), &stored(&self.quotas)),
         }
     }
 
@@ -266,11 +275,7 @@ impl Status {
         });
         let rows = join_all(rows).await.into_iter();
         let rows = rows.collect::<Result<Vec<Row>, QueueError>>()?;
-        let shown = rows.into_iter().filter(|row| {
-            let units = row.held.unwrap_or(0) + row.waiting + row.in_flight;
-            units > 0 || row.class == Class::Routine.as_str()
-        });
-        Ok(shown.collect())
+        Ok(rows.into_iter().filter(Row::is_shown).collect())
     }
 
     fn workers(&self) -> Vec<Worker> {
@@ -308,8 +313,11 @@ impl Status {
     }
 
     async fn letters(&self, usage: &[StreamUsage]) -> Result<DeadLetters, QueueError> {
+        // A server of a cluster leaves out a stream that has no leader at the moment.
         let Some(stream) = usage.iter().find(|stream| stream.stream == DEAD_STREAM) else {
-            return Ok(DeadLetters::default());
+            return Err(QueueError::Unavailable {
+                operation: "look for their stream",
+            });
         };
         let mut last = Vec::new();
         if stream.messages > 0 {
@@ -329,7 +337,7 @@ impl Status {
             }
         });
         Ok(DeadLetters {
-            total: stream.messages,
+            total: Some(stream.messages),
             last: last.collect(),
         })
     }
@@ -344,6 +352,23 @@ impl From<StreamUsage> for Stream {
             bytes: usage.bytes,
             bytes_max: usage.bytes_max,
         }
+    }
+}
+
+/// A store that answers, and how long ago it had no room for a call of this process.
+fn of_store(since_full: Option<Duration>, stored: &str) -> Part {
+    match since_full.filter(|since| *since < FULL_FOR) {
+        Some(since) => Part {
+            is_well: false,
+            what: format!(
+                "answers, and had no room for a call {} s ago{stored}",
+                since.as_secs()
+            ),
+        },
+        None => Part {
+            is_well: true,
+            what: format!("answers{stored}"),
+        },
     }
 }
 
@@ -388,4 +413,39 @@ fn time(unix_millis: i64) -> String {
 fn word(name: &str, prefix: &str) -> String {
     let name = name.strip_prefix(prefix).unwrap_or(name);
     name.to_lowercase().replace('_', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_had_no_room_is_not_well_for_a_while() {
+        let check = |since_full, is_well, what: &str| {
+            let part = of_store(since_full, "; so much");
+            assert_eq!((part.is_well, part.what.as_str()), (is_well, what));
+        };
+        check(None, true, "answers; so much");
+        check(Some(FULL_FOR), true, "answers; so much");
+        let told = "answers, and had no room for a call 7 s ago; so much";
+        check(Some(Duration::from_secs(7)), false, told);
+    }
+
+    #[test]
+    fn a_class_of_which_all_is_held_back_is_shown_by_every_replica() {
+        let check = |class: Class, held, oldest_seconds, expected| {
+            let row = Row {
+                class: class.as_str(),
+                held,
+                oldest_seconds,
+                ..Row::default()
+            };
+            assert_eq!(row.is_shown(), expected, "{row:?}");
+        };
+        check(Class::Bulk, Some(3), Some(60), true);
+        check(Class::Bulk, None, Some(60), true);
+        check(Class::Bulk, Some(0), None, false);
+        check(Class::Bulk, None, None, false);
+        check(Class::Routine, None, None, true);
+    }
 }

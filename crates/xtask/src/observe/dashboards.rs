@@ -281,7 +281,7 @@ fn every_stage() -> Vec<Panel> {
         panel(
             "Slots",
             "short",
-            "",
+            "Busy may be more than all: units in the places of STAT come on top, and so do those that wait for another worker.",
             &[
                 ("busy", "sum(medfleet_${stage}_slots_busy{$fleet})"),
                 ("all", "sum(medfleet_${stage}_slots{$fleet})"),

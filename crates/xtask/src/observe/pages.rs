@@ -1,5 +1,6 @@
 //! What the pages of the runbook quote is there to be found at night: metrics that a service exports, lines that a program of
-//! ours logs, settings that a file or the chart has. (What they tell people to type is tested beside the command line.)
+//! ours logs, settings that a file or the chart has. (What they tell people to type is tested beside the command line.) Of the
+//! other pages the metrics are.
 
 use std::fs;
 
@@ -10,6 +11,8 @@ use super::reference::Metric;
 use crate::{places, tidy};
 
 const FOLDER: &str = "docs/runbook/";
+/// Made of the metrics themselves.
+const REFERENCE: &str = "docs/reference/metrics.md";
 /// Every setting of every service but those that the chart decides.
 const SCHEMA: &str = "helm/medfleet/values.schema.json";
 /// What is typed, and so was never logged.
@@ -42,8 +45,12 @@ pub(super) fn check(rules: &str, metrics: &[Metric]) -> Result<Vec<String>> {
         metrics,
     };
     let mut violations = Vec::new();
-    for page in files.iter().filter(|file| file.starts_with(FOLDER)) {
-        let troubles = places.missing(&read(page)?);
+    for page in files.iter().filter(|file| is_page(file)) {
+        let text = read(page)?;
+        let troubles = match page.starts_with(FOLDER) {
+            true => places.missing(&text),
+            false => places.unknown(&text),
+        };
         violations.extend(troubles.iter().map(|trouble| format!("{page}: {trouble}")));
     }
     Ok(violations)
@@ -51,10 +58,13 @@ pub(super) fn check(rules: &str, metrics: &[Metric]) -> Result<Vec<String>> {
 
 impl Places<'_> {
     fn missing(&self, page: &str) -> Vec<String> {
-        // Blocks of code, whose fences are backticks too, are typed.
-        let prose = page.split("```").step_by(2);
-        let quoted = prose.flat_map(|text| text.split('`').skip(1).step_by(2));
-        quoted.flat_map(|quoted| self.trouble(quoted)).collect()
+        let troubles = quoted(page).flat_map(|quoted| self.trouble(quoted));
+        troubles.collect()
+    }
+
+    fn unknown(&self, page: &str) -> Vec<String> {
+        let unknown = quoted(page).flat_map(|quoted| self.unknown_metrics(quoted));
+        unknown.collect()
     }
 
     fn trouble(&self, quoted: &str) -> Vec<String> {
@@ -79,13 +89,29 @@ impl Places<'_> {
         {
             return vec![format!("there is no setting {setting}")];
         }
-        // Every stage has the same ones.
-        queries::unknown(
-            &quoted.replace("<stage>", "encode"),
-            self.rules,
-            self.metrics,
-        )
+        self.unknown_metrics(quoted)
     }
+
+    /// A histogram may be named as a whole.
+    fn unknown_metrics(&self, quoted: &str) -> Vec<String> {
+        // Every stage has the same ones.
+        let quoted = quoted.replace("<stage>", "encode");
+        if self.metrics.iter().any(|metric| metric.name == quoted) {
+            return Vec::new();
+        }
+        queries::unknown(&quoted, self.rules, self.metrics)
+    }
+}
+
+fn is_page(file: &str) -> bool {
+    let is_ours = file.starts_with("docs/") || file == "README.md";
+    is_ours && file.ends_with(".md") && file != REFERENCE
+}
+
+/// What a page quotes. Blocks of code, whose fences are backticks too, are typed.
+fn quoted(page: &str) -> impl Iterator<Item = &str> {
+    let prose = page.split("```").step_by(2);
+    prose.flat_map(|text| text.split('`').skip(1).step_by(2))
 }
 
 /// Whether the file is of a program that runs in a fleet, or of what these share.
@@ -128,5 +154,8 @@ mod tests {
         check("`medfleet:workers` and `medfleet_<stage>_units_total`", 1);
         check("`medfleet dead list`, `kubectl proxy`, `intake.rs`", 0);
         check("```\nthe hub has gone\n```\n`a.b c`", 0);
+        let elsewhere =
+            "`the hub has gone`, `queue.lease_time: 1s`, `medfleet_gone_total`, `medfleet:workers`";
+        assert_eq!(places.unknown(elsewhere).len(), 1);
     }
 }

@@ -1,4 +1,5 @@
-//! What dashboards ask: every name in it is one that a service exports or a rule records, and Prometheus can read it.
+//! What dashboards, rules and the chart ask: every name in it is one that a service exports or a rule records, Prometheus can
+//! read it, and where a fleet runs it has data.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::dashboards;
-use super::reference::{self, Metric};
+use super::exported;
+use super::reference::{self, Metric, STAGES};
 use crate::{fetch, places, process};
 
 /// A query with its variables filled in.
 #[derive(Debug, Clone)]
 pub(super) struct Query {
-    /// Dashboard and panel.
+    /// Dashboard and panel, the rules, or the chart.
     pub(super) place: String,
     pub(super) expression: String,
 }
@@ -48,7 +50,72 @@ fn filled(expression: &str) -> Vec<String> {
         return vec![plain];
     }
     let of = |stage: &str| plain.replace("${stage}", stage).replace("$stage", stage);
-    ["preprocess", "encode", "decode"].map(of).to_vec()
+    STAGES.map(of).to_vec()
+}
+
+/// Every series that a rule asks for, by the labels that the rule chooses by or keeps: each of these must be there.
+fn of_rules(rules: &str) -> Vec<Query> {
+    let code = rules
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let mut asked = BTreeSet::new();
+    for line in code {
+        asked.extend(selectors(line));
+        let listed = [" by (", " on ("]
+            .into_iter()
+            .flat_map(|word| line.split(word).skip(1));
+        for (labels, rest) in listed.filter_map(|part| part.split_once(')')) {
+            let kept = labels.split(',').map(str::trim);
+            let kept = kept.filter(|label| !exported::is_added(label));
+            let kept: Vec<String> = kept.map(|label| format!("{label}!=\"\"")).collect();
+            let first = selectors(rest).into_iter().next();
+            let name = first.and_then(|first| Some(first.split('{').next()?.to_owned()));
+            if let Some(name) = name.filter(|_| !kept.is_empty()) {
+                asked.insert(format!("{name}{{{}}}", kept.join(",")));
+            }
+        }
+    }
+    let asked = asked.into_iter().filter(|asked| !exported::is_rare(asked));
+    let query = |expression| Query {
+        place: "rules".to_owned(),
+        expression,
+    };
+    asked.map(query).collect()
+}
+
+/// What the chart has the autoscalers ask of a stage, in either of its measures (`chart/scaling.rs` holds the chart against it).
+fn of_chart() -> Vec<Query> {
+    let stages = ["seconds", "units"]
+        .into_iter()
+        .flat_map(|measure| STAGES.map(|stage| (measure, stage)));
+    let query = |(measure, stage)| Query {
+        place: "chart".to_owned(),
+        expression: format!(
+            "sum(max by (class) (max_over_time(medfleet_backlog_{measure}{{stage=\"{stage}\",pool!=\"\",class!=\"\"}}[1m])))"
+        ),
+    };
+    stages.map(query).collect()
+}
+
+/// Names of ours in a line of a rule, each with what it is chosen by.
+fn selectors(line: &str) -> Vec<String> {
+    let is_part = |char: char| char.is_ascii_alphanumeric() || "_:".contains(char);
+    let (mut found, mut rest) = (Vec::new(), line);
+    while let Some(begin) = rest.find("medfleet") {
+        let from = &rest[begin..];
+        let end = from.find(|char: char| !is_part(char));
+        let end = end.unwrap_or(from.len());
+        let (name, behind) = from.split_at(end);
+        let chosen = behind.strip_prefix('{').and_then(|by| by.split_once('}'));
+        if name.starts_with("medfleet_") || name.starts_with("medfleet:") {
+            found.push(match chosen {
+                Some((by, _)) => format!("{name}{{{by}}}"),
+                None => name.to_owned(),
+            });
+        }
+        rest = behind;
+    }
+    found
 }
 
 /// Names in a text that neither a service exports nor a rule records.
@@ -95,12 +162,11 @@ pub(super) fn promtool_checks(queries: &[Query]) -> Result<()> {
 }
 
 /// Asks a real server every query.
-pub(super) fn ask(server: &str) -> Result<()> {
-    let queries = of_dashboards();
+pub(super) fn ask(server: &str, rules: &str) -> Result<()> {
+    let queries = [of_dashboards(), of_rules(rules), of_chart()].concat();
     let mut promtool = Command::new(fetch::debian::of_prometheus("promtool")?);
     promtool.args(["query", "instant", server, &all_at_once(&queries)]);
-    let answer = process::capture(&mut promtool)
-        .context("the queries of the dashboards could not be asked")?;
+    let answer = process::capture(&mut promtool).context("the queries could not be asked")?;
     let found = found(&answer);
     for (number, query) in queries.iter().enumerate() {
         if !found.contains(&number) {
@@ -108,7 +174,7 @@ pub(super) fn ask(server: &str) -> Result<()> {
         }
     }
     println!(
-        "observe: {} of {} queries of dashboards have data at {server}",
+        "observe: {} of {} queries have data at {server}",
         found.len(),
         queries.len()
     );
@@ -162,6 +228,37 @@ mod tests {
         let expected = "label_replace(count((a / b) >= 0), \"query\", \"0\", \"\", \"\") or \
                         label_replace(count((c) >= 0), \"query\", \"1\", \"\", \"\")";
         assert_eq!(all_at_once(&[query("a / b"), query("c")]), expected);
+    }
+
+    #[test]
+    fn what_rules_ask_for_is_asked_with_the_labels_that_they_keep() {
+        let check = |line: &str, expected: &[&str]| {
+            let found = of_rules(line).into_iter().map(|query| query.expression);
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{line}");
+        };
+        check("# medfleet_x", &[]);
+        check("  - name: medfleet.alerts", &[]);
+        check(
+            "expr: medfleet:a{class=~\"x|y\"} > 3 or medfleet_b[15m]",
+            &["medfleet:a{class=~\"x|y\"}", "medfleet_b"],
+        );
+        check(
+            "expr: sum by (cluster, namespace, job, stage, le) (rate(medfleet_a_bucket[5m]))",
+            &[
+                "medfleet_a_bucket",
+                "medfleet_a_bucket{stage!=\"\",le!=\"\"}",
+            ],
+        );
+        check(
+            "expr: medfleet_a and on (cluster, namespace, job, pool) medfleet_b{x=\"y\"}",
+            &[
+                "medfleet_a",
+                "medfleet_b{pool!=\"\"}",
+                "medfleet_b{x=\"y\"}",
+            ],
+        );
+        // Another test has one.
+        check("expr: medfleet_certificate_end_time_seconds", &[]);
     }
 
     #[test]

@@ -8,12 +8,12 @@ use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Metric {
-    of: String,
-    name: String,
+    pub(super) of: String,
+    pub(super) name: String,
     #[serde(rename = "type")]
-    kind: String,
-    labels: BTreeSet<String>,
-    values: BTreeMap<String, BTreeSet<String>>,
+    pub(super) kind: String,
+    pub(super) labels: BTreeSet<String>,
+    pub(super) values: BTreeMap<String, BTreeSet<String>>,
     help: String,
 }
 
@@ -62,7 +62,7 @@ const OPEN: [(&str, &str); 9] = [
     ("version", "the program's, such as `0.1.0`"),
 ];
 /// The stages, whose workers have the same metrics under their own names.
-const STAGES: [&str; 3] = ["preprocess", "encode", "decode"];
+pub(super) const STAGES: [&str; 3] = ["preprocess", "encode", "decode"];
 
 /// Asks the program.
 pub(super) fn read() -> Result<Vec<Metric>> {
@@ -157,17 +157,26 @@ fn of_any_stage(name: &str) -> String {
     )
 }
 
-/// Every name that Prometheus stores.
-pub(super) fn series(metrics: &[Metric]) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for metric in metrics {
-        if metric.kind == "histogram" {
-            names.extend(["bucket", "sum", "count"].map(|end| format!("{}_{end}", metric.name)));
-        } else {
-            names.insert(metric.name.clone());
+impl Metric {
+    /// The names that Prometheus stores it under.
+    pub(super) fn series(&self) -> Vec<String> {
+        match self.kind.as_str() {
+            "histogram" => ["bucket", "sum", "count"]
+                .map(|end| format!("{}_{end}", self.name))
+                .to_vec(),
+            _ => vec![self.name.clone()],
         }
     }
-    names
+}
+
+/// Every name that Prometheus stores.
+pub(super) fn series(metrics: &[Metric]) -> BTreeSet<String> {
+    metrics.iter().flat_map(Metric::series).collect()
+}
+
+/// Whether the values of a label are not a few of ours.
+pub(super) fn is_open(label: &str) -> bool {
+    OPEN.iter().any(|(open, _)| *open == label)
 }
 
 fn add(text: &mut String, more: std::fmt::Arguments<'_>) {

@@ -16,6 +16,7 @@ use medfleet_runtime::Clock;
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Edge;
 use super::offer::job_of;
@@ -75,10 +76,10 @@ impl Follow {
                 Ok(Next::Again) => self.tries = 0,
                 Err(trouble) => {
                     let edge = Arc::clone(&self.edge);
-                    let wait = edge.wait_after(&trouble, self.tries);
-                    self.tries += 1;
+                    let wait = edge.wait_after(&self.key, &trouble, self.tries);
                     // A wish of the tenant is no reason to ask the hub sooner.
                     wait.await;
+                    self.tries += 1;
                 }
             }
         }
@@ -266,7 +267,8 @@ impl Follow {
         let stored = self.edge.blobs.put_text(&self.key, record.epoch, bytes);
         if let Err(error) = stored.await {
             // The result at the end has the text as well.
-            tracing::warn!(error = chain(&error), "the text so far was not stored");
+            let job = &self.key.job;
+            tracing::warn!(error = chain(&error), %job, "the text so far was not stored");
         }
         Ok(())
     }
@@ -364,7 +366,9 @@ impl Follow {
             return self.finish(record, ended).await;
         }
         tracing::warn!(job = %self.key.job, "the hub has lost a job; it is handed on again");
-        let again = self.edge.submit(behalf, &self.key, record).await;
+        let span = self.edge.span(&self.key, record);
+        let again = self.edge.submit(behalf, &self.key, record);
+        let again = again.instrument(span).await;
         match again {
             Ok(again) if again.name == convert::job_name(job) => {
                 let edge = Arc::clone(&self.edge);

@@ -86,7 +86,7 @@ impl Edge {
             let Some(record) = record.filter(|record| record.epoch == entry.unit.epoch) else {
                 break Offered::Over;
             };
-            let span = self.span(&record);
+            let span = self.span(key, &record);
             let headers = headers_of(&span, &record);
             let step = self.offer_step(entry, &record, &headers, (is_doubtful, is_held));
             match step.instrument(span).await? {
@@ -337,7 +337,7 @@ impl Edge {
                 })
             })
             .collect();
-        let inputs = self.all_sent(behalf, &parcel.files, inputs).await?;
+        let inputs = self.all_sent((behalf, key), &parcel.files, inputs).await?;
         // Files may be on the line for hours.
         if !is_within && self.has_ended(key, record).await? {
             return Err(Trouble::Ended);
@@ -377,7 +377,7 @@ impl Edge {
     /// Sends all files, some at a time. Until the last is there, the hub is asked to keep the others.
     async fn all_sent(
         &self,
-        behalf: Behalf<'_>,
+        (behalf, key): (Behalf<'_>, &JobKey),
         files: &[Outgoing],
         inputs: Vec<impl Future<Output = Result<v1::Input, Trouble>>>,
     ) -> Result<Vec<v1::Input>, Trouble> {
@@ -393,7 +393,7 @@ impl Edge {
             let next = tokio::select! {
                 next = inputs.next() => next,
                 () = tokio::time::sleep_until(keep_at) => {
-                    self.keep(behalf, files, &sent).await;
+                    self.keep((behalf, key), files, &sent).await;
                     keep_at = Instant::now() + UPLOADS_RENEWED_EVERY;
                     continue;
                 }
@@ -410,7 +410,12 @@ impl Edge {
     }
 
     /// Asks the hub to keep what was sent.
-    async fn keep(&self, behalf: Behalf<'_>, files: &[Outgoing], sent: &[Option<v1::Input>]) {
+    async fn keep(
+        &self,
+        (behalf, key): (Behalf<'_>, &JobKey),
+        files: &[Outgoing],
+        sent: &[Option<v1::Input>],
+    ) {
         let uploads = files.iter().zip(sent).filter_map(|(file, input)| {
             let source = input.as_ref()?.source.as_ref()?;
             match source {
@@ -424,7 +429,7 @@ impl Edge {
         while let Some(kept) = asks.next().await {
             if let Err(trouble) = kept {
                 // It is asked again; of an upload that is gone all the same, submitting says so.
-                self.tell(&trouble);
+                self.tell(key, &trouble);
             }
         }
     }
@@ -469,7 +474,7 @@ impl Edge {
                 Ok(sent) => sent,
                 // What was still on its way may have moved the place from which the hub goes on; an older release refuses then.
                 Err(trouble @ (Trouble::Later(..) | Trouble::Defect | Trouble::Refused(_))) => {
-                    self.wait_after(&trouble, tries).await;
+                    self.wait_after(key, &trouble, tries).await;
                     match self.uplink.upload_of(behalf, upload.name.clone()).await {
                         Err(Trouble::Later(..) | Trouble::Defect) => upload,
                         found => found?,
@@ -570,10 +575,12 @@ impl Edge {
     }
 
     /// The span of handing a job on, within the job's own trace.
-    fn span(&self, record: &JobRecord) -> tracing::Span {
+    pub(super) fn span(&self, key: &JobKey, record: &JobRecord) -> tracing::Span {
         let span = tracing::info_span!(
             "hand on to the hub",
             otel.kind = "client",
+            medfleet.tenant = %key.tenant,
+            medfleet.job = %key.job,
             class = record.class.as_str(),
         );
         telemetry::set_parent(&span, &[(TRACEPARENT, record.traceparent.as_str())]);

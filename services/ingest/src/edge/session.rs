@@ -504,7 +504,7 @@ async fn offer(
         Ok(offered) => (entry, Ok(offered)),
         Err(Trouble::Held) => (entry, Err(NotDone::Held)),
         Err(trouble) if plan::is_of_job(&trouble) => {
-            edge.tell(&trouble);
+            edge.tell(&entry.unit.key, &trouble);
             (entry, Err(NotDone::OfJob))
         }
         Err(trouble) => {
@@ -512,7 +512,7 @@ async fn offer(
             let until = asked.and_then(|asked| Instant::now().checked_add(asked));
             tokio::select! {
                 biased;
-                () = edge.wait_after(&trouble, tries) => {}
+                () = edge.wait_after(&entry.unit.key, &trouble, tries) => {}
                 () = hurry.notified() => {}
             }
             (entry, Err(NotDone::Shared(until)))

@@ -166,9 +166,10 @@ impl Standing {
                 set(&self.stream_limit_messages, messages_max);
             }
         }
-        let letters = dead_letters(usage);
-        self.dead_letters
-            .set(i64::try_from(letters).unwrap_or(i64::MAX));
+        if let Some(letters) = dead_letters(usage) {
+            let letters = i64::try_from(letters).unwrap_or(i64::MAX);
+            self.dead_letters.set(letters);
+        }
     }
 
     pub(crate) fn show_writable(&self, is_writable: bool) {
@@ -229,10 +230,11 @@ impl Standing {
     }
 }
 
-/// Dead letters among the streams.
-fn dead_letters(usage: &[StreamUsage]) -> u64 {
+/// Dead letters among the streams. None where their stream is not among them: a server of a cluster leaves out one that has no
+/// leader at the moment.
+fn dead_letters(usage: &[StreamUsage]) -> Option<u64> {
     let dead = usage.iter().find(|stream| stream.stream == DEAD_STREAM);
-    dead.map_or(0, |stream| stream.messages)
+    dead.map(|stream| stream.messages)
 }
 
 /// The largest by name, the others together.
@@ -282,6 +284,26 @@ mod tests {
         standing.show_open([(&names[0], 1)].into_iter());
         assert_eq!(of("t00"), Some(1));
         assert_eq!(labels(), 1, "who has none has no label");
+    }
+
+    #[test]
+    fn dead_letters_stay_where_their_stream_is_left_out() {
+        let standing = Standing::default();
+        let stream = |stream: &str, messages| StreamUsage {
+            stream: stream.to_owned(),
+            messages,
+            bytes: 0,
+            last_sequence: messages,
+            bytes_max: None,
+            messages_max: None,
+        };
+        let check = |usage: &[StreamUsage], expected| {
+            standing.show_usage(usage);
+            assert_eq!(standing.dead_letters.get(), expected, "{usage:?}");
+        };
+        check(&[stream(DEAD_STREAM, 3), stream("EVENTS", 7)], 3);
+        check(&[stream("EVENTS", 8)], 3);
+        check(&[stream(DEAD_STREAM, 0)], 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use medfleet_core::setting::ByteSize;
 
-use super::{Part, Report, Row};
+use super::{Part, Report};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--line:#8884;--well:#2a7d46;--ill:#b3261e}\
@@ -18,6 +18,9 @@ code{font-family:ui-monospace,monospace;font-size:.92em}\
 .well{color:var(--well)}.ill{color:var(--ill);font-weight:600}.dim{opacity:.65}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.2rem;margin:.8rem 0}dd{margin:0}";
 
+/// What an empty table says.
+const NONE: &str = "None.";
+
 /// A column: its head, and whether it holds numbers.
 type Column = (&'static str, bool);
 
@@ -29,7 +32,7 @@ pub(super) fn html(report: &Report) -> String {
     out.push_str(STYLE);
     out.push_str("</style></head><body><h1>medfleet</h1>");
     head(&mut out, report);
-    backlog(&mut out, &report.backlog);
+    backlog(&mut out, report);
     workers(&mut out, report);
     jobs(&mut out, report);
     letters(&mut out, report);
@@ -82,7 +85,7 @@ fn entry(out: &mut String, name: &str, text: &str, class: &str) {
     );
 }
 
-fn backlog(out: &mut String, rows: &[Row]) {
+fn backlog(out: &mut String, report: &Report) {
     const COLUMNS: [Column; 7] = [
         ("Stage", false),
         ("Pool", false),
@@ -92,7 +95,7 @@ fn backlog(out: &mut String, rows: &[Row]) {
         ("In hand", true),
         ("Oldest", true),
     ];
-    let rows = rows.iter().map(|row| {
+    let rows = report.backlog.iter().map(|row| {
         vec![
             row.stage.to_owned(),
             row.pool.clone(),
@@ -103,7 +106,8 @@ fn backlog(out: &mut String, rows: &[Row]) {
             row.oldest_seconds.map_or("–".to_owned(), duration),
         ]
     });
-    table(out, "Backlog, in units", &COLUMNS, rows.collect());
+    let title = ("Backlog, in units", none(report));
+    table(out, title, &COLUMNS, rows.collect());
 }
 
 fn workers(out: &mut String, report: &Report) {
@@ -128,7 +132,7 @@ fn workers(out: &mut String, report: &Report) {
     });
     table(
         out,
-        "Workers heard within 5 seconds",
+        ("Workers heard within 5 seconds", NONE),
         &COLUMNS,
         rows.collect(),
     );
@@ -152,7 +156,7 @@ fn jobs(out: &mut String, report: &Report) {
         ]
     });
     let title = "Jobs that moved last, since this process started";
-    table(out, title, &COLUMNS, rows.collect());
+    table(out, (title, NONE), &COLUMNS, rows.collect());
 }
 
 fn letters(out: &mut String, report: &Report) {
@@ -170,8 +174,15 @@ fn letters(out: &mut String, report: &Report) {
             letter.time.clone(),
         ]
     });
-    let title = format!("Dead letters: {}", report.dead_letters.total);
-    table(out, &title, &COLUMNS, rows.collect());
+    let total = report.dead_letters.total;
+    let total = total.map_or("not known".to_owned(), |total| total.to_string());
+    let title = format!("Dead letters: {total}");
+    table(
+        out,
+        (title.as_str(), none(report)),
+        &COLUMNS,
+        rows.collect(),
+    );
 }
 
 fn streams(out: &mut String, report: &Report) {
@@ -196,13 +207,27 @@ fn streams(out: &mut String, report: &Report) {
             or_none(full),
         ]
     });
-    table(out, "Streams", &COLUMNS, rows.collect());
+    table(out, ("Streams", none(report)), &COLUMNS, rows.collect());
 }
 
-fn table(out: &mut String, title: &str, columns: &[Column], rows: Vec<Vec<String>>) {
+/// What an empty table of things that the queue was asked for says.
+const fn none(report: &Report) -> &'static str {
+    match report.troubles.is_empty() {
+        true => NONE,
+        false => "None is known: not everything could be asked.",
+    }
+}
+
+/// `none`: what it says where it has no rows.
+fn table(
+    out: &mut String,
+    (title, none): (&str, &str),
+    columns: &[Column],
+    rows: Vec<Vec<String>>,
+) {
     add(out, format_args!("<h2>{}</h2>", escape(title)));
     if rows.is_empty() {
-        out.push_str("<p class=\"dim\">None.</p>");
+        add(out, format_args!("<p class=\"dim\">{none}</p>"));
         return;
     }
     let class = |is_number: bool| if is_number { " class=\"n\"" } else { "" };
@@ -259,7 +284,7 @@ fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Job, Letter, Stream, Worker};
+    use super::super::{Job, Letter, Row, Stream, Worker};
     use super::*;
 
     /// What an attacker on the queue would call a thing.
@@ -318,6 +343,19 @@ mod tests {
         let page = html(&Report::default());
         assert!(page.contains("nobody: nothing is released"), "{page}");
         assert_eq!(page.matches("None.").count(), 5, "{page}");
+    }
+
+    #[test]
+    fn what_could_not_be_asked_is_not_said_to_be_nothing() {
+        let report = Report {
+            troubles: vec!["the dead letters: nobody answers".to_owned()],
+            ..Report::default()
+        };
+        let page = html(&report);
+        assert!(page.contains("Dead letters: not known"), "{page}");
+        // Workers and the latest jobs are heard of, not asked for.
+        assert_eq!(page.matches("None.").count(), 2, "{page}");
+        assert_eq!(page.matches("None is known").count(), 3, "{page}");
     }
 
     #[test]

@@ -137,6 +137,9 @@ impl Roles {
     ) -> Result<(), Stop> {
         let pages = Pages::default();
         let dependencies = self.member("ingest", process, &pages).await?;
+        // Those of all roles, on one of the pages that are scraped: one end is one alert.
+        let ends = process.certificate_ends.clone();
+        dependencies.metrics.certificates(ends);
         let deployment = medfleet_ingest::Deployment {
             listener,
             pages,

@@ -251,8 +251,19 @@ pub(super) fn cpu() -> Finding {
 /// Whether a GPU is here, and whether this program could use it.
 pub(super) fn gpu() -> Finding {
     let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let device = Path::new("/dev/nvidia0").exists() || Path::new("/dev/kfd").exists();
-    gpu_of(driver.as_deref(), device, cfg!(feature = "cuda"))
+    let mut devices = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let has_device = devices.any(|entry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(is_gpu)
+    });
+    gpu_of(driver.as_deref(), has_device, cfg!(feature = "cuda"))
+}
+
+/// Whether a device is a GPU, by its name in `/dev`. A container that is given one of several has it under the number that it has
+/// on the machine.
+fn is_gpu(name: &str) -> bool {
+    let number = name.strip_prefix("nvidia").unwrap_or_default();
+    name == "kfd" || !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn gpu_of(driver: Option<&str>, has_device: bool, has_cuda: bool) -> Finding {
@@ -366,6 +377,23 @@ mod tests {
         assert_eq!(no_token, ITS_OWN_ADVICE);
         let away = advice(&ended(Status::unavailable("refused")));
         assert!(away.contains("medfleet up"), "{away}");
+    }
+
+    #[test]
+    fn a_gpu_is_known_by_whatever_number_it_has() {
+        for name in ["nvidia0", "nvidia3", "nvidia12", "kfd"] {
+            assert!(is_gpu(name), "{name}");
+        }
+        for name in [
+            "nvidia",
+            "nvidiactl",
+            "nvidia-uvm",
+            "nvidia-caps",
+            "sda",
+            "3",
+        ] {
+            assert!(!is_gpu(name), "{name}");
+        }
     }
 
     #[test]
