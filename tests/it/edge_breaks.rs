@@ -240,7 +240,7 @@ async fn a_job_whose_files_the_edge_has_lost_fails_and_the_log_names_it() -> Res
     let site = Edge::start(&hub, Table::new()).await?;
     site.link().cut();
     let edge = site.client("st-mary").await?;
-    let job = edge.submit(film()?).await?.name;
+    let job = edge.submit(pictures(&[1])?).await?.name;
     let files = site.folder().join("blobs").join("st-mary").join("study");
     fs::remove_dir_all(files)?;
     site.link().mend();

@@ -9,7 +9,7 @@ use medfleet_testkit::wait_until;
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, refused, report};
 use medfleet_tests::config::job_key;
-use medfleet_tests::fleet::{Fleet, Options, Role, Up, binary, http_get};
+use medfleet_tests::fleet::{Fleet, Options, Role, Up, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
 use toml::{Table, Value, toml};

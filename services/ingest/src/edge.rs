@@ -23,12 +23,13 @@ mod uplink;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, chain};
+use medfleet_core::{JobKey, JobRecord, chain};
 use medfleet_queue::Queue;
-use medfleet_runtime::{Random, Shutdown};
+use medfleet_runtime::{Random, Shutdown, telemetry};
 use tokio::sync::watch;
 
 use crate::Error;
+use crate::accept::TRACEPARENT;
 use crate::blobs::Blobs;
 use crate::clock::QueueClock;
 use crate::config::EdgeConfig;
@@ -155,6 +156,19 @@ impl Edge {
 
     fn edge_figures(&self) -> &EdgeFigures {
         &self.figures.edge
+    }
+
+    /// The span of handing a job on, within the job's own trace.
+    fn span(&self, key: &JobKey, record: &JobRecord) -> tracing::Span {
+        let span = tracing::info_span!(
+            "hand on to the hub",
+            otel.kind = "client",
+            medfleet.tenant = %key.tenant,
+            medfleet.job = %key.job,
+            class = record.class.as_str(),
+        );
+        telemetry::set_parent(&span, &[(TRACEPARENT, record.traceparent.as_str())]);
+        span
     }
 
     /// Waits after something was not done for a job, the longer the more often.

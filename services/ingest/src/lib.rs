@@ -149,12 +149,8 @@ pub async fn run(
     let figures = Figures::new(&dependencies.metrics);
     let open = OpenJobs::default();
     let fanout = Fanout::new(config.watch.signals_max, open.clone());
-    let retry_after = config.limits.retry_after.get();
-    let quotas = Quotas::new(
-        config.quotas.clone(),
-        retry_after,
-        Arc::clone(&dependencies.clock),
-    );
+    let (quotas, retry_after) = (config.quotas.clone(), config.limits.retry_after.get());
+    let quotas = Quotas::new(quotas, retry_after, Arc::clone(&dependencies.clock));
     let config = Arc::new(config);
     let holder = hex::encode(random.id());
     let parts = Parts {

@@ -22,7 +22,7 @@ use super::Edge;
 use super::parcel::{Outgoing, Parcel};
 use super::plan::{self, Trouble};
 use super::uplink::Behalf;
-use crate::accept::{TRACEPARENT, trace_of};
+use crate::accept::trace_of;
 use crate::config::UPLOADS_RENEWED_EVERY;
 use crate::convert;
 use crate::error::Refusal;
@@ -572,19 +572,6 @@ impl Edge {
     /// How long nothing may move on the connection of files: a system gives its buffers free in large steps.
     fn line_patience(&self) -> Duration {
         plan::patience(self.config.answer_max.get(), plan::BUFFERED_BYTES_MAX)
-    }
-
-    /// The span of handing a job on, within the job's own trace.
-    pub(super) fn span(&self, key: &JobKey, record: &JobRecord) -> tracing::Span {
-        let span = tracing::info_span!(
-            "hand on to the hub",
-            otel.kind = "client",
-            medfleet.tenant = %key.tenant,
-            medfleet.job = %key.job,
-            class = record.class.as_str(),
-        );
-        telemetry::set_parent(&span, &[(TRACEPARENT, record.traceparent.as_str())]);
-        span
     }
 }
 
