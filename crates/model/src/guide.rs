@@ -50,6 +50,20 @@ impl TokenSet {
         (id as usize) < self.0.len() && self.0.is_allowed(id)
     }
 
+    /// −∞ in place of the scores of all that is not in it.
+    pub(crate) fn mask(&self, scores: &mut [f32]) {
+        const BITS: usize = u32::BITS as usize;
+        let words = self.0.as_slice();
+        for (at, scores) in scores.chunks_mut(BITS).enumerate() {
+            let word = words.get(at).copied().unwrap_or(0);
+            for (bit, score) in scores.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
     /// The ids in it, ascending.
     pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter()

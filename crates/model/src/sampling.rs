@@ -1,9 +1,12 @@
 //! From logits to the next token. Pure: the draw depends on seed and step alone, so that a request gives the same
 //! tokens alone, among others, and after it was interrupted and started again.
 
+use std::borrow::Cow;
+
 use crate::error::SamplingError;
 use crate::guide::TokenSet;
 
+mod rank;
 mod softmax;
 
 /// How tokens are chosen.
@@ -102,10 +105,21 @@ impl Situation<'_> {
         !self.forbidden.contains(&token) && self.allowed.is_none_or(|set| set.contains(token))
     }
 
-    fn candidates(&self, logits: &[f32]) -> Vec<usize> {
-        (0..logits.len())
-            .filter(|id| logits[*id].is_finite() && self.allows(*id))
-            .collect()
+    /// −∞ in place of what may not be chosen.
+    fn mask<'a>(&self, scores: Cow<'a, [f32]>) -> Cow<'a, [f32]> {
+        if self.forbidden.is_empty() && self.allowed.is_none() {
+            return scores;
+        }
+        let mut scores = scores.into_owned();
+        if let Some(allowed) = self.allowed {
+            allowed.mask(&mut scores);
+        }
+        for token in self.forbidden {
+            if let Some(score) = scores.get_mut(*token as usize) {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+        Cow::Owned(scores)
     }
 }
 
@@ -119,24 +133,19 @@ pub fn choose(
     situation: &Situation,
 ) -> Result<Choice, SamplingError> {
     sampling.check()?;
-    let penalised = penalise(logits, sampling.repetition_penalty, situation.seen);
-    let scores = penalised.as_deref().unwrap_or(logits);
+    let scores = penalise(logits, sampling.repetition_penalty, situation.seen);
+    let top = softmax::likeliest(&scores).ok_or(SamplingError::NotFinite)?;
     let greedy = sampling.temperature == 0.0;
-    let id = match softmax::likeliest(scores) {
-        Some(top) if greedy && situation.allows(top) => top,
-        Some(_) => {
-            let candidates = situation.candidates(scores);
-            let best = candidates.iter().copied();
-            let best = best.reduce(|best, id| if scores[id] > scores[best] { id } else { best });
-            let best = best.ok_or(SamplingError::NotFinite)?;
-            if greedy {
-                best
-            } else {
-                let u = uniform(sampling.seed, situation.step);
-                draw(scores, candidates, sampling, u)
-            }
+    let id = if greedy && situation.allows(top) {
+        top
+    } else {
+        let scores = situation.mask(scores);
+        let top = softmax::likeliest(&scores).ok_or(SamplingError::NotFinite)?;
+        if greedy {
+            top
+        } else {
+            rank::draw(&scores, sampling, uniform(sampling.seed, situation.step)).unwrap_or(top)
         }
-        None => return Err(SamplingError::NotFinite),
     };
     Ok(Choice {
         token: id as u32,
@@ -147,8 +156,7 @@ pub fn choose(
 /// The `count` most likely of the tokens that may be chosen, most likely first, with the model's own log-probabilities.
 #[must_use]
 pub fn likeliest(logits: &[f32], situation: &Situation, count: usize) -> Vec<Choice> {
-    let mut ids = situation.candidates(logits);
-    keep_top(logits, &mut ids, count);
+    let ids = rank::first(&situation.mask(Cow::Borrowed(logits)), count);
     let normaliser = softmax::normaliser(logits);
     let choice = |id: usize| Choice {
         token: id as u32,
@@ -157,10 +165,10 @@ pub fn likeliest(logits: &[f32], situation: &Situation, count: usize) -> Vec<Cho
     ids.into_iter().map(choice).collect()
 }
 
-/// Logits with the penalty; nothing where it changes none.
-fn penalise(logits: &[f32], penalty: f32, seen: &[u32]) -> Option<Vec<f32>> {
+/// Logits with the penalty.
+fn penalise<'a>(logits: &'a [f32], penalty: f32, seen: &[u32]) -> Cow<'a, [f32]> {
     if penalty == 1.0 || seen.is_empty() {
-        return None;
+        return Cow::Borrowed(logits);
     }
     let mut scores = logits.to_vec();
     let mut ids = seen.to_vec();
@@ -180,60 +188,7 @@ fn penalise(logits: &[f32], penalty: f32, seen: &[u32]) -> Option<Vec<f32>> {
             *score = moved.clamp(f32::MIN, f32::MAX);
         }
     }
-    Some(scores)
-}
-
-/// The `count` ids of the highest scores, highest first, equal ones by id; all where `count` is not below their number.
-fn keep_top(scores: &[f32], ids: &mut Vec<usize>, count: usize) {
-    let order = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
-    if count == 0 {
-        ids.clear();
-    } else if count < ids.len() {
-        ids.select_nth_unstable_by(count - 1, order);
-        ids.truncate(count);
-    }
-    ids.sort_unstable_by(order);
-}
-
-/// Temperature, then top-k, then top-p, then min-p, then one draw with `u` in [0, 1).
-fn draw(logits: &[f32], mut ids: Vec<usize>, sampling: &Sampling, u: f64) -> usize {
-    let all = ids.len();
-    let top_k = if sampling.top_k == 0 {
-        all
-    } else {
-        sampling.top_k
-    };
-    keep_top(logits, &mut ids, top_k);
-    let top = f64::from(logits[ids[0]]);
-    let weight =
-        |id: &usize| ((f64::from(logits[*id]) - top) / f64::from(sampling.temperature)).exp();
-    let weights: Vec<f64> = ids.iter().map(weight).collect();
-    let nucleus = nucleus(&weights, f64::from(sampling.top_p));
-    // The first weight is 1: a weight is the share of the most likely token's probability.
-    let min_p = f64::from(sampling.min_p);
-    let likely = weights.iter().take_while(|weight| **weight >= min_p);
-    let kept = nucleus.min(likely.count()).max(1);
-    let target = u * weights[..kept].iter().sum::<f64>();
-    let mut sum = 0.0;
-    for (id, weight) in ids.iter().zip(&weights[..kept]) {
-        sum += weight;
-        if sum > target {
-            return *id;
-        }
-    }
-    // Rounding can leave the sum a hair below the target; the last kept token is the one meant.
-    ids[kept - 1]
-}
-
-/// How many of the descending `weights` are needed to reach the share `top_p` of their sum; at least one.
-fn nucleus(weights: &[f64], top_p: f64) -> usize {
-    let target = top_p * weights.iter().sum::<f64>();
-    let mut sum = 0.0;
-    let reached = weights.iter().position(|weight| {
-        sum += weight;
-        sum >= target
-    });
-    reached.map_or(weights.len(), |index| index + 1)
+    Cow::Owned(scores)
 }
 
 fn logprob(logit: f32, normaliser: f64) -> f32 {

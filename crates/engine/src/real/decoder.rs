@@ -25,7 +25,10 @@ use crate::prompt::Prompt;
 use crate::speculation::proposals::Proposals;
 use crate::speculation::{Phrases, Proposing};
 
+mod choosing;
 mod proposing;
+
+use choosing::{Found, Written};
 
 pub(super) struct Decoder {
     loaded: Loaded,
@@ -58,12 +61,6 @@ pub(super) struct Writing {
     pub(super) decoding: Decoding,
     pub(super) stream: Detokenizer,
     pub(super) guide: Option<Guide>,
-}
-
-/// What a forward gives of a position.
-enum Found {
-    Logits(Vec<f32>),
-    Likeliest(model::Choice),
 }
 
 impl Decoder {
@@ -289,13 +286,17 @@ impl DecodeBackend for Decoder {
         });
         let ranges: Vec<Range<usize>> = ranges.collect::<Result<_, EngineError>>()?;
         let rows = self.forward(works, &ranges)?;
-        let mut outcomes = Vec::with_capacity(works.len());
-        for ((work, range), rows) in works.iter().zip(ranges).zip(rows) {
+        for (work, range) in works.iter().zip(ranges) {
             let running = self.running.get_mut(&work.sequence).ok_or_else(unknown)?;
             running.progress.advance(self.pool.blocks_mut(), range.end);
+        }
+        let firsts = self.choose_first(works, &rows);
+        let mut outcomes = Vec::with_capacity(works.len());
+        for ((work, rows), first) in works.iter().zip(rows).zip(firsts) {
+            let running = self.running.get_mut(&work.sequence).ok_or_else(unknown)?;
             outcomes.push(if running.progress.left() == 0 {
-                let phrases = self.phrases.as_ref();
-                let outcome = running.write_all(&self.loaded, &mut self.pool, rows, phrases);
+                let (found, phrases) = (Found::all(rows, first), self.phrases.as_ref());
+                let outcome = running.write_all(&self.loaded, &mut self.pool, found, phrases);
                 if matches!(outcome.last(), Some(Err(EngineError::NotFinite))) {
                     // Another try on the same keys and values would find the same.
                     running.progress.forget(self.pool.blocks_mut());
@@ -381,16 +382,13 @@ impl Running {
         &mut self,
         loaded: &Loaded,
         pool: &mut KvPool,
-        rows: LogitRows,
+        found: Vec<Found>,
         phrases: Option<&Phrases>,
     ) -> Outcome {
-        let LogitRows { rows, likeliest } = rows;
-        if rows.is_empty() && likeliest.is_none() {
+        if found.is_empty() {
             let missing = EngineError::Model("the forward returned no logits".into());
             return vec![Err(missing)];
         }
-        let rows = rows.into_iter().map(Found::Logits);
-        let found = rows.chain(likeliest.map(Found::Likeliest));
         let mut outcome = Outcome::new();
         for found in found {
             if self.progress.left() > 0 {
@@ -402,6 +400,7 @@ impl Running {
             let written = match found {
                 Found::Logits(row) => self.writing.write(loaded, &row, seen),
                 Found::Likeliest(choice) => self.writing.take(loaded, choice, Vec::new()),
+                Found::Written(written) => written,
             };
             let (step, token) = match written {
                 Ok(written) => written,
@@ -457,12 +456,7 @@ impl Writing {
     }
 
     /// The step that these logits make after the tokens `seen`, and the token to compute next, if any.
-    pub(super) fn write(
-        &mut self,
-        loaded: &Loaded,
-        logits: &[f32],
-        seen: &[u32],
-    ) -> Result<(Step, Option<u32>), EngineError> {
+    pub(super) fn write(&mut self, loaded: &Loaded, logits: &[f32], seen: &[u32]) -> Written {
         let model = &loaded.model;
         let allowed = self.guide.as_mut().map(Guide::allowed).transpose()?;
         let situation = Situation {
@@ -491,7 +485,7 @@ impl Writing {
         loaded: &Loaded,
         choice: model::Choice,
         alternatives: Vec<Alternative>,
-    ) -> Result<(Step, Option<u32>), EngineError> {
+    ) -> Written {
         let model = &loaded.model;
         if self.stops_at(model, choice.token) {
             return Ok((self.last(None, String::new(), Finish::Stop), None));

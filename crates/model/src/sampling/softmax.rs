@@ -21,21 +21,27 @@ pub(super) fn normaliser(logits: &[f32]) -> f64 {
     if top == f32::NEG_INFINITY {
         return f64::NEG_INFINITY;
     }
+    f64::from(top) + total(logits, |logit| logit - top).ln()
+}
+
+/// Σ exp(`of`(logit)) over `[vocab]`, where `of` is at most 0, in f64. What is not finite counts as −∞ and is next to nothing.
+#[inline(always)]
+pub(super) fn total(logits: &[f32], of: impl Fn(f32) -> f32) -> f64 {
     let mut sums = [0_f64; LANES];
     let (whole, rest) = logits.as_chunks::<LANES>();
     for chunk in whole {
         for lane in 0..LANES {
-            sums[lane] += f64::from(exp(finite(chunk[lane]) - top));
+            sums[lane] += f64::from(exp(of(finite(chunk[lane]))));
         }
     }
     for (sum, logit) in sums.iter_mut().zip(rest) {
-        *sum += f64::from(exp(finite(*logit) - top));
+        *sum += f64::from(exp(of(finite(*logit))));
     }
-    f64::from(top) + sums.iter().sum::<f64>().ln()
+    sums.iter().sum()
 }
 
 /// −∞ where nothing is finite.
-fn largest(logits: &[f32]) -> f32 {
+pub(super) fn largest(logits: &[f32]) -> f32 {
     let mut tops = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = logits.as_chunks::<LANES>();
     for chunk in whole {
@@ -63,7 +69,7 @@ fn finite(logit: f32) -> f32 {
 
 /// e^x for x ≤ 0; 1.6 × 10⁻³⁸ for all below −87. e^x = 2^n · e^r with |r| ≤ ln 2 / 2; ln 2 in two parts, so that r is exact; e^r by
 /// its Taylor series.
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const LEAST: f32 = -87.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
