@@ -109,9 +109,13 @@ async fn classes_are_served_in_order_and_by_hint() -> Result<()> {
 
 #[tokio::test]
 async fn another_pool_gets_nothing_and_an_unknown_one_is_named() -> Result<()> {
-    let (_server, queue) = start_with(|config| config.request_timeout = short(500)).await?;
+    let (server, queue) = start().await?;
     queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
-    let mut stranger = queue.puller(Stage::Encode, PoolName::new("nobodys")?);
+    let mut config = kit::config(&server.url());
+    // Nobody answers a pull by an unknown pool; nothing is stored in this time.
+    config.request_timeout = short(500);
+    let hasty = Queue::connect(&config, kit::clock()).await?;
+    let mut stranger = hasty.puller(Stage::Encode, PoolName::new("nobodys")?);
     let refused = tokio::time::timeout(PATIENCE, stranger.next()).await?;
     ensure!(
         matches!(refused, Err(QueueError::UnknownPool { .. })),
