@@ -3,7 +3,6 @@
 
 use std::fs;
 
-use medfleet_core::setting::DurationText;
 use medfleet_core::{Class, Digest, JobId, Move, Stage, Verdict};
 use medfleet_queue::{AUDIT_STREAM, Applied, Queue, Seen};
 use medfleet_store::{BlobStore, FleetKey};
@@ -124,7 +123,6 @@ async fn in_two_shards() -> (NatsServer, Queue) {
     let started = kit::start_with(|config| {
         config.in_flight_max = 1;
         config.record_shards = 2;
-        config.request_timeout = DurationText::from_secs(2);
     });
     started.await.expect("a queue")
 }
