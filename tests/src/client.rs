@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use medfleet_proto::v1::{
     self, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart, WatchJobRequest,
@@ -415,17 +415,16 @@ pub const fn is_final(state: JobState) -> bool {
 }
 
 impl Seen {
-    /// Adds one message, checking order and contiguity.
+    /// Adds one message, checking order and contiguity. A client may resume from the sequence of any of them, and the final one is
+    /// the last.
     pub fn take(&mut self, message: WatchJobResponse) -> Result<()> {
-        let sequence = message.sequence;
+        let (before, sequence) = (self.sequence, message.sequence);
+        ensure!(self.last.is_none(), "{message:?} behind the final one");
+        ensure!(sequence >= before, "{message:?} behind {before}");
+        self.sequence = sequence;
         match message.event.context("a watch message without an event")? {
             Event::Progress(progress) => {
-                ensure!(
-                    sequence > self.sequence,
-                    "event {sequence} after {}",
-                    self.sequence
-                );
-                self.sequence = sequence;
+                ensure!(sequence > before, "event {sequence} after {before}");
                 self.progress
                     .push((sequence, progress.state(), progress.chunks_done));
             }
@@ -451,13 +450,7 @@ impl Seen {
                 );
                 self.text.push_str(&delta.text);
             }
-            Event::Final(job) => {
-                if self.last.is_some() {
-                    bail!("two final events");
-                }
-                self.sequence = self.sequence.max(sequence);
-                self.last = Some(job);
-            }
+            Event::Final(job) => self.last = Some(job),
         }
         Ok(())
     }
