@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use medfleet_core::{Class, FailureReason, JobState, UnixMillis};
 use medfleet_queue::Replicas;
-use medfleet_runtime::{Metrics, SystemClock};
+use medfleet_runtime::{ManualClock, Metrics, SystemClock};
 use medfleet_testkit as kit;
 
 use super::*;
@@ -67,6 +67,31 @@ async fn a_unit_whose_time_is_over_ends_its_job_before_it_is_started() -> Result
     ensure!(
         ended.state == JobState::Expired && ended.starts.preprocess == 0,
         "{ended:?}"
+    );
+    Ok(())
+}
+
+/// By its own clock the job's time is over; the queue's decides.
+#[tokio::test]
+async fn a_worker_whose_clock_is_ahead_starts_what_has_time_left() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let unit = WorkUnit {
+        expires: record.expires,
+        ..kit::unit(&key, Nothing::STAGE, Class::Routine, 0)
+    };
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let mut slot = slot(queue.clone());
+    slot.worker.clock = Arc::new(ManualClock::at(UnixMillis(record.expires.0 + 1)));
+    let hints = slot.hints.subscribe();
+    let verdict = slot.begin(&delivery, hints).await;
+    ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
+    let (started, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(
+        !started.state.is_final() && started.starts.preprocess == 1,
+        "{started:?}"
     );
     Ok(())
 }
