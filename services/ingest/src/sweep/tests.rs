@@ -118,6 +118,22 @@ async fn an_accept_that_waits_for_room_has_one_line_in_the_audit_however_often_i
     assert!(pending.is_empty(), "{pending:?}");
 }
 
+/// Who is told that there is no room, and of the job that is noted all the same, may cancel it before there is some.
+#[tokio::test]
+async fn an_accept_that_was_cancelled_meanwhile_is_not_begun() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let key = job(&queue, 1, &[Move::Cancel]).await;
+    queue.put_pending(&key).await.expect("notes");
+    let swept = acceptor(queue.clone())
+        .sweep_once(Duration::ZERO, &mut Told::new())
+        .await;
+    swept.expect("there is room");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 0, "a cancelled job is begun");
+    let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
+    assert!(pending.is_empty(), "{pending:?}");
+}
+
 /// A queue whose records are in two shards.
 async fn in_two_shards() -> (NatsServer, Queue) {
     let started = kit::start_with(|config| {
