@@ -176,11 +176,24 @@ impl Client {
         page_size: i32,
         page_token: &str,
     ) -> Result<(Vec<Job>, String), Status> {
-        let message = v1::ListJobsRequest {
+        self.list_with(v1::ListJobsRequest {
             page_size,
             page_token: page_token.into(),
             states: vec![],
+        })
+        .await
+    }
+
+    /// Returns the first page of the jobs in a state.
+    pub async fn list_in(&self, state: JobState) -> Result<Vec<Job>, Status> {
+        let message = v1::ListJobsRequest {
+            states: vec![state.into()],
+            ..v1::ListJobsRequest::default()
         };
+        Ok(self.list_with(message).await?.0)
+    }
+
+    async fn list_with(&self, message: v1::ListJobsRequest) -> Result<(Vec<Job>, String), Status> {
         let response = self
             .stub
             .clone()
