@@ -130,6 +130,9 @@ async fn an_accept_that_was_cancelled_meanwhile_is_not_begun() {
     swept.expect("there is room");
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), 0, "a cancelled job is begun");
+    let usage = queue.usage().await.expect("lists");
+    let audit = usage.iter().find(|stream| stream.stream == AUDIT_STREAM);
+    assert_eq!(audit.expect("it is there").messages, 0, "nobody submits it");
     let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
     assert!(pending.is_empty(), "{pending:?}");
 }
