@@ -96,6 +96,34 @@ async fn a_worker_whose_clock_is_ahead_starts_what_has_time_left() -> Result<()>
     Ok(())
 }
 
+/// Whoever hands back or acknowledges what is another's by now takes it from that one.
+#[tokio::test]
+async fn a_fenced_attempt_settles_nothing_however_its_work_ended() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let unit = kit::unit(&key, Nothing::STAGE, Class::Routine, 0);
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let slot = slot(queue.clone());
+    let (own, fenced) = (Some(record.attempt), Some(record.attempt + 1));
+    for ending in [
+        Ending::retry("the store is away"),
+        Ending::wrong("the model failed"),
+        Ending::fail(FailureReason::Internal, "a defect"),
+        Ending::missing(FailureReason::ImageMissing, "image 0 of 1 is not there"),
+    ] {
+        let verdict = slot.end(&delivery, fenced, ending).await?;
+        ensure!(matches!(verdict, Verdict::Abort), "{verdict:?}");
+    }
+    let (stands, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(stands == record, "{stands:?}");
+    let wrong = Ending::wrong("the model failed");
+    let verdict = slot.end(&delivery, own, wrong).await?;
+    ensure!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+    Ok(())
+}
+
 /// A server that leads no more and does not know it yet has not got what was stored a moment ago. One server only, whose answers
 /// are taken as a cluster's if there are as many replicas.
 #[tokio::test]
