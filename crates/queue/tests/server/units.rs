@@ -415,3 +415,21 @@ async fn a_replayed_jobs_unit_replaces_the_old_epochs() -> Result<()> {
     ensure!(next(&mut puller).await?.unit == new);
     Ok(())
 }
+
+/// A worker stood still while another did its unit, and since then the unit was queued once more, as a sweep does.
+#[tokio::test]
+async fn a_late_acknowledgement_removes_nothing_that_was_queued_since() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.ack_wait = short(1000)).await?;
+    let unit = unit(1, Class::Stat);
+    queue.publish_work(&unit, &traced()).await?;
+    let late = next(&mut queue.puller(Stage::Encode, kit::pool())).await?;
+    let again = next(&mut queue.puller(Stage::Encode, kit::pool())).await?;
+    ensure!(again.deliveries > late.deliveries, "{again:?}");
+    again.settle(Verdict::Done).await?;
+    is_settled(&queue).await?;
+    ensure!(queue.publish_work(&unit, &traced()).await? == Published::Stored);
+    // Whether the server answers to it does not matter.
+    drop(late.settle(Verdict::Done).await);
+    ensure!(queue.is_released(&unit).await?, "it took the new one away");
+    Ok(())
+}
