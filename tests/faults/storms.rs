@@ -3,9 +3,37 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Result;
-use medfleet_tests::chaos::disk::Kind;
+use anyhow::{Result, ensure};
+use medfleet_core::BlobKind;
+use medfleet_testkit::tenant;
+use medfleet_tests::chaos::disk::{Disk, Kind};
 use medfleet_tests::chaos::run::{Options, run};
+use medfleet_tests::config;
+
+/// The means are checked first: fleets are right however little a fault does.
+#[tokio::test]
+async fn a_store_that_cannot_be_written_to_takes_nothing_until_it_can() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = Disk::make(folder.path().join("disk"), Kind::Plain)?;
+    let store = config::store(&disk.blobs())?;
+    let tenant = tenant();
+    let put = async |content: &'static str| {
+        let kind = BlobKind::Tokens;
+        store.put(&tenant, kind, content.into()).await
+    };
+    let first = put("first").await?;
+    disk.forbid_writes()?;
+    let refused = put("second").await.err();
+    ensure!(refused.is_some(), "it was written");
+    let kept = store.get(&tenant, BlobKind::Tokens, &first).await?;
+    ensure!(kept == "first", "{kept:?}");
+    disk.allow_writes()?;
+    put("second").await?;
+    Ok(())
+}
+
+/// One of each that go on beside each other: fewer are no storm.
+const FAULTS_MIN: u64 = 3;
 
 async fn storm(seed: u64, nodes: usize) -> Result<()> {
     let options = Options {
@@ -17,6 +45,8 @@ async fn storm(seed: u64, nodes: usize) -> Result<()> {
     };
     let report = run(seed, &options).await?;
     writeln!(std::io::stderr(), "{report:?}")?;
+    let faults: u64 = report.faults.values().map(|(times, _)| times).sum();
+    ensure!(faults >= FAULTS_MIN, "{report:?}");
     Ok(())
 }
 

@@ -58,7 +58,7 @@ fn a_store_that_does_not_compare_is_found() {
 
 #[test]
 fn a_refusal_that_is_believed_is_found() {
-    is_found(Plant::BelievesRefusal, "open: [");
+    is_found(Plant::BelievesRefusal, "open: [\"");
 }
 
 #[test]

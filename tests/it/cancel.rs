@@ -49,6 +49,13 @@ async fn cancel_in(state: JobState, without: Option<Role>, pace: Pace) -> Result
         client.get(&job.name).await?.state() == JobState::Cancelled,
         "it stays cancelled"
     );
+    let listed = client.list_in(JobState::Cancelled).await?;
+    ensure!(
+        listed.len() == 1 && listed[0].name == job.name,
+        "{listed:?}"
+    );
+    let listed = client.list_in(JobState::Completed).await?;
+    ensure!(listed.is_empty(), "{listed:?}");
     Ok(())
 }
 

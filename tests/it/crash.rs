@@ -6,6 +6,8 @@ use medfleet_tests::client::{Seen, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Pace, Role};
 use medfleet_tests::picture;
 
+use crate::operators::configure_decode;
+
 /// Jobs of which one is met in its state.
 const TRIES_MAX: u32 = 5;
 
@@ -126,4 +128,32 @@ async fn nats_while_encoding() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_while_decoding() -> Result<()> {
     survives(Victim::Nats, JobState::Decoding).await
+}
+
+/// What it has of the text of the attempt that died counts no more: it is told so, and gets all of the next one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_of_a_decoder_that_is_killed_has_the_text_once() -> Result<()> {
+    // Sixteen words: most of a minute, also for a test that is late to see the first of them.
+    let fleet = Fleet::paced(Pace::writing(3_000)).await?;
+    let client = fleet.client("st-mary").await?;
+    let picture = picture::png(64, 9)?;
+    let job = client.submit_picture(picture.clone()).await?;
+    let mut seen = Seen::default();
+    let has_text = |seen: &Seen| !seen.text.is_empty();
+    client.watch_until(&job.name, &mut seen, has_text).await?;
+    ensure!(has_text(&seen) && seen.last.is_none(), "{seen:?}");
+    let died = seen.attempt;
+    fleet.kill9(Role::Decode).await?;
+    configure_decode(&fleet, "0ms")?;
+    fleet.start_role(Role::Decode).await?;
+    client.watch_until(&job.name, &mut seen, |_| false).await?;
+    let last = seen.last.as_ref().map(|job| job.state());
+    ensure!(last == Some(JobState::Completed), "{seen:?}");
+    let undisturbed = client.submit_picture(picture).await?;
+    let expected = client.watch_to_end(&undisturbed.name).await?.text;
+    ensure!(
+        seen.attempt > died && seen.text == expected,
+        "{seen:?} is not {expected:?}"
+    );
+    Ok(())
 }

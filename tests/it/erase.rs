@@ -84,6 +84,8 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
     for job in [&job, &neighbour] {
         client.wait_completed(&job.name).await?;
     }
+    let seen = client.watch_to_end(&job.name).await?;
+    ensure!(seen.text.as_bytes().starts_with(TEXT), "{:?}", seen.text);
     let before = contents(&fleet)?.len();
 
     let erased = client.erase(&job.name).await?;

@@ -212,6 +212,16 @@ async fn compare(client: &Client) -> Result<()> {
         of(&result) != of(&swapped),
         "prior and current are told apart"
     );
+    // Which is which.
+    for result in [&result, &swapped] {
+        let inputs: Vec<u32> = result.frames.iter().map(|f| f.input_index).collect();
+        ensure!(inputs == [0, 1], "{inputs:?}");
+    }
+    let digest = |result: &v1::Result, at: usize| result.frames[at].frame_digest.clone();
+    ensure!(
+        digest(&result, 0) == digest(&swapped, 1) && digest(&result, 1) == digest(&swapped, 0),
+        "{result:?} {swapped:?}"
+    );
     Ok(())
 }
 

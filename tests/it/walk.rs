@@ -3,8 +3,10 @@
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::{self, DecodingParameters, JobState, SubmitJobRequest, result::Output};
 use medfleet_tests::alerts::told;
-use medfleet_tests::client::{report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Role};
+use medfleet_tests::chaos::load::film_of;
+use medfleet_tests::chaos::oracle::{self, Pixels, Question};
+use medfleet_tests::client::{inline, report, uploaded};
+use medfleet_tests::fleet::{Fleet, Model, Options, Role};
 use medfleet_tests::picture;
 
 /// What a result has to repeat.
@@ -126,6 +128,34 @@ async fn the_same_study_gives_the_same_draft() -> Result<()> {
         let found = told(fleet.admin(Role::Encode), series).await?;
         ensure!(found == wanted, "{series} {found}");
     }
+    Ok(())
+}
+
+/// More than a job has chunks, so that some share one.
+const MANY: u32 = 40;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_share_their_chunks_come_to_the_model_in_their_order() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let (mut inputs, mut images) = (Vec::new(), Vec::new());
+    for seed in 0..MANY {
+        let (file, pixels) = film_of(picture::png(oracle::SIDE, seed)?)?;
+        inputs.push(inline(file));
+        images.push(Pixels {
+            is_film: false,
+            ..pixels
+        });
+    }
+    let job = client.submit(report(inputs)).await?;
+    let job = client.wait_completed(&job.name).await?;
+    ensure!(job.chunks_total < MANY, "{job:?}");
+    let result = client.result(&job.name).await?;
+    let Some(Output::Report(output)) = &result.output else {
+        anyhow::bail!("not a report: {result:?}")
+    };
+    let expected = oracle::text(&Question::Report(String::new()), &images, 0);
+    ensure!(output.text == expected, "{output:?} for {expected:?}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use medfleet_proto::v1::{
     self, Failure, FailureReason, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart,
@@ -178,11 +178,24 @@ impl Client {
         page_size: i32,
         page_token: &str,
     ) -> Result<(Vec<Job>, String), Status> {
-        let message = v1::ListJobsRequest {
+        self.list_with(v1::ListJobsRequest {
             page_size,
             page_token: page_token.into(),
             states: vec![],
+        })
+        .await
+    }
+
+    /// Returns the first page of the jobs in a state.
+    pub async fn list_in(&self, state: JobState) -> Result<Vec<Job>, Status> {
+        let message = v1::ListJobsRequest {
+            states: vec![state.into()],
+            ..v1::ListJobsRequest::default()
         };
+        Ok(self.list_with(message).await?.0)
+    }
+
+    async fn list_with(&self, message: v1::ListJobsRequest) -> Result<(Vec<Job>, String), Status> {
         let response = self
             .stub
             .clone()
@@ -448,17 +461,16 @@ pub const fn is_final(state: JobState) -> bool {
 }
 
 impl Seen {
-    /// Adds one message, checking order and contiguity.
+    /// Adds one message, checking order and contiguity. A client may resume from the sequence of any of them, and the final one is
+    /// the last.
     pub fn take(&mut self, message: WatchJobResponse) -> Result<()> {
-        let sequence = message.sequence;
+        let (before, sequence) = (self.sequence, message.sequence);
+        ensure!(self.last.is_none(), "{message:?} behind the final one");
+        ensure!(sequence >= before, "{message:?} behind {before}");
+        self.sequence = sequence;
         match message.event.context("a watch message without an event")? {
             Event::Progress(progress) => {
-                ensure!(
-                    sequence > self.sequence,
-                    "event {sequence} after {}",
-                    self.sequence
-                );
-                self.sequence = sequence;
+                ensure!(sequence > before, "event {sequence} after {before}");
                 self.progress
                     .push((sequence, progress.state(), progress.chunks_done));
             }
@@ -484,13 +496,7 @@ impl Seen {
                 );
                 self.text.push_str(&delta.text);
             }
-            Event::Final(job) => {
-                if self.last.is_some() {
-                    bail!("two final events");
-                }
-                self.sequence = self.sequence.max(sequence);
-                self.last = Some(job);
-            }
+            Event::Final(job) => self.last = Some(job),
         }
         Ok(())
     }

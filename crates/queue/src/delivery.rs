@@ -191,12 +191,10 @@ mod tests {
     async fn a_note_goes_behind_an_acknowledgement_that_may_come_late() -> anyhow::Result<()> {
         let server = NatsServer::start().await?;
         let config = QueueConfig::at(server.url());
-        let mut queue = Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?;
+        let queue = Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?;
         queue.ensure(&[]).await?;
-        let patience = std::mem::replace(&mut queue.api.timeout, Duration::from_millis(50));
         let key = samples::key();
         ensure!(queue.set_aside(&key, "heard.by.nobody").await.is_err());
-        queue.api.timeout = patience;
         let noted = queue.list_aside(Duration::ZERO).await?;
         let noted = noted.into_iter().map(|(key, at)| (key, at.sequence()));
         let noted: Vec<_> = noted.collect();

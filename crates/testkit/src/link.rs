@@ -195,3 +195,129 @@ fn spend(link: &watch::Sender<State>, count: usize) {
         is_over
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Longest wait for anything that must come.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// How long is looked for what must not come.
+    const MOMENT: Duration = Duration::from_millis(200);
+    /// Far more than lies in the buffers of sockets.
+    const MUCH_BYTES: usize = 64 << 20;
+
+    struct Ends {
+        link: FaultyLink,
+        listener: TcpListener,
+        client: TcpStream,
+        server: TcpStream,
+    }
+
+    async fn ends() -> Ends {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
+        let address = listener.local_addr().expect("an address");
+        let link = FaultyLink::to(address).await.expect("a link");
+        let (client, server) = connect(&link, &listener).await;
+        Ends {
+            link,
+            listener,
+            client,
+            server,
+        }
+    }
+
+    /// Both ends of a new connection over a link.
+    async fn connect(link: &FaultyLink, listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(link.address).await.expect("connects");
+        let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
+        let (server, _) = accepted.expect("in time").expect("accepts");
+        (client, server)
+    }
+
+    /// The next byte that comes; none once the connection has ended, however it did.
+    async fn next(end: &mut TcpStream) -> Option<u8> {
+        let read = tokio::time::timeout(PATIENCE, end.read_u8()).await;
+        read.expect("neither a byte nor an end").ok()
+    }
+
+    async fn passes(from: &mut TcpStream, to: &mut TcpStream) {
+        from.write_u8(7).await.expect("writes");
+        assert_eq!(next(to).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_what_is_open_and_lets_nothing_through_until_it_is_mended() {
+        let mut ends = ends().await;
+        passes(&mut ends.client, &mut ends.server).await;
+        passes(&mut ends.server, &mut ends.client).await;
+        ends.link.cut();
+        assert_eq!(next(&mut ends.client).await, None);
+        assert_eq!(next(&mut ends.server).await, None);
+        let refused = TcpStream::connect(ends.link.address).await;
+        assert_eq!(next(&mut refused.expect("connects")).await, None);
+        ends.link.mend();
+        let (mut client, mut server) = connect(&ends.link, &ends.listener).await;
+        passes(&mut client, &mut server).await;
+        passes(&mut server, &mut client).await;
+    }
+
+    #[tokio::test]
+    async fn it_is_cut_once_so_many_bytes_have_passed() {
+        let mut ends = ends().await;
+        ends.link.cut_after(3);
+        ends.client.write_all(b"123").await.expect("writes");
+        let mut passed = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, ends.server.read_to_end(&mut passed)).await;
+        ended.expect("it is not cut").expect("reads");
+        assert_eq!(passed, b"123");
+        assert!(ends.link.is_cut());
+        assert_eq!(next(&mut ends.client).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_stalled_comes_late_and_over_the_same_connection() {
+        let mut ends = ends().await;
+        ends.link.stall();
+        ends.client.write_u8(7).await.expect("writes");
+        ends.server.write_u8(7).await.expect("writes");
+        let early = tokio::time::timeout(MOMENT, ends.server.read_u8()).await;
+        assert!(early.is_err(), "{early:?}");
+        let early = tokio::time::timeout(MOMENT, ends.client.read_u8()).await;
+        assert!(early.is_err(), "{early:?}");
+        ends.link.mend();
+        assert_eq!(next(&mut ends.server).await, Some(7));
+        assert_eq!(next(&mut ends.client).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn lost_answers_are_swallowed_and_what_clients_send_is_not() {
+        let mut ends = ends().await;
+        ends.link.lose_answers();
+        passes(&mut ends.client, &mut ends.server).await;
+        // Nobody reads them, and yet the server gets rid of them all.
+        let answers = vec![1; MUCH_BYTES];
+        let swallowed = tokio::time::timeout(PATIENCE, ends.server.write_all(&answers)).await;
+        swallowed.expect("they are kept").expect("writes");
+        passes(&mut ends.client, &mut ends.server).await;
+        // With a hole in it, the connection is of no use any more.
+        ends.link.mend();
+        let mut passed = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, ends.client.read_to_end(&mut passed)).await;
+        assert!(ended.is_ok(), "it is still open");
+        assert!(passed.len() < MUCH_BYTES / 2, "{} bytes", passed.len());
+    }
+
+    #[tokio::test]
+    async fn a_slow_link_is_slow_in_each_direction() {
+        let mut ends = ends().await;
+        let by = Duration::from_millis(20);
+        ends.link.delay(by);
+        let begun = Instant::now();
+        passes(&mut ends.client, &mut ends.server).await;
+        passes(&mut ends.server, &mut ends.client).await;
+        assert!(begun.elapsed() >= 2 * by, "{:?}", begun.elapsed());
+    }
+}

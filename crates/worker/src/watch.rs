@@ -172,6 +172,7 @@ pub(crate) async fn forward_hints(queue: Queue, hints: broadcast::Sender<JobKey>
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use anyhow::{Result, bail, ensure};
     use medfleet_core::setting::DurationText;
@@ -217,6 +218,32 @@ mod tests {
         tokio::select! {
             heard = heard => heard,
             stopped = stopped(&queue, &SystemClock, &delivery, None, &mut hints) => bail!("{stopped:?}"),
+        }
+    }
+
+    /// A clock by which every job's time is over, and how often it was looked at.
+    #[derive(Debug, Default)]
+    struct Ahead(AtomicU64);
+
+    impl Clock for Ahead {
+        fn now(&self) -> UnixMillis {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            UnixMillis(i64::MAX)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_ahead_of_the_queues_stops_no_work() -> Result<()> {
+        let server = NatsServer::start().await?;
+        let (queue, delivery) = at_work(&server, DurationText::from_millis(50)).await?;
+        let (_sender, mut hints) = broadcast::channel(1);
+        let ahead = Ahead::default();
+        let looked = wait_until(PATIENCE, "three looks at the clock", async || {
+            (ahead.0.load(Ordering::SeqCst) >= 3).then_some(())
+        });
+        tokio::select! {
+            looked = looked => looked,
+            stopped = stopped(&queue, &ahead, &delivery, None, &mut hints) => bail!("{stopped:?}"),
         }
     }
 

@@ -68,7 +68,7 @@ impl Fetcher {
     }
 
     /// A budget of zero asks nobody.
-    fn new(budget: Duration, token: &str, tls: Option<ClientTlsConfig>) -> Self {
+    pub(crate) fn new(budget: Duration, token: &str, tls: Option<ClientTlsConfig>) -> Self {
         Self {
             budget,
             // Hexadecimal is always a header value.

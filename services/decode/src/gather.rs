@@ -225,8 +225,13 @@ fn length(model: &Description) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use medfleet_core::{Class, Cost, JobId, NewJob, PoolName, Pseudonyms, TaskKind, UnixMillis};
     use medfleet_engine::Dtype;
+    use medfleet_proto::v1::FrameUsed;
+    use medfleet_proto::work::v1::TokensEntry;
+    use medfleet_runtime::Metrics;
     use medfleet_store::FleetKey;
 
     use super::*;
@@ -297,5 +302,168 @@ mod tests {
         let tokens = read.expect("they are there").tokens;
         let expected = ["of the frames", "of the job"].map(|text| Some(Bytes::from(text)));
         assert_eq!(tokens, expected);
+    }
+
+    /// Where a decode looks that asks no encoder.
+    struct Place {
+        store: BlobStore,
+        fetcher: Fetcher,
+        metrics: DecodeMetrics,
+        model: Description,
+        tenant: TenantId,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            Self {
+                store: BlobStore::in_memory(FleetKey::new([1; 32])),
+                fetcher: Fetcher::new(Duration::ZERO, "token", None),
+                metrics: DecodeMetrics::register(&Metrics::new()),
+                model: model(),
+                tenant: "a".parse().expect("a tenant"),
+            }
+        }
+
+        fn sources(&self) -> Sources<'_> {
+            Sources {
+                store: &self.store,
+                fetcher: &self.fetcher,
+                metrics: &self.metrics,
+                model: &self.model,
+                tenant: &self.tenant,
+                made_for: [5; 16],
+            }
+        }
+
+        async fn put(&self, tokens: Bytes) -> Digest {
+            let stored = self.store.put(&self.tenant, BlobKind::Tokens, tokens);
+            stored.await.expect("stores")
+        }
+
+        /// How many images came from the store, and from an encoder.
+        fn came_from(&self) -> [u64; 2] {
+            let images = &self.metrics.images;
+            [STORE, ENCODER].map(|source| images.get_or_create(&SourceLabel { source }).get())
+        }
+    }
+
+    /// The tokens of an image, others for each number.
+    fn tensor(byte: u8) -> Bytes {
+        vec![byte; length(&model())].into()
+    }
+
+    #[tokio::test]
+    async fn what_an_encoder_sends_in_the_place_of_the_declared_tokens_is_not_used() {
+        let place = Place::new();
+        let (sources, right) = (place.sources(), tensor(1));
+        let digest = place.put(right.clone()).await;
+        // Of another image, a part, or nothing: the store has them.
+        let wrong = [Some(tensor(2)), Some(right.slice(1..)), None];
+        for fetched in wrong {
+            let (found, tokens) = sources
+                .tensor((0, digest), fetched, 1)
+                .await
+                .expect("stored");
+            assert_eq!((found, &tokens.bytes), (digest, &right));
+        }
+        assert_eq!(place.came_from(), [3, 0]);
+        // The right ones need no store.
+        let sent = tensor(3);
+        let digest = place.store.digest(&place.tenant, &sent).await;
+        let found = sources.tensor((0, digest), Some(sent.clone()), 1).await;
+        assert_eq!(found.expect("sent").1.bytes, sent);
+        assert_eq!(place.came_from(), [3, 1]);
+        let missing = sources.tensor((1, digest), Some(tensor(4)), 2).await;
+        assert!(
+            matches!(
+                missing,
+                Err(DecodeError::ImageMissing {
+                    image: 1,
+                    declared: 2,
+                    ..
+                })
+            ),
+            "{missing:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn tokens_that_do_not_fill_their_shape_are_refused() {
+        let place = Place::new();
+        for bytes in [tensor(1).slice(1..), [tensor(1), tensor(1)].concat().into()] {
+            let digest = place.put(bytes.clone()).await;
+            for fetched in [None, Some(bytes)] {
+                let found = place.sources().tensor((1, digest), fetched, 2).await;
+                let is_refused = matches!(found, Err(DecodeError::Tokens { image: 1, .. }));
+                assert!(is_refused, "{found:?}");
+            }
+        }
+    }
+
+    fn frames_of_two() -> Bytes {
+        let frame = |number: u8| FrameEntry {
+            digest: vec![number; 32].into(),
+            info: Some(FrameUsed {
+                input_index: number.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let manifest = FramesManifest {
+            frames: vec![frame(0), frame(1)],
+            chunk_starts: vec![0, 1],
+            ..Default::default()
+        };
+        manifest.encode_to_vec().into()
+    }
+
+    /// The list of a chunk of one image.
+    fn list_of(frame: u8, tokens: Digest) -> Bytes {
+        let model = model();
+        let entry = TokensEntry {
+            digest: tokens.as_bytes().to_vec().into(),
+            count: model.tokens_per_image,
+            width: model.token_width,
+            dtype: model.dtype.as_str().to_owned(),
+            frame_digest: vec![frame; 32].into(),
+            ..Default::default()
+        };
+        let manifest = TokensManifest {
+            tokens: vec![entry],
+            encoder_digest: model.encoder_digest.as_bytes().to_vec().into(),
+            ..Default::default()
+        };
+        manifest.encode_to_vec().into()
+    }
+
+    #[tokio::test]
+    async fn every_declared_image_comes_in_its_order_or_none_does() {
+        let place = Place::new();
+        let digests = [place.put(tensor(1)).await, place.put(tensor(2)).await];
+        let [first, second] = [list_of(0, digests[0]), list_of(1, digests[1])];
+        let record = record(Digest::new([8; 32]), Digest::new([9; 32]));
+        let gathered = async |tokens: &[Option<&Bytes>]| {
+            let lists = Lists {
+                study: Bytes::new(),
+                frames: frames_of_two(),
+                tokens: tokens.iter().map(|list| list.cloned()).collect(),
+            };
+            gather(&place.sources(), &record, lists).await
+        };
+        let all = gathered(&[Some(&first), Some(&second)]).await;
+        let all = all.expect("all are there");
+        let images: Vec<Bytes> = all.images.into_iter().map(|image| image.bytes).collect();
+        assert_eq!(images, [tensor(1), tensor(2)]);
+        assert_eq!(all.digests, digests);
+
+        let swapped = gathered(&[Some(&second), Some(&first)]).await.err();
+        let is_refused = matches!(swapped, Some(DecodeError::Tokens { .. }));
+        assert!(is_refused, "{swapped:?}");
+        let missing = gathered(&[Some(&first), None]).await.err();
+        let is_refused = matches!(missing, Some(DecodeError::ImageMissing { image: 1, .. }));
+        assert!(is_refused, "{missing:?}");
+        let fewer = gathered(&[Some(&first)]).await.err();
+        let is_refused = matches!(fewer, Some(DecodeError::Manifest { .. }));
+        assert!(is_refused, "{fewer:?}");
     }
 }

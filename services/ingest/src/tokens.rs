@@ -391,8 +391,8 @@ mod tests {
             let text = TokensFile { tokens }.to_toml().expect("writes");
             std::fs::write(path, text).expect("a writable folder");
         };
-        let name = format!("medfleet-tokens-revoked-{}.toml", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens.toml");
         write(&path, vec![first, second.clone()]);
         let tokens = Tokens::load(&path).await.expect("it is good");
         let bearer = |token: &Secret| format!("Bearer {}", token.expose());
@@ -413,7 +413,6 @@ mod tests {
             gone
         };
         let ((), gone) = tokio::join!(following, gone);
-        std::fs::remove_file(&path).expect("it was written");
         gone.expect("the revoked token is refused");
         assert!(call(&tokens, Some(&bearer(&kept))).is_ok());
     }

@@ -222,7 +222,7 @@ async fn nothing_waits(queue: &Queue) -> Result<()> {
     .await
 }
 
-/// No dead letter, and no reference to a blob but those of accepted jobs.
+/// No dead letter, and no reference to a blob but those of accepted jobs, of which each has some: what nobody refers to is collected.
 async fn nothing_left(herd: &Herd, clients: &Clients, accepted: &[Accepted]) -> Result<()> {
     for tenant in TENANTS {
         let letters = async |client: Client| client.dead_letters(10, "").await;
@@ -241,6 +241,11 @@ async fn nothing_left(herd: &Herd, clients: &Clients, accepted: &[Accepted]) -> 
         ensure!(
             stranger.is_none(),
             "{tenant}: {stranger:?} holds blobs and is no job"
+        );
+        let unheld = known.difference(&referenced).next();
+        ensure!(
+            unheld.is_none(),
+            "{tenant}: {unheld:?} holds none of its blobs"
         );
     }
     Ok(())

@@ -38,6 +38,7 @@ fn compare(decoded: &Decoded, place: usize, expected: &str, difference_max: u8) 
             u32::from(expected.color().channel_count())
         )
     );
+    assert_eq!(frame.pixels.len(), expected.as_bytes().len());
     let pairs = frame.pixels.iter().zip(expected.as_bytes());
     let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(worst <= difference_max, "differs by {worst}");

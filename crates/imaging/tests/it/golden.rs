@@ -47,6 +47,7 @@ fn check_for(model: &'static Convention, file: &Path, expected: &str, side: u32)
             u32::from(expected.color().channel_count())
         )
     );
+    assert_eq!(frame.pixels.len(), expected.as_bytes().len());
     let worst = frame
         .pixels
         .iter()

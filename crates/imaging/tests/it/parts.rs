@@ -280,7 +280,9 @@ fn frames_of_an_archive_come_before_its_last_file_is_read() {
     assert_eq!(members, [Some(0), Some(2), Some(3)]);
     // What is kept of each file has none of them.
     let kept = prepare_parts(&archive, &options(), 3).unwrap();
-    for (part, kept) in whole.unwrap().parts.iter().zip(&kept) {
+    let parts = whole.unwrap().parts;
+    assert_eq!(parts.len(), kept.len());
+    for (part, kept) in parts.iter().zip(&kept) {
         let frames = |part: &Part| match &part.outcome {
             Ok(Prepared::Frames(decoded)) => Some(decoded.frames.clone()),
             _ => None,

@@ -55,8 +55,10 @@ fn check(names: &[&str], difference_max: u8) -> (SlicePlan, Vec<(Frame, FrameInf
     assert_eq!(shown, numbers);
     let file = plan.frames[0].0;
     let frames = decode_slices(&files[file], &numbers, &plan, &options()).unwrap();
+    assert_eq!(frames.len(), numbers.len());
     for ((frame, info), number) in frames.iter().zip(&numbers) {
         let expected = image::load_from_memory(&read(&format!("patch-{number}.png"))).unwrap();
+        assert_eq!(frame.pixels.len(), expected.as_bytes().len());
         let pairs = frame.pixels.iter().zip(expected.as_bytes());
         let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         assert!(worst <= difference_max, "patch {number} differs by {worst}");

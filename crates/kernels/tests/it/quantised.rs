@@ -272,6 +272,7 @@ fn rows_are_stored_as_ggml_stores_them() {
     for block in bytes.chunks(34) {
         q8_0(block, &mut found);
     }
+    assert_eq!(found.len(), row.len());
     for (found, stored) in found.chunks(32).zip(row.chunks(32)) {
         let largest = stored.iter().fold(0_f32, |most, x| most.max(x.abs()));
         for (found, stored) in found.iter().zip(stored) {

@@ -99,6 +99,7 @@ fn sampling_is_tensorflows_within_one() {
         let expected = tensors.bytes(&format!("sampled_{index}"));
         let found = picture(side, channels).sampled(448).unwrap();
         let row = 448 * channels;
+        assert_eq!(found.pixels().len(), 448 * row);
         let kept = found
             .pixels()
             .chunks_exact(row)

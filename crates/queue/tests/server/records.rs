@@ -6,9 +6,10 @@ use anyhow::{Result, bail, ensure};
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use medfleet_core::{
-    Digest, Failure, FailureReason, JobId, JobKey, JobState, Move, Refused, Stage, TenantId,
+    Class, Digest, Failure, FailureReason, JobId, JobKey, JobState, Move, Refused, Stage, TenantId,
+    WorkUnit,
 };
-use medfleet_queue::{Applied, Created, Queue, QueueError, Replicas, Seen, Updated};
+use medfleet_queue::{Applied, Changed, Created, Queue, QueueError, Replicas, Seen, Updated, wire};
 use medfleet_testkit as kit;
 use serde_json::json;
 
@@ -341,6 +342,89 @@ async fn thirty_two_chunks_at_once_are_all_counted() -> Result<()> {
     ensure!(completed == 1, "{completed}");
     let (record, _) = queue.record(&key).await?.expect("it is there");
     ensure!(record.chunks.done_bitmap == u32::MAX);
+    Ok(())
+}
+
+/// A worker that stood still for too long comes back when another has begun with its unit.
+#[tokio::test]
+async fn who_does_not_own_a_job_changes_nothing_and_its_end_is_told_once() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(6, 2);
+    queue.create_record(&key, &record).await?;
+    for stage in [
+        begin(Stage::Preprocess),
+        preprocessed(),
+        begin(Stage::Encode),
+    ] {
+        step(&queue, &key, stage).await?;
+    }
+    for chunk in [0, 1] {
+        step(&queue, &key, Move::ChunkEncoded { chunk }).await?;
+    }
+    for _ in 0..2 {
+        step(&queue, &key, begin(Stage::Decode)).await?;
+    }
+    let (before, revision) = queue.record(&key).await?.expect("it is there");
+    ensure!(before.attempt == 2, "{before:?}");
+    let unit = kit::unit(&key, Stage::Decode, Class::Routine, 0);
+    let replayed = WorkUnit {
+        epoch: 1,
+        ..unit.clone()
+    };
+    let nobodys = kit::unit(&kit::record(7, 1).0, Stage::Decode, Class::Routine, 0);
+    let fail = Move::Fail(Failure::new(FailureReason::Internal, "a defect"));
+    let back = Move::HandBack {
+        stage: Stage::Decode,
+    };
+    let change = async |unit: &WorkUnit, attempt: u32, step: &Move| {
+        let now = kit::clock()();
+        queue.change(unit, Some(attempt), step, now).await
+    };
+    for step in [&fail, &back, &Move::Expire] {
+        for (unit, attempt) in [(&unit, 1), (&replayed, 2), (&nobodys, 2)] {
+            let changed = change(unit, attempt, step).await?;
+            ensure!(matches!(changed, Changed::Superseded), "{changed:?}");
+        }
+    }
+    ensure!(queue.record(&key).await? == Some((before, revision)));
+
+    let made = change(&unit, 2, &fail).await?;
+    ensure!(matches!(made, Changed::Made), "{made:?}");
+    let again = change(&unit, 2, &fail).await?;
+    ensure!(
+        matches!(&again, Changed::Over(record) if record.state == JobState::Failed),
+        "{again:?}"
+    );
+    let (mut after, mut ends) = (0, 0);
+    while let Some((sequence, event)) = queue.next_event(&key, after).await? {
+        after = sequence;
+        ends += u32::from(event.state == wire::state_to_wire(JobState::Failed) as i32);
+    }
+    ensure!(ends == 1, "its end was told {ends} times");
+    Ok(())
+}
+
+#[tokio::test]
+async fn changes_that_meet_are_all_made() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(8, 1);
+    queue.create_record(&key, &record).await?;
+    // The first, and as many again as there may be.
+    for _ in 0..4 {
+        step(&queue, &key, begin(Stage::Preprocess)).await?;
+    }
+    let unit = kit::unit(&key, Stage::Preprocess, Class::Routine, 0);
+    let back = Move::HandBack {
+        stage: Stage::Preprocess,
+    };
+    let now = kit::clock()();
+    let changes = (0..4).map(|_| queue.change(&unit, None, &back, now));
+    for changed in join_all(changes).await {
+        let changed = changed?;
+        ensure!(matches!(changed, Changed::Made), "{changed:?}");
+    }
+    let (record, _) = queue.record(&key).await?.expect("it is there");
+    ensure!(record.starts.preprocess == 0, "{record:?}");
     Ok(())
 }
 

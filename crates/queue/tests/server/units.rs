@@ -109,9 +109,13 @@ async fn classes_are_served_in_order_and_by_hint() -> Result<()> {
 
 #[tokio::test]
 async fn another_pool_gets_nothing_and_an_unknown_one_is_named() -> Result<()> {
-    let (_server, queue) = start_with(|config| config.request_timeout = short(500)).await?;
+    let (server, queue) = start().await?;
     queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
-    let mut stranger = queue.puller(Stage::Encode, PoolName::new("nobodys")?);
+    let mut config = kit::config(&server.url());
+    // Nobody answers a pull by an unknown pool; nothing is stored in this time.
+    config.request_timeout = short(500);
+    let hasty = Queue::connect(&config, kit::clock()).await?;
+    let mut stranger = hasty.puller(Stage::Encode, PoolName::new("nobodys")?);
     let refused = tokio::time::timeout(PATIENCE, stranger.next()).await?;
     ensure!(
         matches!(refused, Err(QueueError::UnknownPool { .. })),
@@ -409,5 +413,23 @@ async fn a_replayed_jobs_unit_replaces_the_old_epochs() -> Result<()> {
     ensure!(queue.publish_work(&old, &traced()).await? == Published::AlreadyThere);
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     ensure!(next(&mut puller).await?.unit == new);
+    Ok(())
+}
+
+/// A worker stood still while another did its unit, and since then the unit was queued once more, as a sweep does.
+#[tokio::test]
+async fn a_late_acknowledgement_removes_nothing_that_was_queued_since() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.ack_wait = short(1000)).await?;
+    let unit = unit(1, Class::Stat);
+    queue.publish_work(&unit, &traced()).await?;
+    let late = next(&mut queue.puller(Stage::Encode, kit::pool())).await?;
+    let again = next(&mut queue.puller(Stage::Encode, kit::pool())).await?;
+    ensure!(again.deliveries > late.deliveries, "{again:?}");
+    again.settle(Verdict::Done).await?;
+    is_settled(&queue).await?;
+    ensure!(queue.publish_work(&unit, &traced()).await? == Published::Stored);
+    // Whether the server answers to it does not matter.
+    drop(late.settle(Verdict::Done).await);
+    ensure!(queue.is_released(&unit).await?, "it took the new one away");
     Ok(())
 }

@@ -133,8 +133,8 @@ fn a_set_that_is_no_phantom_is_not_called_one() {
 
 #[test]
 fn files_are_written() {
-    let folder = std::env::temp_dir().join(format!("medfleet-score-{}", std::process::id()));
-    let files = write(&evaluation(), &folder.join("deep"), &mut png).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let files = write(&evaluation(), &folder.path().join("deep"), &mut png).unwrap();
     let text = std::fs::read_to_string(&files.json).unwrap();
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["task"], "report");
@@ -142,13 +142,11 @@ fn files_are_written() {
     assert!(
         files.html.ends_with("report.html") && files.markdown.is_file() && files.html.is_file()
     );
-    std::fs::remove_dir_all(&folder).unwrap();
-    let taken = std::env::temp_dir().join(format!("medfleet-score-file-{}", std::process::id()));
+    let taken = folder.path().join("taken");
     std::fs::write(&taken, "").unwrap();
     let error = write(&evaluation(), &taken, &mut png).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("{} can't be written", taken.display())
     );
-    std::fs::remove_file(&taken).unwrap();
 }

@@ -1,9 +1,9 @@
-//! How a unit ends whose time is over, or whose images are said to be missing.
+//! What a slot does beside the work: how it begins with units, and how they end that do not go well.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{Class, FailureReason, JobState, UnixMillis};
+use medfleet_core::{Class, Digest, FailureReason, JobState, UnixMillis};
 use medfleet_queue::Replicas;
-use medfleet_runtime::{Metrics, SystemClock};
+use medfleet_runtime::{ManualClock, Metrics, SystemClock};
 use medfleet_testkit as kit;
 
 use super::*;
@@ -68,6 +68,121 @@ async fn a_unit_whose_time_is_over_ends_its_job_before_it_is_started() -> Result
         ended.state == JobState::Expired && ended.starts.preprocess == 0,
         "{ended:?}"
     );
+    Ok(())
+}
+
+/// By its own clock the job's time is over; the queue's decides.
+#[tokio::test]
+async fn a_worker_whose_clock_is_ahead_starts_what_has_time_left() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let unit = WorkUnit {
+        expires: record.expires,
+        ..kit::unit(&key, Nothing::STAGE, Class::Routine, 0)
+    };
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let mut slot = slot(queue.clone());
+    slot.worker.clock = Arc::new(ManualClock::at(UnixMillis(record.expires.0 + 1)));
+    let hints = slot.hints.subscribe();
+    let verdict = slot.begin(&delivery, hints).await;
+    ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
+    let (started, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(
+        !started.state.is_final() && started.starts.preprocess == 1,
+        "{started:?}"
+    );
+    Ok(())
+}
+
+/// A unit of this job in a worker's hands, which begins with it.
+async fn begun(queue: &Queue, key: &JobKey) -> Result<Result<Verdict, Ending>> {
+    let unit = kit::unit(key, Nothing::STAGE, Class::Routine, 0);
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let slot = slot(queue.clone());
+    let hints = slot.hints.subscribe();
+    Ok(slot.begin(&delivery, hints).await)
+}
+
+async fn step(queue: &Queue, key: &JobKey, step: &Move) -> Result<()> {
+    let now = kit::clock()();
+    let moved = queue.apply_without_event(key, Seen::Epoch(0), step, now);
+    let moved = moved.await?;
+    ensure!(matches!(moved, Applied::Applied { .. }), "{moved:?}");
+    Ok(())
+}
+
+/// As a worker leaves it that dies right behind the record.
+#[tokio::test]
+async fn of_a_job_that_has_failed_the_end_is_told_and_the_dead_letter_written() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let failure = Failure::new(FailureReason::Internal, "a defect");
+    step(&queue, &key, &Move::Fail(failure.clone())).await?;
+    ensure!(queue.next_event(&key, 0).await?.is_none());
+    let verdict = begun(&queue, &key).await?;
+    ensure!(
+        matches!(&verdict, Ok(Verdict::Reject(said)) if *said == failure),
+        "{verdict:?}"
+    );
+    ensure!(queue.next_event(&key, 0).await?.is_some(), "nobody is told");
+    Ok(())
+}
+
+/// As a worker leaves it that dies before it has queued what follows.
+#[tokio::test]
+async fn of_a_unit_that_is_done_what_follows_is_queued() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 2);
+    queue.create_record(&key, &record).await?;
+    let start = Move::Start {
+        stage: Nothing::STAGE,
+        unit: 0,
+        retries_max: 1,
+    };
+    let frames = Move::Preprocessed {
+        frames: Digest::new([3; 32]),
+        chunks: 2,
+        frame_count: 2,
+    };
+    for done in [start, frames] {
+        step(&queue, &key, &done).await?;
+    }
+    let verdict = begun(&queue, &key).await?;
+    ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
+    let waiting = queue.waiting_for_release(Stage::Encode).await?;
+    ensure!(waiting == 2, "{waiting} chunks are queued");
+    Ok(())
+}
+
+/// Whoever hands back or acknowledges what is another's by now takes it from that one.
+#[tokio::test]
+async fn a_fenced_attempt_settles_nothing_however_its_work_ended() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let unit = kit::unit(&key, Nothing::STAGE, Class::Routine, 0);
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let slot = slot(queue.clone());
+    let (own, fenced) = (Some(record.attempt), Some(record.attempt + 1));
+    for ending in [
+        Ending::retry("the store is away"),
+        Ending::wrong("the model failed"),
+        Ending::fail(FailureReason::Internal, "a defect"),
+        Ending::missing(FailureReason::ImageMissing, "image 0 of 1 is not there"),
+    ] {
+        let verdict = slot.end(&delivery, fenced, ending).await?;
+        ensure!(matches!(verdict, Verdict::Abort), "{verdict:?}");
+    }
+    let (stands, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(stands == record, "{stands:?}");
+    let wrong = Ending::wrong("the model failed");
+    let verdict = slot.end(&delivery, own, wrong).await?;
+    ensure!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
     Ok(())
 }
 

@@ -122,6 +122,68 @@ async fn the_token_goes_to_known_encoders_alone() {
     assert_eq!(shown, 0);
 }
 
+/// Of which tensor, what of it, and whether it is the last.
+type Piece = (u32, &'static str, bool);
+
+/// Sends these pieces to whoever asks.
+#[derive(Debug, Clone)]
+struct Sending(&'static [Piece]);
+
+#[tonic::async_trait]
+impl TokenService for Sending {
+    type FetchTokensStream = Pieces;
+
+    async fn fetch_tokens(
+        &self,
+        _: Request<FetchTokensRequest>,
+    ) -> Result<Response<Pieces>, Status> {
+        let pieces = self.0;
+        let pieces = pieces.iter().map(|(index, data, last)| {
+            Ok::<_, Status>(FetchTokensResponse {
+                index: *index,
+                data: Bytes::from_static(data.as_bytes()),
+                last: *last,
+            })
+        });
+        Ok(Response::new(Box::pin(futures::stream::iter(pieces))))
+    }
+}
+
+/// What comes of two tensors of four bytes each, by these pieces.
+async fn of_two(pieces: &'static [Piece]) -> Result<Vec<Bytes>, FetchError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let serving = Server::builder()
+        .add_service(TokenServiceServer::new(Sending(pieces)))
+        .serve_with_incoming(TcpIncoming::from(listener));
+    let fetcher = Fetcher::new(Duration::from_secs(30), "secret", None);
+    let tenant = TenantId::new("st-mary").expect("a name");
+    let digests = [1, 2].map(|byte| Digest::new([byte; 32]));
+    tokio::select! {
+        ended = serving => panic!("the encoder ended: {ended:?}"),
+        found = fetcher.fetch(&url, &tenant, &digests, 4) => found,
+    }
+}
+
+#[tokio::test]
+async fn tensors_are_put_together_of_their_pieces_in_order_or_not_at_all() {
+    let both = of_two(&[(0, "ab", false), (0, "cd", true), (1, "efgh", true)]).await;
+    assert_eq!(both.expect("both came"), ["abcd", "efgh"]);
+    let wrong: [&'static [Piece]; 6] = [
+        &[(0, "abcd", true)],
+        &[(0, "abcd", true), (1, "ef", false)],
+        &[(1, "efgh", true), (0, "abcd", true)],
+        &[(0, "ab", false), (1, "efgh", true)],
+        &[(0, "abcd", false), (0, "e", true), (1, "efgh", true)],
+        &[(0, "abcd", true), (1, "efgh", true), (2, "ijkl", true)],
+    ];
+    for pieces in wrong {
+        let found = of_two(pieces).await;
+        let is_refused = matches!(found, Err(FetchError::Pieces));
+        assert!(is_refused, "{pieces:?}: {found:?}");
+    }
+}
+
 #[test]
 fn a_name_that_no_certificate_can_have_is_refused() {
     let ca = Certificate::from_pem(made().cert);

@@ -160,6 +160,26 @@ async fn an_image_is_encoded_once_whatever_study_it_is_in() {
     assert_eq!(second.metrics.frames.get(), 2);
 }
 
+/// Those that it has when it is encoded alone.
+#[tokio::test]
+async fn every_image_of_a_chunk_has_its_own_tokens_in_its_place() {
+    let (ours, job) = (store(), job("a", 1));
+    let encode = encoder(&ours, "http://a");
+    // One of them is known already, and one comes twice.
+    tokens(&encode, &job, &[3]).await.expect("encodes");
+    let pictures = [4, 1, 3, 1, 2];
+    let chunk = tokens(&encode, &job, &pictures).await.expect("encodes");
+    assert_eq!(chunk.tokens.len(), pictures.len());
+    for (entry, picture) in chunk.tokens.iter().zip(pictures) {
+        let alone = encoder(&store(), "http://b");
+        let alone = tokens(&alone, &job, &[picture]).await.expect("encodes");
+        assert_eq!(*entry, alone.tokens[0], "{picture}");
+        let digest = Digest::from_slice(&entry.digest).expect("a digest");
+        let stored = ours.get(&job.tenant, BlobKind::Tokens, &digest).await;
+        stored.expect("whole");
+    }
+}
+
 /// What the tenant has of tokens and lists of them.
 async fn stored(store: &BlobStore, job: &JobKey) -> usize {
     let tokens = store.list(&job.tenant, BlobKind::Tokens);

@@ -97,11 +97,10 @@ async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_has_its_own() 
     let file = TokensFile {
         tokens: vec![entry],
     };
-    let name = format!("medfleet-load-{}.toml", std::process::id());
-    let path = std::env::temp_dir().join(name);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tokens.toml");
     std::fs::write(&path, file.to_toml().expect("writes")).expect("a writable folder");
     let tokens = Tokens::load(&path).await.expect("it is good");
-    std::fs::remove_file(&path).expect("it was written");
     let load = Load::default();
     let gate = Gate {
         tokens,

@@ -3,7 +3,6 @@
 
 use std::fs;
 
-use medfleet_core::setting::DurationText;
 use medfleet_core::{Class, Digest, JobId, Move, Stage, Verdict};
 use medfleet_queue::{AUDIT_STREAM, Applied, Queue, Seen};
 use medfleet_store::{BlobStore, FleetKey};
@@ -119,12 +118,30 @@ async fn an_accept_that_waits_for_room_has_one_line_in_the_audit_however_often_i
     assert!(pending.is_empty(), "{pending:?}");
 }
 
+/// Who is told that there is no room, and of the job that is noted all the same, may cancel it before there is some.
+#[tokio::test]
+async fn an_accept_that_was_cancelled_meanwhile_is_not_begun() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let key = job(&queue, 1, &[Move::Cancel]).await;
+    queue.put_pending(&key).await.expect("notes");
+    let swept = acceptor(queue.clone())
+        .sweep_once(Duration::ZERO, &mut Told::new())
+        .await;
+    swept.expect("there is room");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 0, "a cancelled job is begun");
+    let usage = queue.usage().await.expect("lists");
+    let audit = usage.iter().find(|stream| stream.stream == AUDIT_STREAM);
+    assert_eq!(audit.expect("it is there").messages, 0, "nobody submits it");
+    let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
+    assert!(pending.is_empty(), "{pending:?}");
+}
+
 /// A queue whose records are in two shards.
 async fn in_two_shards() -> (NatsServer, Queue) {
     let started = kit::start_with(|config| {
         config.in_flight_max = 1;
         config.record_shards = 2;
-        config.request_timeout = DurationText::from_secs(2);
     });
     started.await.expect("a queue")
 }

@@ -166,10 +166,12 @@ async fn an_upload_that_goes_on_needs_room_for_the_rest() {
 #[tokio::test]
 async fn an_upload_that_finds_no_room_costs_its_tenant_nothing() {
     let mut setup = Setup::new().await;
-    let path = std::env::temp_dir().join(format!("medfleet-upload-{}", std::process::id()));
+    let folder = tempfile::tempdir().expect("a folder");
     let room = ByteSize::from_bytes(PART_BYTES as u64);
     let store = StoreConfig {
-        backend: BackendConfig::Folder { path: path.clone() },
+        backend: BackendConfig::Folder {
+            path: folder.path().to_owned(),
+        },
         key: Secret::new("01".repeat(32)),
         blob_bytes_max: room,
         capacity_bytes: Some(room),
@@ -188,7 +190,6 @@ async fn an_upload_that_finds_no_room_costs_its_tenant_nothing() {
             "{refused:?}"
         );
     }
-    std::fs::remove_dir_all(&path).expect("it was made");
     let tenant = TenantId::new("st-mary").expect("a name");
     let counted = setup.uploads.quotas.bytes(&tenant, bytes);
     assert!(counted.is_ok(), "{counted:?}");

@@ -17,7 +17,9 @@ const OFTEN: DurationText = DurationText::from_millis(5);
 
 /// The tokens of a file with one new token, and who calls with it.
 async fn new_token(path: &std::path::Path, key: &JobKey, seed: u64) -> (Tokens, Caller) {
-    let (token, entry) = create_token("viewer", &key.tenant, &SeededRandom::new(seed));
+    // Files of another length each, for file systems that tell no two moments of a second apart.
+    let name = "v".repeat(usize::try_from(seed).expect("few"));
+    let (token, entry) = create_token(&name, &key.tenant, &SeededRandom::new(seed));
     let file = TokensFile {
         tokens: vec![entry],
     };
@@ -30,9 +32,11 @@ async fn new_token(path: &std::path::Path, key: &JobKey, seed: u64) -> (Tokens, 
     (tokens, caller)
 }
 
-fn tokens_file(name: &str) -> std::path::PathBuf {
-    let name = format!("medfleet-{name}-{}.toml", std::process::id());
-    std::env::temp_dir().join(name)
+/// A file for tokens, and its folder, which goes with the value.
+fn tokens_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tokens.toml");
+    (folder, file)
 }
 
 /// Of those who look often at durable state.
@@ -70,7 +74,7 @@ async fn heard_job(queue: &Queue, fanout: &Fanout) -> JobKey {
 #[tokio::test]
 async fn a_watch_begins_with_what_was_heard_and_looks_soon_whether_it_holds() {
     let (_server, queue) = medfleet_testkit::start().await.expect("a queue");
-    let file = tokens_file("heard");
+    let (_folder, file) = tokens_file();
     let any = medfleet_testkit::record(0, 1).0;
     let (tokens, caller) = new_token(&file, &any, 1).await;
     let watching = watching(queue.clone(), tokens);
@@ -96,7 +100,6 @@ async fn a_watch_begins_with_what_was_heard_and_looks_soon_whether_it_holds() {
         watched = tokio::time::timeout(PATIENCE, watched) => watched.expect("in time"),
         () = carry => panic!("nobody stops it"),
     }
-    std::fs::remove_file(&file).expect("it was written");
 }
 
 /// Of a job that waits, there is nothing new until somebody looks at the token again.
@@ -105,7 +108,7 @@ async fn a_watch_ends_with_its_token() {
     let (_server, queue) = medfleet_testkit::start().await.expect("a queue");
     let (key, record) = medfleet_testkit::record(1, 1);
     queue.create_record(&key, &record).await.expect("a job");
-    let file = tokens_file("watch");
+    let (_folder, file) = tokens_file();
     let (tokens, caller) = new_token(&file, &key, 1).await;
     let watching = watching(queue, tokens.clone());
     let request = v1::WatchJobRequest::default();
@@ -120,7 +123,6 @@ async fn a_watch_ends_with_its_token() {
         told = tokio::time::timeout(PATIENCE, stream.next()) => told.expect("in time"),
         () = following => panic!("nobody stops it"),
     };
-    std::fs::remove_file(&file).expect("it was written");
     let refused = told.expect("more than an end").expect_err("withdrawn");
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
 }
@@ -131,7 +133,7 @@ async fn a_text_that_arrives_behind_the_end_is_told_before_it() {
     let (_server, queue) = medfleet_testkit::start().await.expect("a queue");
     let (key, record) = medfleet_testkit::record(1, 1);
     queue.create_record(&key, &record).await.expect("a job");
-    let file = tokens_file("behind");
+    let (_folder, file) = tokens_file();
     let (tokens, caller) = new_token(&file, &key, 1).await;
     let watching = watching(queue.clone(), tokens);
     let forever = Shutdown::new(Duration::ZERO);
@@ -162,7 +164,6 @@ async fn a_text_that_arrives_behind_the_end_is_told_before_it() {
         watched = tokio::time::timeout(PATIENCE, watched) => watched.expect("in time"),
         () = carry => panic!("nobody stops it"),
     };
-    std::fs::remove_file(&file).expect("it was written");
     let [.., Some(Event::Text(delta)), Some(Event::Final(_))] = &told[..] else {
         panic!("{told:?}");
     };
@@ -178,7 +179,7 @@ async fn a_watch_from_the_highest_sequence_on_tells_the_end() {
     let now = medfleet_testkit::clock()();
     let cancelled = queue.apply(&key, Some(0), &Move::Cancel, now).await;
     cancelled.expect("is stored");
-    let file = tokens_file("highest");
+    let (_folder, file) = tokens_file();
     let (tokens, caller) = new_token(&file, &key, 1).await;
     let request = v1::WatchJobRequest {
         after_sequence: u64::MAX,
@@ -188,7 +189,6 @@ async fn a_watch_from_the_highest_sequence_on_tells_the_end() {
     let watch = Watch::begin(watching, (caller, key), &request).await;
     let told = watch.expect("the job is there").into_stream();
     let told = tokio::time::timeout(PATIENCE, told.collect::<Vec<_>>()).await;
-    std::fs::remove_file(&file).expect("it was written");
     let told = told.expect("in time");
     let [Ok(only)] = &told[..] else {
         panic!("{told:?}");

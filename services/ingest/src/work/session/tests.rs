@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use medfleet_core::{JobId, TenantId};
+use medfleet_core::{JobId, JobState, Move, TenantId, UnixMillis};
 use medfleet_queue::Queue;
-use medfleet_runtime::{Metrics, Shutdown, SystemClock};
+use medfleet_runtime::{ManualClock, Metrics, Shutdown, SystemClock};
 use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
 use super::super::Scope;
@@ -76,6 +76,18 @@ fn dispatcher(queue: Queue) -> Dispatcher {
     }
 }
 
+/// Takes what is heard until so many units wait.
+async fn read(session: &mut Session<'_>, units: u64) {
+    loop {
+        let backlog = session.index.backlog();
+        if backlog.iter().map(|one| one.units).sum::<u64>() >= units {
+            return;
+        }
+        let step = session.next().await;
+        session.take(step).await.expect("takes");
+    }
+}
+
 /// There is room for one unit, and that of the shard came first.
 #[tokio::test]
 async fn a_unit_whose_shard_is_away_lets_others_pass() {
@@ -91,17 +103,7 @@ async fn a_unit_whose_shard_is_away_lets_others_pass() {
     }
     let dispatcher = dispatcher(queue.clone());
     let mut session = Session::begin(&dispatcher).await.expect("begins");
-    while session
-        .index
-        .backlog()
-        .iter()
-        .map(|one| one.units)
-        .sum::<u64>()
-        < 2
-    {
-        let step = session.next().await;
-        session.take(step).await.expect("takes");
-    }
+    read(&mut session, 2).await;
     let long_ago = Instant::now().checked_sub(Duration::from_secs(10));
     for asked in [long_ago.expect("a time"), Instant::now()] {
         session.silent.note(shard, true, asked);
@@ -111,6 +113,72 @@ async fn a_unit_whose_shard_is_away_lets_others_pass() {
     assert_eq!(taken.expect("a unit").unit.key, second);
     let out = queue.outstanding(Stage::Preprocess, &kit::pool()).await;
     assert_eq!(out.expect("counts").total(), 1, "the first one waits");
+}
+
+/// A job with so much time left, and its first unit, which waits.
+async fn waiting_job(queue: &Queue, left_millis: i64) -> (JobKey, WorkUnit) {
+    let (key, mut record) = kit::record(1, 1);
+    let now = kit::clock()();
+    record.times.accepted = UnixMillis(now.0 - 100_000);
+    record.expires = UnixMillis(now.0 + left_millis);
+    queue.create_record(&key, &record).await.expect("stores");
+    let unit = WorkUnit {
+        expires: record.expires,
+        ..kit::unit(&key, Stage::Preprocess, Class::Routine, 0)
+    };
+    let waits = queue.publish_intake(&unit, &Vec::new()).await;
+    waits.expect("waits");
+    (key, unit)
+}
+
+/// Whether it is released by a dispatcher whose clock shows this time, and its job's state then.
+async fn released(
+    queue: &Queue,
+    (key, unit): (JobKey, WorkUnit),
+    now: UnixMillis,
+) -> (bool, JobState) {
+    let dispatcher = Dispatcher {
+        clock: Arc::new(ManualClock::at(now)),
+        ..dispatcher(queue.clone())
+    };
+    let mut session = Session::begin(&dispatcher).await.expect("begins");
+    read(&mut session, 1).await;
+    session.release().await;
+    let is_released = queue.is_released(&unit).await.expect("answers");
+    let record = queue.record(&key).await.expect("answers");
+    (is_released, record.expect("a record").0.state)
+}
+
+const HOUR_MILLIS: i64 = 3_600_000;
+
+#[tokio::test]
+async fn a_dispatcher_whose_clock_is_ahead_releases_what_has_time_left() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let job = waiting_job(&queue, HOUR_MILLIS).await;
+    let ahead = UnixMillis(job.1.expires.0 + 1);
+    let found = released(&queue, job, ahead).await;
+    assert_eq!(found, (true, JobState::Accepted));
+}
+
+#[tokio::test]
+async fn a_job_whose_time_is_over_is_ended_in_the_place_of_its_release() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let job = waiting_job(&queue, -1).await;
+    let found = released(&queue, job, kit::clock()()).await;
+    assert_eq!(found, (false, JobState::Expired));
+}
+
+#[tokio::test]
+async fn a_unit_whose_job_ended_while_nobody_led_is_not_released() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let job = waiting_job(&queue, HOUR_MILLIS).await;
+    let now = kit::clock()();
+    let cancelled = queue.apply(&job.0, Some(0), &Move::Cancel, now).await;
+    cancelled.expect("is stored");
+    // It has waited for long.
+    let later = UnixMillis(now.0 + HOUR_MILLIS / 2);
+    let found = released(&queue, job, later).await;
+    assert_eq!(found, (false, JobState::Cancelled));
 }
 
 #[test]
