@@ -5,10 +5,10 @@ use medfleet_fuzz::dicom::{EXPLICIT, Header, JPEG_2000, encapsulated, file, head
 use medfleet_proto::v1::{
     self, FailureReason, JobState, SubmitJobRequest, result::Output, task::Kind,
 };
-use medfleet_testkit::{tar, wait_until};
+use medfleet_testkit::tar;
 use medfleet_tests::chaos::load::film_of;
 use medfleet_tests::chaos::oracle::{self, Question};
-use medfleet_tests::client::{Client, PATIENCE, inline, pictures, refused, report, task, uploaded};
+use medfleet_tests::client::{Client, inline, pictures, refused, report, task, uploaded};
 use medfleet_tests::fleet::{Fleet, Options};
 use medfleet_tests::picture;
 use toml::toml;

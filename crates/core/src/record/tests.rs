@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::slice;
-use std::slice;
 
 use super::*;
 use crate::FailureReason;

@@ -39,8 +39,9 @@ impl Decoder {
         works: &[Work],
         rows: &[LogitRows],
     ) -> Vec<Option<Written>> {
-        let row = |(work, rows): (&Work, &'_ LogitRows)| (work.sequence, rows.rows.first());
-        let rows: HashMap<Sequence, _> = works.iter().zip(rows).map(row).collect();
+        let sequences = works.iter().map(|work| work.sequence);
+        let firsts = rows.iter().map(|rows| rows.rows.first());
+        let rows: HashMap<Sequence, _> = sequences.zip(firsts).collect();
         let loaded = &self.loaded;
         let texts = self.running.par_iter_mut();
         let texts = texts.filter(|(_, text)| text.progress.left() == 0);
