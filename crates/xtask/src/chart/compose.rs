@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::objects::{list, text};
 use super::settings::{SERVICES, said};
-use super::{Chart, built, python};
+use super::{Chart, built, memory, python};
 use crate::{fetch, places, process};
 
 const FILE: &str = "compose.yaml";
@@ -63,6 +63,10 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         let given = services.get(name).map(|service| &service["environment"]);
         let given = given.and_then(Value::as_object);
         for (key, value) in given.context("a service without settings")? {
+            if key == "MEDFLEET_DECODE__KV_BYTES_MAX" {
+                let less = memory::too_little(text(value), memory::by_default()?);
+                violations.extend(less.map(|what| format!("{FILE}: {name}: {what}")));
+            }
             let secrets = format!("{}/secrets", folder.display());
             command.env(key, text(value).replace("/secrets", &secrets));
         }
