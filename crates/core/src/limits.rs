@@ -2,7 +2,7 @@
 
 /// Frames of one job at most, where an operator says nothing else: preprocess refuses more, and decode says at its start where its
 /// memory holds fewer.
-pub const FRAMES_MAX: u32 = 128;
+pub const FRAMES_MAX: u32 = 256;
 /// Most strings that end a text.
 pub const STOPS_MAX: usize = 8;
 /// Longest string that ends a text, in bytes.

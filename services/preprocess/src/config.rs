@@ -121,7 +121,7 @@ const fn frames_per_chunk_default() -> u32 {
     1
 }
 
-/// A volume has 85 at most; the text window of MedGemma holds 500 with 256 tokens each.
+/// A volume has 85 at most, a comparison two of them; the text window of MedGemma holds 480 with 256 tokens each.
 const fn frames_max_default() -> u32 {
     FRAMES_MAX
 }
