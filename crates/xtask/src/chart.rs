@@ -81,6 +81,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         found.extend(rules::check(&validated.objects));
         if case.is_preset {
             found.extend(memory::check(&validated.objects, kv_bytes_max));
+            found.extend(placement::devices(&validated.objects));
         }
         found.extend(tried.check(&validated.objects));
         found.extend(edges::check(&validated.objects, case.edges));
