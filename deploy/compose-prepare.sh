@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes what deploy/compose.yaml needs and is not there: ./secrets (the fleet's key, NATS's token, a client's token and its hash)
-# and ./data, the folder of the streams.
+# and ./data, the folder of the streams. And lets everybody read the demo model, which a checkout may keep to its owner.
 set -eu
 cd "$(dirname "$0")"
 random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
@@ -18,6 +18,7 @@ else
     printf '%s\n' "$token" > secrets/token
     printf '[[token]]\nname = "local"\ntenant = "local"\nsha256 = "%s"\n' "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" > secrets/tokens.toml
 fi
+if [ -d demo ]; then chmod -R a+rX demo; fi
 # The containers run as 65532: they read the secrets as their group and own the data. Who is not root may give files away to a
 # user of rootless podman's own; without that everybody on this machine gets them. Also what was there: a folder that is missing
 # when the containers start is made by docker, for root alone.

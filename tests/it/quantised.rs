@@ -26,7 +26,7 @@ async fn a_quantised_fleet_drafts_a_report_and_says_what_wrote_it() -> Result<()
     let draft = draft(&up, &film).await?;
     let provenance = &draft["provenance"];
     ensure!(
-        provenance["weights"] == "q8_0" && provenance["dtype"] == "f32",
+        provenance["weights"] == "q8_0" && provenance["dtype"] == "bf16",
         "{provenance}"
     );
     // A section as the demo model was taught to write it: quantising left it its sense.
@@ -34,7 +34,7 @@ async fn a_quantised_fleet_drafts_a_report_and_says_what_wrote_it() -> Result<()
     ensure!(text.contains("Findings"), "{text:?}");
     let job = draft["job"].as_str().context("a job")?;
     let shown = up.run(&["get", job]).await?;
-    ensure!(shown.contains("f32, matrices q8_0"), "{shown}");
+    ensure!(shown.contains("bf16, matrices q8_0"), "{shown}");
     let listed = up.run(&["list", "--json"]).await?;
     ensure!(listed.contains("phantom-demo-q8-0"), "{listed}");
     up.stop().await?;
@@ -51,6 +51,8 @@ async fn a_quantised_fleet_drafts_a_report_and_says_what_wrote_it() -> Result<()
         quantised,
         OsStr::new("--set"),
         OsStr::new(&tokenizer),
+        OsStr::new("--set"),
+        OsStr::new("model.dtype=\"bf16\""),
     ];
     let up = Up::told(&flags).await?;
     let stored = self::draft(&up, &film).await?;

@@ -28,7 +28,7 @@ pub use class::{BlobKind, Class, GivenModality, Stage, TaskKind, UnknownWord};
 pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
-pub use limits::{STOP_BYTES_MAX, STOPS_MAX};
+pub use limits::{FRAMES_MAX, STOP_BYTES_MAX, STOPS_MAX};
 pub use pause::doubled;
 pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{

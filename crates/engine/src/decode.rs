@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use medfleet_core::{Class, Digest};
 
 use crate::backend::{
-    Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
+    Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, KvMemory,
+    PromptSize,
 };
 use crate::encoding::Encoding;
 use crate::health::{Health, Monitor, Patience, Reporter, Suspect};
@@ -31,6 +32,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
+pub use fit::prompt_tokens;
 pub use load::{DecodeLoad, Verified};
 
 /// How much an engine takes on.
@@ -119,6 +121,8 @@ pub struct Done {
 pub struct DecodeEngine {
     requests: mpsc::Sender<scheduler::Request>,
     description: Arc<Description>,
+    /// Before anything was taken of it.
+    kv: KvMemory,
     monitor: Monitor,
     load: Arc<load::Gauges>,
     /// Where tokens are proposed: what tenants' texts had in common.
@@ -175,7 +179,7 @@ impl DecodeEngine {
         };
         let (requests, receiver) = mpsc::channel(limits.queue_max.max(1));
         let (reporter, monitor) = Reporter::new(patience);
-        let description = Arc::new(backend.description().clone());
+        let (description, kv) = (Arc::new(backend.description().clone()), backend.kv());
         let load = Arc::new(load::Gauges::default());
         let shown = Arc::clone(&load);
         let beside = encoding.clone().map(beside::Beside::new);
@@ -188,6 +192,7 @@ impl DecodeEngine {
         Ok(Self {
             requests,
             description,
+            kv,
             monitor,
             load,
             phrases,
@@ -212,6 +217,13 @@ impl DecodeEngine {
     pub fn load(&self) -> impl Fn() -> DecodeLoad + Send + Sync + use<> {
         let (load, monitor) = (Arc::clone(&self.load), self.monitor.clone());
         move || load.read(monitor.call())
+    }
+
+    /// The most images, of this many, that one prompt may have beside a text of so many tokens, where the memory of keys and values
+    /// holds no more than that; nothing where it holds all that the context does.
+    #[must_use]
+    pub fn images_held(&self, images: u32, text: u32) -> Option<u32> {
+        fit::images_held(&self.kv, &self.description, images, text)
     }
 
     /// What the decoder is.

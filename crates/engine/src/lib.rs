@@ -33,7 +33,7 @@ pub use config::{
 };
 pub use decode::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done, Haste,
-    Verified,
+    Verified, prompt_tokens,
 };
 pub use embed::{Compared, LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, EncodeLoad, Encoded};
@@ -41,7 +41,7 @@ pub use encoding::{Encoding, Purpose};
 pub use health::{Health, ModelFailure};
 pub use medfleet_model::{Constraint, ConstraintError, Dtype, StillThinking};
 pub use prompt::{Arrangement, Asked, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
-pub use real::{Half, Origin};
+pub use real::{Half, Origin, kv_bytes_of};
 pub use simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 pub use speculation::{Phrases, Speculation};
 pub use text::{Sections, Sentence, TokenSpan, choose_among, sections, sentences};

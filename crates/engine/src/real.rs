@@ -221,6 +221,22 @@ impl Loaded {
     }
 }
 
+/// Bytes of KV memory that one text takes alone, its prompt included, where no more than `prefill_tokens_max` tokens are read at
+/// once: for whoever sets a budget before the model is loaded.
+#[must_use]
+pub fn kv_bytes_of(
+    config: &model::Config,
+    tokens: usize,
+    prefill_tokens_max: u32,
+    dtype: Dtype,
+) -> usize {
+    let of_image = config.vision.as_ref();
+    let of_image = of_image.map_or(0, |vision| vision.tokens_per_image);
+    let stretch = of_image.max(prefill_tokens_max as usize);
+    let text = &config.text;
+    text.kv_bytes_of(tokens, (BLOCK_TOKENS, stretch), dtype)
+}
+
 /// `part` of `whole` parts of so many bytes, rounded down.
 fn share(bytes: u64, part: usize, whole: usize) -> u64 {
     let share = u128::from(bytes) * part as u128 / whole.max(1) as u128;

@@ -7,6 +7,7 @@ pub(crate) mod siglip;
 
 use std::path::Path;
 
+use crate::dtype::Dtype;
 use crate::error::LoadError;
 
 /// A checked configuration.
@@ -139,6 +140,19 @@ impl Config {
             .map_err(json("generation_config.json"))?;
         top.check(generation)
     }
+}
+
+/// What a folder's `config.json` says that its weights are in, by either spelling; nothing where it says nothing, or what is not
+/// computed in. That the file is there and good is for whoever loads the model to say.
+#[must_use]
+pub fn stored_dtype(dir: &Path) -> Option<Dtype> {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        dtype: Option<String>,
+        torch_dtype: Option<String>,
+    }
+    let said: Said = serde_json::from_str(&read(dir, "config.json").ok()?).ok()?;
+    said.dtype.or(said.torch_dtype)?.parse().ok()
 }
 
 /// The whole text of one file of the folder.

@@ -38,7 +38,7 @@ mod vision;
 mod weights;
 
 pub use config::siglip::is_siglip;
-pub use config::{Config, LayerKind, TextConfig, VisionConfig};
+pub use config::{Config, LayerKind, TextConfig, VisionConfig, stored_dtype};
 pub use device::{ComputeDevice, ComputeDeviceError};
 pub use dtype::{Dtype, DtypeError};
 pub use error::{

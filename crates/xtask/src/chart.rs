@@ -3,7 +3,7 @@
 //! to the programs that will read them.
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
-//! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
+//! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `memory` (of keys and values), `schema` (of its values, from
 //! the services' settings), `weights` (how models come into pods), `placement` (where pods run), `notes` (the Secrets that an
 //! operator is told of), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server),
 //! `scanner` (what a scanner of policies says), `compose` (the same services on one machine).
@@ -12,6 +12,7 @@ mod cases;
 mod compose;
 mod edges;
 mod lifecycle;
+mod memory;
 mod notes;
 pub(crate) mod objects;
 mod operators;
@@ -68,6 +69,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     let rendered = chart.render_all(&cases)?;
     let mut files = settings::Files::open(&chart)?;
     let tried = scaling::Tried::read()?;
+    let kv_bytes_max = memory::by_default()?;
     for (case, validated) in cases.iter().zip(&rendered) {
         let mut found = validated.violations.clone();
         let unknown = validated.without_schema.iter();
@@ -77,6 +79,10 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
                 .map(|kind| format!("{kind}: no schema in one of {VERSIONS}")),
         );
         found.extend(rules::check(&validated.objects));
+        if case.is_preset {
+            found.extend(memory::check(&validated.objects, kv_bytes_max));
+            found.extend(placement::devices(&validated.objects));
+        }
         found.extend(tried.check(&validated.objects));
         found.extend(edges::check(&validated.objects, case.edges));
         found.extend(files.check(&validated.objects)?);

@@ -72,6 +72,12 @@
       {{- if get $spec.model $key -}}{{- fail (printf "pools.%s.model.%s: has no meaning with kind %s; a folder has its own" $name $key $kind) -}}{{- end -}}
     {{- end -}}
   {{- end -}}
+  {{- with $spec.model.cache -}}
+    {{- $path := printf "pools.%s.model.cache" $name -}}
+    {{- if eq $kind "simulated" -}}{{- fail (printf "%s: has no meaning with kind simulated, which keeps nothing" $path) -}}{{- end -}}
+    {{- if and .claimName .sizeGiB -}}{{- fail (printf "%s: claimName and sizeGiB are given; a claim that exists has a size of its own, so one of them is needed" $path) -}}{{- end -}}
+    {{- if and .storageClassName (not .sizeGiB) -}}{{- fail (printf "%s.storageClassName: has no meaning without sizeGiB, with which the chart makes a claim" $path) -}}{{- end -}}
+  {{- end -}}
   {{- if ne $kind "simulated" -}}
     {{- $volume := default dict $spec.model.volume -}}
     {{- $given := compact (list $volume.claimName $volume.image $volume.prefix) -}}

@@ -214,7 +214,10 @@
     {{- with get $model $key -}}{{- $_ := set $table $key (printf "/models/%s" (trimPrefix "/" .)) -}}{{- end -}}
   {{- end -}}
   {{- /* Encode holds no language model. Left out for plain ones: services from before the setting existed refuse it. */ -}}
-  {{- if and (eq .stage "decode") (ne (default "plain" $model.weights) "plain") -}}{{- $_ := set $table "weights" $model.weights -}}{{- end -}}
+  {{- if and (eq .stage "decode") (ne (default "plain" $model.weights) "plain") -}}
+    {{- $_ := set $table "weights" $model.weights -}}
+    {{- if and (eq $model.kind "folder") (include "medfleet.cache.claim" .) -}}{{- $_ := set $table "quantised_cache" "/var/cache/medfleet" -}}{{- end -}}
+  {{- end -}}
   {{- /* Left out for the CPU, which is the default: services from before the setting existed refuse it. */ -}}
   {{- if ne .given.device.compute "cpu" -}}{{- $_ := set $table "device" .given.device.compute -}}{{- end -}}
 {{- else -}}

@@ -209,8 +209,14 @@ spec:
         {{- if .spec.model.volume.prefix }}
         {{- include "medfleet.s3Volumes" (dict "name" "model-store" "s3" $root.Values.modelStore) | nindent 8 }}
         {{- end }}
+        {{- with include "medfleet.cache.claim" . }}
+        # What starts of other pods kept.
+        - name: digests
+          persistentVolumeClaim: { claimName: {{ . | quote }} }
+        {{- else }}
         # Digests of the weights, so that a container that starts again in this pod need not hash them again.
         - name: digests
           emptyDir: { sizeLimit: 16Mi }
+        {{- end }}
         {{- end }}
 {{- end -}}

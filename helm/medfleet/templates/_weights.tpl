@@ -57,3 +57,11 @@
     {{- end }}
     {{- end }}
 {{- end -}}
+
+{{/* dict "root" "pool" "spec" → the claim in which starts keep what the next need not make again; empty for none. */}}
+{{- define "medfleet.cache.claim" -}}
+{{- $cache := default dict .spec.model.cache -}}
+{{- if $cache.claimName -}}{{ $cache.claimName }}
+{{- else if $cache.sizeGiB -}}{{ include "medfleet.name" (dict "root" .root "component" "cache" "pool" .pool) }}
+{{- end -}}
+{{- end -}}

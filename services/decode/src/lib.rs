@@ -22,7 +22,7 @@ mod work;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use medfleet_core::Stage;
+use medfleet_core::{FRAMES_MAX, Stage};
 use medfleet_engine::{DecodeLoad, DecodeModel};
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
 use medfleet_worker::{Dependencies, internal_token};
@@ -32,6 +32,9 @@ use crate::scopes::Scopes;
 
 pub use config::{Config, MainConfig};
 pub use error::{DecodeError, StartError};
+
+/// Tokens of a text for which there should be room beside all images of a job: those of one that asks for no number.
+const TEXT_TOKENS: u32 = 1024;
 
 const HURRY: TaskKind = TaskKind {
     name: "end of waiting for company",
@@ -64,6 +67,13 @@ pub async fn run(
     );
     if let DecodeModel::Writer(engine) = &model {
         metrics::register_load(&dependencies.metrics, engine.load());
+        if let Some(images) = engine.images_held(FRAMES_MAX, TEXT_TOKENS) {
+            tracing::warn!(
+                images,
+                kv_bytes_max = config.kv_bytes_max.get(),
+                "decode.kv_bytes_max holds fewer images than preprocess makes of a job by default: a job with more than these fails with PROMPT_TOO_LONG"
+            );
+        }
         let phrases = engine.phrases();
         if phrases.is_none() {
             tracing::info!("no tokens are proposed: not asked for, or not exact on this device");

@@ -5,7 +5,7 @@ mod text_reader;
 use std::collections::BTreeSet;
 
 use medfleet_core::setting::{ByteSize, DurationText};
-use medfleet_core::{PoolName, TenantId};
+use medfleet_core::{FRAMES_MAX, PoolName, TenantId};
 use medfleet_imaging::{Convention, FRAME_SIDE_MAX, Limits, Options};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
@@ -121,9 +121,9 @@ const fn frames_per_chunk_default() -> u32 {
     1
 }
 
-/// A volume has 85 at most; the text window of MedGemma holds 500 with 256 tokens each.
+/// A volume has 85 at most, a comparison two of them; the text window of MedGemma holds 480 with 256 tokens each.
 const fn frames_max_default() -> u32 {
-    128
+    FRAMES_MAX
 }
 
 const fn file_bytes_max_default() -> ByteSize {

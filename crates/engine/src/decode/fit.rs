@@ -6,7 +6,36 @@ use medfleet_core::Class;
 use medfleet_model::BlockTable;
 
 use super::taken::Taken;
-use crate::backend::{DecodeBackend, EngineError, PromptSize};
+use crate::backend::{DecodeBackend, Description, EngineError, KvMemory, PromptSize};
+
+/// Tokens around an image, not fewer than any prompt has: what marks its begin and end, breaks, the number of a slice.
+const AROUND_IMAGE: u64 = 12;
+/// Tokens of a prompt's words, more than any task's own have.
+const WORDS: u64 = 1024;
+
+/// Tokens of a prompt with so many images and a text, from above: before there is a prompt.
+#[must_use]
+pub fn prompt_tokens(images: u32, tokens_per_image: u32, text: u32) -> u64 {
+    u64::from(images) * (u64::from(tokens_per_image) + AROUND_IMAGE) + WORDS + u64::from(text)
+}
+
+/// The most images, of this many, that a prompt may have to be written about alone, where it is memory that holds no more: neither
+/// where all of them fit, nor where it is the context that ends before.
+pub(super) fn images_held(
+    kv: &KvMemory,
+    description: &Description,
+    images: u32,
+    text: u32,
+) -> Option<u32> {
+    let most = |fits: &dyn Fn(u64) -> bool| {
+        let tokens = |images: u32| prompt_tokens(images, description.tokens_per_image, text);
+        let mut counts = (1..=images).rev();
+        counts.find(|images| fits(tokens(*images))).unwrap_or(0)
+    };
+    let context = most(&|tokens| tokens <= u64::from(description.context_tokens_max));
+    let held = most(&|tokens| kv.blocks_of(tokens) <= kv.blocks);
+    (held < context).then_some(held)
+}
 
 /// Looks whether a prompt of this size and a text of so many tokens fit the model's context, and its memory when they are alone.
 ///
@@ -82,6 +111,7 @@ mod tests {
     use medfleet_model::{BlockLayout, Blocks, Cacheable, Progress};
 
     use super::*;
+    use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
     /// A prompt of so many tokens, of which the first 32 are those of every other, read to its end.
     fn read(blocks: &mut Blocks, tokens: u32, salt: u32) -> Progress {
@@ -114,6 +144,24 @@ mod tests {
         last.give_back(&mut blocks);
         let truly = blocks.total() - blocks.available();
         assert_eq!((found, truly), (expected, expected), "{layout:?}");
+    }
+
+    #[test]
+    fn memory_that_holds_fewer_images_than_the_context_is_told_by_how_many() {
+        let model = Simulated::new(SimulatedShape::default(), SimulatedTiming::default());
+        // 256 tokens an image, 320 KiB a block of 16.
+        let check = |mebibytes: u64, images: u32, expected: Option<u32>| {
+            let backend = model.decoder(mebibytes << 20);
+            let found = images_held(&backend.kv(), backend.description(), images, 1024);
+            assert_eq!(found, expected, "{mebibytes} MiB, {images} images");
+        };
+        check(2048, 128, None);
+        check(1024, 128, None);
+        // 3276 blocks, 52,416 tokens, of which 2048 are words and text.
+        check(1024, 256, Some(187));
+        check(0, 1, Some(0));
+        // The context has 131,072 tokens.
+        check(4096, 1000, None);
     }
 
     #[test]

@@ -148,8 +148,8 @@ async fn what_can_never_fit_is_refused_with_the_arithmetic() {
     assert!(matches!(error, EngineError::TooLong { .. }));
     assert_eq!(
         error.to_string(),
-        "the prompt has 14 tokens (4 of images) and the text may have 64: 78 tokens take 5 blocks of 2228224 bytes, \
-         11141120 bytes of KV memory; the budget of 1048576 bytes holds 0 blocks"
+        "the prompt has 14 tokens (4 of images) and the text may have 64: 78 tokens take 5 blocks of 327680 bytes, \
+         1638400 bytes of KV memory; the budget of 1048576 bytes holds 3 blocks"
     );
 
     let long = Decoding {

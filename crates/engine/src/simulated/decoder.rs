@@ -18,8 +18,9 @@ use crate::decode::DecodeRequest;
 use crate::prompt::{Part, Prompt};
 use crate::real::as_u32;
 
-/// Bytes of KV memory it pretends to need for a token: that of a 4B model in bf16 (34 layers of 4 KiB).
-const KV_BYTES_PER_TOKEN: u64 = 34 * 4096;
+/// Bytes of KV memory it pretends to need for a token: that of the five layers of MedGemma 4B that see everything, in bf16. The
+/// others hold no more than their window of a long prompt.
+const KV_BYTES_PER_TOKEN: u64 = 5 * 4096;
 /// Positions in a KV block, as the real model's.
 const BLOCK_TOKENS: u32 = 16;
 /// Ends a text that has a form; the other tokens of such a text are single bytes.

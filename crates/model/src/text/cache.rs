@@ -6,6 +6,8 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
+use half::bf16;
+use half::vec::HalfBitsVecExt;
 
 use crate::config::{LayerKind, TextConfig};
 use crate::device;
@@ -53,16 +55,10 @@ impl KvPool {
         dtype: Dtype,
         device: &Device,
     ) -> Result<Self, CacheError> {
-        let block_tokens = options.block_tokens.max(1);
         let groups = Groups::of(config);
-        let layout = BlockLayout {
-            block_tokens,
-            local_groups: groups.local,
-            window: config.window,
-            // Until the owner says otherwise, whole prompts.
-            stretch_tokens: config.positions_max,
-        };
-        let block_bytes = position_bytes(config, dtype) / layout.groups() * block_tokens;
+        let layout = layout(config, options.block_tokens);
+        let block_tokens = layout.block_tokens;
+        let block_bytes = block_bytes(config, &layout, dtype);
         let blocks = options.budget_bytes / block_bytes;
         if blocks < layout.groups() {
             return Err(CacheError::Budget {
@@ -83,7 +79,7 @@ impl KvPool {
             config.kv_heads,
             config.head_dim,
         );
-        let zeros = || Tensor::zeros(shape, dtype.candle(), device);
+        let zeros = || zeros(shape, dtype, device);
         let places = || {
             (0..groups.size)
                 .map(|_| zeros())
@@ -318,6 +314,55 @@ impl Groups {
     }
 }
 
+/// Blocks of so many positions, for whole prompts until the owner says otherwise.
+fn layout(config: &TextConfig, block_tokens: usize) -> BlockLayout {
+    BlockLayout {
+        block_tokens: block_tokens.max(1),
+        local_groups: Groups::of(config).local,
+        window: config.window,
+        stretch_tokens: config.positions_max,
+    }
+}
+
+/// Bytes of one block: keys and values of one group of layers.
+fn block_bytes(config: &TextConfig, layout: &BlockLayout, dtype: Dtype) -> usize {
+    position_bytes(config, dtype) / layout.groups() * layout.block_tokens
+}
+
+/// On CPUs memory that is taken page by page as it is written: a small model never fills the budget of a large one.
+fn zeros(
+    shape: (usize, usize, usize),
+    dtype: Dtype,
+    device: &Device,
+) -> candle_core::Result<Tensor> {
+    match dtype {
+        // candle would write each of its zeros.
+        Dtype::Bf16 if device.is_cpu() => {
+            let bits = vec![0_u16; shape.0 * shape.1 * shape.2];
+            Tensor::from_vec(bits.reinterpret_into::<bf16>(), shape, device)
+        }
+        Dtype::Bf16 | Dtype::F32 => Tensor::zeros(shape, dtype.candle(), device),
+    }
+}
+
+impl TextConfig {
+    /// Bytes of the blocks that a sequence of so many positions takes at most, as a pool counts them: for whoever sets a budget
+    /// before there is a model.
+    #[must_use]
+    pub fn kv_bytes_of(
+        &self,
+        positions: usize,
+        (block_tokens, stretch_tokens): (usize, usize),
+        dtype: Dtype,
+    ) -> usize {
+        let layout = BlockLayout {
+            stretch_tokens,
+            ..layout(self, block_tokens)
+        };
+        layout.blocks_of(positions) * block_bytes(self, &layout, dtype)
+    }
+}
+
 /// Bytes of keys and values of one position in all groups of layers, where none has left a window.
 pub(crate) fn position_bytes(config: &TextConfig, dtype: Dtype) -> usize {
     let groups = Groups::of(config);
@@ -429,6 +474,11 @@ mod tests {
         };
         let (all, kept) = (7 * 22_528 / 16, layout.blocks_of(22_528));
         assert_eq!((all, kept), (9_856, 1_408 + 6 * 97));
+        let bytes = |dtype| of_4b.kv_bytes_of(22_528, (16, 512), dtype);
+        // Keys and values of five layers, four heads and 256 values in each block.
+        let block = 16 * 2 * 5 * 4 * 256;
+        assert_eq!(bytes(Dtype::Bf16), kept * block * 2);
+        assert_eq!(bytes(Dtype::F32), kept * block * 4);
     }
 
     #[test]

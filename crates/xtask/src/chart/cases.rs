@@ -195,7 +195,9 @@ fn model() -> Vec<(&'static str, Value)> {
     let pulled = json!({"prefix": "models/medgemma", "sizeGiB": 8, "sha256": sha256});
     let checked = json!({"claimName": "models", "sha256": sha256});
     let gguf = json!({"kind": "gguf", "path": "text.gguf", "vision": "mmproj.gguf", "tokenizer": "t/tokenizer.json", "weights": "stored"});
-    let quantised = json!({"kind": "folder", "path": "medgemma", "weights": "q8_0"});
+    let cache = json!({"sizeGiB": 6, "storageClassName": "fast"});
+    let quantised =
+        json!({"kind": "folder", "path": "medgemma", "weights": "q8_0", "cache": cache});
     vec![
         ("simulated", json!({})),
         ("claim", folder(json!({"claimName": "models"}), json!({}))),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::objects::{list, text};
 use super::settings::{SERVICES, said};
-use super::{Chart, built, python};
+use super::{Chart, built, memory, python};
 use crate::{fetch, places, process};
 
 const FILE: &str = "compose.yaml";
@@ -49,13 +49,16 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     }
     let read = process::capture(python("compose.py")?.arg(deploy.join(FILE)))?;
     let file: Value = serde_json::from_str(&read).context("the compose file")?;
+    let told = fs::read_to_string(deploy.join(FILE)).context("the compose file's head")?;
     let services = file["services"].as_object().context("its services")?;
     let mut violations = Vec::new();
     if keys[0] != keys[1] {
         violations.push(format!("{SCRIPT}: makes another key in place of the first"));
     }
+    violations.extend(unbuilt(&told));
     for (name, service) in services {
-        let found = rights(service);
+        let mut found = rights(service);
+        found.extend(unmounted(service, &deploy));
         violations.extend(found.iter().map(|what| format!("{FILE}: {name} {what}")));
     }
     for name in SERVICES {
@@ -63,6 +66,10 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         let given = services.get(name).map(|service| &service["environment"]);
         let given = given.and_then(Value::as_object);
         for (key, value) in given.context("a service without settings")? {
+            if key == "MEDFLEET_DECODE__KV_BYTES_MAX" {
+                let less = memory::too_little(text(value), memory::by_default()?);
+                violations.extend(less.map(|what| format!("{FILE}: {name}: {what}")));
+            }
             let secrets = format!("{}/secrets", folder.display());
             command.env(key, text(value).replace("/secrets", &secrets));
         }
@@ -71,6 +78,35 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     }
     violations.extend(nats(&deploy, &folder)?);
     Ok(violations)
+}
+
+/// Images that the file names, in its head too, and whose building the head does not tell.
+fn unbuilt(told: &str) -> Vec<String> {
+    let mut lines = told.lines();
+    let built = lines.find_map(|line| {
+        line.trim_start_matches(['#', ' '])
+            .strip_prefix("for service in ")
+    });
+    let built = built.and_then(|rest| rest.split_once(';'));
+    let built: Vec<&str> = built.map_or("", |(names, _)| names).split(' ').collect();
+    let named = told.split("medfleet/").skip(1);
+    let named = named.filter_map(|rest| Some(rest.split_once(":0.1.0")?.0));
+    let unbuilt = named.filter(|name| *name != "$service" && !built.contains(name));
+    unbuilt
+        .map(|name| format!("{FILE}: who builds medfleet/{name}?"))
+        .collect()
+}
+
+/// A model's folder that the settings name and no volume brings, or that is not there.
+fn unmounted(service: &Value, deploy: &Path) -> Option<String> {
+    let model = text(&service["environment"]["MEDFLEET_MODEL"]);
+    let (_, rest) = model.split_once("path=\"")?;
+    let (path, _) = rest.split_once('"')?;
+    let ending = format!(":{path}:ro");
+    let mut volumes = list(&service["volumes"]).map(text);
+    let from = volumes.find_map(|volume| volume.strip_suffix(&ending));
+    let is_there = from.is_some_and(|from| deploy.join(from).join("config.json").is_file());
+    (!is_there).then(|| format!("has no model at {path}"))
 }
 
 /// What a container may that it need not.
@@ -123,6 +159,32 @@ fn nats(deploy: &Path, folder: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_that_nobody_builds_is_found() {
+        let check = |command: &str, expected: usize| {
+            let head = "#   for service in ingest medfleet; do\n#     podman build --tag medfleet/$service:0.1.0 .\n";
+            let found = unbuilt(&format!("{head}#   podman run {command}\n"));
+            assert_eq!(found.len(), expected, "{command}: {found:?}");
+        };
+        check("medfleet/medfleet:0.1.0 list", 0);
+        check("medfleet/ingest:0.1.0", 0);
+        check("medfleet/decode:0.1.0", 1);
+    }
+
+    #[test]
+    fn a_model_that_no_volume_brings_is_found() {
+        let deploy = places::root().join("deploy");
+        let check = |volume: &str, expected: bool| {
+            let service = json!({
+                "environment": {"MEDFLEET_MODEL": "{kind=\"folder\", path=\"/models/m\"}"}, "volumes": [volume],
+            });
+            assert_eq!(unmounted(&service, &deploy).is_none(), expected, "{volume}");
+        };
+        check("./demo/phantom-demo:/models/m:ro", true);
+        check("./demo/phantom-demo:/models/other:ro", false);
+        check("./demo:/models/m:ro", false);
+    }
 
     #[test]
     fn a_container_with_more_rights_is_found() {

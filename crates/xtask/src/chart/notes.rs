@@ -1,5 +1,5 @@
 //! The notes that an installation prints: they list every Secret that a pod waits for, with its keys, and say of which
-//! cert-manager makes it.
+//! cert-manager makes it, and what is spoken in plain text.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::objects::{list, of_kind, pods, text};
-use super::{Chart, NAMESPACE, RELEASE};
+use super::{Chart, NAMESPACE, RELEASE, rules};
 use crate::process;
 
 /// What stands behind the keys of a Secret that nobody has to make.
@@ -28,7 +28,46 @@ pub(super) fn check(chart: &Chart, values: &[PathBuf], objects: &[Value]) -> Res
     let said = said_made(&notes);
     let wrong = made.symmetric_difference(&said);
     let wrong = wrong.map(|secret| format!("NOTES.txt: whether cert-manager makes {secret}"));
-    Ok(left_out.chain(wrong).collect())
+    let mut violations: Vec<String> = left_out.chain(wrong).collect();
+    for (setting, is_plain) in plain(objects) {
+        if notes.contains(&format!(" Set {setting}")) != is_plain {
+            violations.push(format!(
+                "NOTES.txt: whether {setting} is off, which it {}",
+                if is_plain { "is" } else { "is not" }
+            ));
+        }
+    }
+    Ok(violations)
+}
+
+/// By which setting each connection would have TLS, and whether it has none, as the services are configured.
+fn plain(objects: &[Value]) -> [(&'static str, bool); 3] {
+    let configs = pods(objects).into_iter().filter_map(|pod| {
+        let config: toml::Table = rules::config_of(pod, objects)?.parse().ok()?;
+        Some((pod.component(), config))
+    });
+    let (mut api, mut nats, mut tokens) = (false, false, false);
+    for (component, config) in configs {
+        let at = |table: &str, key: &str| config.get(table).and_then(|table| table.get(key));
+        let urls = at("queue", "urls").and_then(toml::Value::as_array);
+        let mut urls = urls.into_iter().flatten().filter_map(toml::Value::as_str);
+        let is_named = urls.any(|url| url.starts_with("nats://"));
+        nats |= is_named && at("queue", "tls").is_none();
+        match component {
+            "ingest" => api |= at("ingest", "tls").is_none(),
+            "decode" => {
+                let never = toml::Value::from("0ms");
+                let is_asked = at("decode", "fetch_timeout") != Some(&never);
+                tokens |= is_asked && at("decode", "fetch_tls").is_none();
+            }
+            _ => {}
+        }
+    }
+    [
+        ("ingest.tls", api),
+        ("nats.", nats),
+        ("tokenPath.tls", tokens),
+    ]
 }
 
 /// The Secrets that cert-manager makes, as the notes say.
@@ -91,6 +130,32 @@ fn notes(chart: &Chart, values: &[PathBuf]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_spoken_in_plain_text_is_read_from_the_configurations() {
+        let check = |component: &str, config: &str, expected: [bool; 3]| {
+            let labels = serde_json::json!({"app.kubernetes.io/component": component});
+            let volume = serde_json::json!({"name": "config", "configMap": {"name": "m"}});
+            let template =
+                serde_json::json!({"metadata": {"labels": labels}, "spec": {"volumes": [volume]}});
+            let objects = [
+                serde_json::json!({"kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"config.toml": config}}),
+                serde_json::json!({"kind": "Deployment", "spec": {"template": template}}),
+            ];
+            assert_eq!(plain(&objects).map(|(_, is)| is), expected, "{config}");
+        };
+        let nats = "[queue]\nurls = [\"nats://n:4222\"]\n";
+        check("ingest", nats, [true, true, false]);
+        check("ingest", "[ingest.tls]\ncert = \"c\"\n", [false; 3]);
+        check(
+            "preprocess",
+            &format!("{nats}[queue.tls]\nca = \"c\"\n"),
+            [false; 3],
+        );
+        check("decode", "[decode]\npool = \"m\"\n", [false, false, true]);
+        check("decode", "[decode]\nfetch_timeout = \"0ms\"\n", [false; 3]);
+        check("decode", "[decode.fetch_tls]\nca = \"c\"\n", [false; 3]);
+    }
 
     #[test]
     fn a_secret_is_named_with_each_of_its_keys() {

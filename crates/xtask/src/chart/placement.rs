@@ -51,6 +51,23 @@ pub(super) fn check(chart: &Chart) -> Result<Vec<String>> {
     Ok(violations)
 }
 
+/// Devices that a preset asks for and a node may well not offer: how cards are cut is for their owner to decide.
+pub(super) fn devices(objects: &[Value]) -> Vec<String> {
+    let mut violations = Vec::new();
+    for pod in pods(objects) {
+        let limits = pod.containers().map(|one| &one["resources"]["limits"]);
+        let asked = limits
+            .filter_map(Value::as_object)
+            .flat_map(|all| all.keys());
+        let slices = asked.filter(|name| name.contains("/mig-"));
+        violations.extend(slices.map(|name| {
+            let component = pod.component();
+            format!("{component}: asks for {name}, and waits for ever where cards are not cut so")
+        }));
+    }
+    violations
+}
+
 /// With this affinity of NATS, under a name for the files that are made of it.
 fn render(chart: &Chart, name: &str, affinity: &Value) -> Result<Vec<Value>> {
     let values = json!({
@@ -59,4 +76,22 @@ fn render(chart: &Chart, name: &str, affinity: &Value) -> Result<Vec<Value>> {
     });
     let base = chart.values("placed-base", &cases::base())?;
     chart.objects(RELEASE, name, &[base, chart.values(name, &values)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_of_a_card_is_no_default() {
+        let found = |resource: &str| {
+            let limits = json!({resource: 1, "memory": "16Gi"});
+            let spec = json!({"containers": [{"resources": {"limits": limits}}]});
+            let pod =
+                json!({"kind": "Deployment", "spec": {"template": {"metadata": {}, "spec": spec}}});
+            devices(&[pod]).len()
+        };
+        assert_eq!(found("nvidia.com/gpu"), 0);
+        assert_eq!(found("nvidia.com/mig-1g.10gb"), 1);
+    }
 }

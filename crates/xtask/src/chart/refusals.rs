@@ -133,6 +133,9 @@ fn models() -> Vec<Refusal> {
         pool {"model": {"kind": "folder", "weights": "stored"}} => "pools.main.model.weights", "stored", "q8_0";
         pool {"model": {"weights": "q8_0"}} => "pools.main.model.weights", "simulated", "plain";
         pool {"model": {"kind": "gguf", "path": "t.gguf", "volume": {"claimName": "m"}}} => "pools.main.model.vision", "needed";
+        pool {"model": {"cache": {"claimName": "c"}}} => "pools.main.model.cache", "kind simulated";
+        pool {"model": {"kind": "folder", "cache": {"claimName": "c", "sizeGiB": 6}}} => "pools.main.model.cache", "one of them";
+        pool {"model": {"kind": "folder", "cache": {"storageClassName": "fast"}}} => "pools.main.model.cache.storageClassName", "sizeGiB";
         pool {"model": {"kind": "folder", "vision": "v"}} => "pools.main.model.vision", "no meaning";
         pool {"model": {"kind": "folder", "weights": "q8_0", "path": "m", "dtype": "bf16", "volume": {"claimName": "m"}},
               "decode": {"device": {"compute": "cuda:0", "resource": "nvidia.com/gpu"}}}

@@ -1,11 +1,11 @@
 //! A model that is fetched from a bucket, or checked in its volume, before a service starts: by whom, from where, and by which
-//! digest.
+//! digest. And what a start keeps of it for the next.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::objects::{Pod, list, pods, text};
-use super::{Chart, RELEASE, edges};
+use super::objects::{Pod, list, name, of_kind, pods, text};
+use super::{Chart, RELEASE, edges, rules};
 
 /// Where the bucket is.
 const PEER: &str = "192.0.2.7/32";
@@ -56,6 +56,51 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     violations.extend(sent.filter(|edge| edge.ends_with(" 9000")).map(|edge| {
         format!("{edge}: a simulated model is fetched from nowhere, whatever its volume says")
     }));
+    violations.extend(cache(chart)?);
+    Ok(violations)
+}
+
+/// What starts keep: in a pod by default, and in a claim where one is asked for, which the chart makes or which is there. Only a
+/// decoder that quantises keeps what it made, and only where there is room for it.
+fn cache(chart: &Chart) -> Result<Vec<String>> {
+    let mut violations = Vec::new();
+    for (name, weights, cache, claim) in [
+        ("kept-nowhere", "q8_0", json!({}), None),
+        ("kept-plain", "plain", json!({"claimName": "c"}), Some("c")),
+        ("kept-there", "q8_0", json!({"claimName": "c"}), Some("c")),
+        (
+            "kept-made",
+            "q8_0",
+            json!({"sizeGiB": 6}),
+            Some("y-medfleet-cache-main"),
+        ),
+    ] {
+        let model = json!({
+            "kind": "folder", "dtype": "bf16", "path": "m", "volume": {"claimName": "m"}, "weights": weights, "cache": cache,
+        });
+        let pools =
+            json!({"pools": {"main": {"aliases": ["m"], "kind": "writer", "model": model}}});
+        let objects = chart.objects(RELEASE, name, &[chart.values(name, &pools)?])?;
+        for pod in pods(&objects).into_iter().filter(|pod| has_model(*pod)) {
+            let volume = list(&pod.spec["volumes"]).find(|volume| volume["name"] == "digests");
+            let kept =
+                volume.and_then(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+            let config = rules::config_of(pod, &objects).unwrap_or_default();
+            let quantised = config.contains("quantised_cache = ");
+            let expected = pod.component() == "decode" && weights == "q8_0" && claim.is_some();
+            if kept != claim || quantised != expected {
+                let component = pod.component();
+                violations.push(format!(
+                    "{name}: {component} keeps digests in {kept:?}, and what it quantised: {quantised}"
+                ));
+            }
+        }
+        let made = of_kind(&objects, "PersistentVolumeClaim").map(|made| self::name(made));
+        let expected = claim.filter(|claim| *claim != "c");
+        if made.collect::<Vec<_>>() != Vec::from_iter(expected) {
+            violations.push(format!("{name}: another claim than {expected:?} is made"));
+        }
+    }
     Ok(violations)
 }
 

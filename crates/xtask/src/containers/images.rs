@@ -203,7 +203,7 @@ mod tests {
             let lines = text[last..].lines();
             let lines = lines.filter(|line| kept.iter().any(|word| line.starts_with(word)));
             lines
-                .map(|line| line.replace("--from=build /out/ /", ". /"))
+                .map(|line| line.replace("--from=chosen /out/ /", ". /"))
                 .collect::<Vec<_>>()
         };
         let expected = [
@@ -213,6 +213,23 @@ mod tests {
         ];
         assert_eq!(ends("Prebuilt.Containerfile"), expected);
         assert_eq!(ends("Containerfile"), expected);
+    }
+
+    #[test]
+    fn the_binaries_of_all_images_are_compiled_once() {
+        let read = |name: &str| fs::read_to_string(places::root().join(name)).expect("is there");
+        let text = read("deploy/images/Containerfile");
+        let chosen = text.find(" AS chosen\n").expect("a stage for one image");
+        let (built, chosen) = text.split_at(chosen);
+        // Whatever a build is told makes it anew, and all that comes behind.
+        let told = built.lines().any(|line| line.starts_with("ARG "));
+        assert!(!told && built.contains("cargo build") && !chosen.contains("cargo build"));
+        for name in ["ingest", "preprocess", "encode", "decode"] {
+            assert!(built.contains(&format!("--bin medfleet-{name}")), "{name}");
+        }
+        assert!(built.contains("--bin medfleet "), "the command line");
+        let left_out = read(".dockerignore");
+        assert!(left_out.lines().any(|line| line == "docs"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use medfleet_core::PoolName;
+use medfleet_model::Dtype;
 use medfleet_runtime::config::Sources;
 use medfleet_runtime::process::{self, Arguments, Process, Program};
 use medfleet_runtime::{Random, Stop, SystemRandom};
@@ -233,8 +234,15 @@ fn model(args: &Args, given: &Given, places: &Places) -> Result<Vec<String>> {
         };
     };
     let gguf = is_gguf(path);
+    // A GGUF's matrices may be of types that are multiplied in f32 alone.
+    let stored = if gguf {
+        None
+    } else {
+        medfleet_model::stored_dtype(path)
+    };
+    let dtype = stored.unwrap_or(Dtype::F32);
     let mut settings = given.missing(&[
-        ("model.dtype", "f32".to_owned()),
+        ("model.dtype", dtype.to_string()),
         ("model.digest_cache", quoted_path(&places.digests)?),
     ]);
     let kind = if gguf { "gguf" } else { "folder" };

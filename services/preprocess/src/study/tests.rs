@@ -22,14 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a study of these files becomes.
 async fn study(files: &[&'static [u8]], frames_max: u32) -> Result<Study, PreprocessError> {
-    study_with(files, frames_max, 0).await
+    study_with(files, frames_max, 0, None).await
 }
 
-/// The same with so many slices that were read before.
+/// The same for a task, with so many slices that were read before.
 async fn study_with(
     files: &[&'static [u8]],
     frames_max: u32,
     slices: u64,
+    task: Option<v1::Task>,
 ) -> Result<Study, PreprocessError> {
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let key = JobKey::new("a".parse().expect("a tenant"), JobId::from_bytes([1; 16]));
@@ -56,6 +57,7 @@ async fn study_with(
     let puts = Puts::new(store, key.clone(), &FramesInFlight::default());
     let manifest = wire::StudyManifest {
         inputs,
+        task,
         ..wire::StudyManifest::default()
     };
     let job = Job {
@@ -76,6 +78,33 @@ async fn a_volume_and_pictures_are_shown_up_to_the_limit() {
     let files = [PICTURE, VOLUME, PICTURE];
     let study = study(&files, SLICES + 2).await.expect("frames");
     assert_eq!(study.frames.len(), SLICES as usize + 2);
+}
+
+/// A CT of so many slices, for as long as the test runs.
+fn volume(slices: u16) -> &'static [u8] {
+    // Where NIfTI says how many there are, and where the first begins.
+    let (count, first) = (46..48, 352);
+    let (header, voxels) = VOLUME.split_at(first);
+    let slice = &voxels[..voxels.len() / SLICES as usize];
+    let mut header = header.to_vec();
+    header[count].copy_from_slice(&slices.to_le_bytes());
+    Box::leak(
+        [header, slice.repeat(slices.into())]
+            .concat()
+            .into_boxed_slice(),
+    )
+}
+
+#[tokio::test]
+async fn two_volumes_to_compare_are_shown_whole_by_default() {
+    let pool: PoolName = "tiny-main".parse().expect("a pool");
+    let by_default = Config::new(&pool, 64).frames_max;
+    let kind = v1::task::Kind::Compare(v1::CompareTask::default());
+    let task = v1::Task { kind: Some(kind) };
+    // Of each as many as the model's maker shows of a volume.
+    let files = [volume(100), volume(120)];
+    let study = study_with(&files, by_default, 0, Some(task)).await;
+    assert_eq!(study.expect("frames").frames.len(), 2 * 85);
 }
 
 /// Pictures and volume are each within the limit, so that only the sum tells. The volume goes beyond it with slices to spare:
@@ -169,9 +198,9 @@ async fn an_archive_that_is_broken_at_its_end_is_refused_though_its_frames_came(
 #[tokio::test]
 async fn files_with_too_many_slices_between_them_are_refused() {
     let before = u64::from(Limits::default().slices_max - SLICES);
-    let whole = study_with(&[VOLUME], 128, before).await;
+    let whole = study_with(&[VOLUME], 128, before, None).await;
     assert_eq!(whole.expect("frames").frames.len(), SLICES as usize);
-    let refused = study_with(&[VOLUME], 128, before + 1).await;
+    let refused = study_with(&[VOLUME], 128, before + 1, None).await;
     let refused = refused.err().expect("too many");
     let too_many = matches!(
         &refused,

@@ -10,7 +10,7 @@ use crate::prompt::{Part, Prompt};
 mod classes;
 
 /// Bytes of one block of the simulated model.
-const BLOCK: u64 = 16 * 34 * 4096;
+const BLOCK: u64 = 16 * 5 * 4096;
 
 /// A prompt of this many words and these images first, no two alike for different `salt`.
 fn long(words: usize, salt: u64, shades: &[u8], max_tokens: u32) -> DecodeRequest {

@@ -202,6 +202,61 @@ fn a_model_is_held_as_the_flags_say() {
     }
 }
 
+/// The settings of `up` with a model's folder of this config.json.
+fn of_model(config: &str) -> FleetConfig {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("config.json"), config).expect("a file");
+    let path = folder.path().to_str().expect("Unicode");
+    loaded(&["--model", path]).expect("loads")
+}
+
+#[test]
+fn a_model_is_computed_in_what_its_weights_are_in() {
+    let check = |config: &str, expected: ModelDtype| {
+        let ModelConfig::Folder { dtype, .. } = of_model(config).model else {
+            panic!("{config}");
+        };
+        assert_eq!(dtype, expected, "{config}");
+    };
+    check(r#"{"torch_dtype": "bfloat16"}"#, ModelDtype::Bf16);
+    check(r#"{"dtype": "bfloat16"}"#, ModelDtype::Bf16);
+    check(r#"{"dtype": "float32"}"#, ModelDtype::F32);
+    // Gemma 3 overflows it.
+    check(r#"{"dtype": "float16"}"#, ModelDtype::F32);
+    check("{}", ModelDtype::F32);
+}
+
+/// MedGemma 4B's, as the hub has it: class defaults left out.
+const MEDGEMMA_4B: &str = r#"{
+  "model_type": "gemma3", "torch_dtype": "bfloat16", "mm_tokens_per_image": 256,
+  "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},
+  "vision_config": {"hidden_size": 1152, "image_size": 896, "intermediate_size": 4304, "num_attention_heads": 16,
+    "num_hidden_layers": 27, "patch_size": 14, "vision_use_head": false}
+}"#;
+
+#[test]
+fn a_volume_and_a_slide_fit_beside_the_longest_text_by_default() {
+    let config = of_model(MEDGEMMA_4B);
+    let shape = medfleet_model::Config::parse(MEDGEMMA_4B, None).expect("is known");
+    let (text, limits) = (config.ingest.limits.max_tokens_max, config.decode.limits());
+    let kv_bytes_max = config.decode.kv_bytes_max.get();
+    let check = |images: u32, dtype: Dtype| {
+        let tokens = medfleet_engine::prompt_tokens(images, 256, text);
+        let tokens = usize::try_from(tokens).expect("is small");
+        let bytes = medfleet_engine::kv_bytes_of(&shape, tokens, limits.prefill_tokens_max, dtype);
+        assert!(
+            bytes as u64 <= kv_bytes_max,
+            "{images} images in {dtype}: {bytes} bytes of {kv_bytes_max}"
+        );
+    };
+    for dtype in [Dtype::Bf16, Dtype::F32] {
+        check(85, dtype);
+        check(126, dtype);
+    }
+    check(config.preprocess.frames_max, Dtype::Bf16);
+}
+
 #[test]
 fn a_draft_model_switches_proposing_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
