@@ -117,6 +117,7 @@ impl Loaded {
             device: model.device(),
             dtype: model.dtype(),
             weights: model.held().to_owned(),
+            reproducible: model.rows_stand_alone(),
             frame_side: as_u32(frame_side),
             tokens_per_image: as_u32(tokens_per_image),
             token_width: as_u32(token_width),
