@@ -97,6 +97,7 @@ fn says_what_made_it(result: &v1::Result) -> Result<()> {
         ensure!(!said.is_empty(), "no {name}: {provenance:?}");
     }
     ensure!(provenance.dtype == "f32", "{provenance:?}");
+    ensure!(provenance.reproducible, "{provenance:?}");
     let decoding = provenance.decoding.as_ref();
     ensure!(
         decoding.is_some_and(|decoding| decoding.max_tokens > 0 && decoding.seed == SEED),

@@ -29,6 +29,8 @@ pub struct Description {
     pub dtype: Dtype,
     /// Forms of the language model's quantised matrices, such as `q8_0`; empty where none is.
     pub weights: String,
+    /// Whether what it writes is the same whatever is computed beside it; not for one that only encodes.
+    pub reproducible: bool,
     /// Width and height of the frames the encoder takes, in pixels.
     pub frame_side: u32,
     /// Image tokens a frame.

@@ -70,6 +70,8 @@ impl LoadedEmbedder {
             device: model.device(),
             dtype,
             weights: String::new(),
+            // Each picture and each label is computed by itself.
+            reproducible: true,
             frame_side: as_u32(model.image_size()),
             tokens_per_image: 1,
             token_width: as_u32(model.width()),

@@ -95,15 +95,11 @@ impl Loaded {
             ));
         }
         check_numbers(&model)?;
-        let forms = model.without_kernels();
-        if half != Half::Encode && !forms.is_empty() {
-            // `provenance.weights` names them in each result.
-            tracing::warn!(
-                forms,
-                "matrices are held in forms for which there are no kernels: a text may depend on what is written beside it, and is written slowly"
-            );
+        let loaded = Self::of(model, &origin.name());
+        if half != Half::Encode {
+            loaded.say_what_texts_depend_on();
         }
-        Ok(Self::of(model, &origin.name()))
+        Ok(loaded)
     }
 
     /// A model that is loaded already, also one that sees no images: to measure with. A worker takes what [`Loaded::load`] takes.
@@ -121,6 +117,7 @@ impl Loaded {
             device: model.device(),
             dtype: model.dtype(),
             weights: model.held().to_owned(),
+            reproducible: model.rows_stand_alone(),
             frame_side: as_u32(frame_side),
             tokens_per_image: as_u32(tokens_per_image),
             token_width: as_u32(token_width),
@@ -133,16 +130,28 @@ impl Loaded {
         }
     }
 
-    /// Whether proposed tokens can be verified without changing a text: a row of a pass has the same bits whatever is beside it.
-    #[must_use]
-    pub fn verifies_proposals(&self) -> bool {
-        self.model.rows_stand_alone()
+    /// Says what a worker that writes texts does not keep of what results promise.
+    fn say_what_texts_depend_on(&self) {
+        if let Some(cause) = self.varies_because() {
+            tracing::warn!(
+                cause,
+                "a text may be worded otherwise when others are written beside it: the same record need not give the same text again"
+            );
+        }
+        let forms = self.model.without_kernels();
+        if !forms.is_empty() {
+            // `provenance.weights` names them in each result.
+            tracing::warn!(
+                forms,
+                "matrices are held in forms for which there are no kernels: texts are written slowly"
+            );
+        }
     }
 
-    /// Why they cannot, where they cannot.
+    /// Why a text may depend on those that are written beside it, where it may.
     #[must_use]
-    pub fn verifies_none_because(&self) -> Option<String> {
-        if self.verifies_proposals() {
+    pub fn varies_because(&self) -> Option<String> {
+        if self.model.rows_stand_alone() {
             return None;
         }
         let (forms, device) = (self.model.without_kernels(), &self.description.device);
@@ -152,8 +161,21 @@ impl Loaded {
             format!("where matrices are held in {forms}, for which there are no kernels")
         };
         Some(format!(
-            "a row of a pass depends on those beside it {place}, so no proposal is ever verified"
+            "a row of a pass depends on those beside it {place}"
         ))
+    }
+
+    /// Whether proposed tokens can be verified without changing a text: a row of a pass has the same bits whatever is beside it.
+    #[must_use]
+    pub fn verifies_proposals(&self) -> bool {
+        self.model.rows_stand_alone()
+    }
+
+    /// Why they cannot, where they cannot.
+    #[must_use]
+    pub fn verifies_none_because(&self) -> Option<String> {
+        let cause = self.varies_because()?;
+        Some(format!("{cause}, so no proposal is ever verified"))
     }
 
     /// The forms in which a second model holds matrices without kernels, as in [`Model::without_kernels`]: it is slow then, and

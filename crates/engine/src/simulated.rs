@@ -98,6 +98,7 @@ impl Simulated {
             device: DEVICE.to_owned(),
             dtype: Dtype::Bf16,
             weights: String::new(),
+            reproducible: true,
             frame_side: shape.frame_side,
             tokens_per_image: shape.tokens_per_image,
             token_width: shape.token_width,

@@ -2,7 +2,9 @@
 //! change. What is remembered holds for exactly these files: names, sizes, and the file system's own record of which file
 //! it is and when it last changed, which no program can set back.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use medfleet_core::Digest;
@@ -139,18 +141,24 @@ fn recall(place: &Path) -> Option<Digests> {
     })
 }
 
-/// Whole or not at all, whoever else writes the same.
+/// Whole or not at all, whoever else writes the same: in pods every process has the id 1, so that no name follows from it.
 fn store(place: &Path, digests: &Digests) -> std::io::Result<()> {
     let value = Remembered {
         model: digests.model.to_string(),
         encoder: digests.encoder.map(|digest| digest.to_string()),
     };
-    if let Some(parent) = place.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let partial = place.with_extension(format!("{}.partial", std::process::id()));
-    std::fs::write(&partial, serde_json::to_string(&value)?)?;
-    std::fs::rename(partial, place)
+    let folder = place.parent().unwrap_or(Path::new(""));
+    std::fs::create_dir_all(folder)?;
+    // Others read it too, as far as the umask lets them.
+    let mode = Permissions::from_mode(0o666);
+    let mut builder = tempfile::Builder::new();
+    let mut partial = builder
+        .suffix(".partial")
+        .permissions(mode)
+        .tempfile_in(folder)?;
+    partial.write_all(serde_json::to_string(&value)?.as_bytes())?;
+    partial.persist(place)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -206,6 +214,26 @@ mod tests {
         // What is forgotten as well.
         Memory::new(&[dir.path()], Some(&cache)).unwrap().forget();
         assert_eq!(get().model, Digest::new([4; 32]));
+    }
+
+    /// In pods every process has the same id, and a folder may be that of several.
+    #[test]
+    fn what_another_of_the_same_id_writes_is_left_alone() {
+        let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(dir.path().join("model.safetensors"), b"one").unwrap();
+        let memory = Memory::new(&[dir.path()], Some(cache.path())).unwrap();
+        let other = format!("{}.{}.partial", memory.stamp(), std::process::id());
+        let other = cache.path().join(other);
+        std::fs::write(&other, b"{\"model\": ").unwrap();
+        let computed = Digests {
+            model: Digest::new([5; 32]),
+            encoder: None,
+        };
+        memory.keep(&computed);
+        assert_eq!(memory.recall(), Some(computed));
+        assert_eq!(std::fs::read(&other).unwrap(), b"{\"model\": ");
+        let left = std::fs::read_dir(cache.path()).unwrap().count();
+        assert_eq!(left, 2, "nothing else is left behind");
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{Class, PoolName, Stage, Verdict, chain};
+use medfleet_core::{Class, PoolName, Stage, chain};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::api::{Operation, repeatable};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, nak};
 use crate::work::check_consumer;
 use crate::{Queue, QueueError, Result, subject};
 
@@ -246,15 +246,15 @@ impl Pulls {
             // However it ends: what it brought is handed back.
             self.answer(asked).await;
         }
+        // One that cannot be read gets its verdict from another worker too: nobody would count it here any more.
         for message in std::mem::take(&mut self.ready) {
-            let delivery = match Delivery::new(&self.queue, message).await {
-                Err(QueueError::NoUnit { .. } | QueueError::HandedBack { .. }) => continue,
-                delivery => delivery?,
+            let Some(reply) = &message.reply else {
+                continue;
             };
-            let now = Verdict::Retry {
-                after: Duration::ZERO,
-            };
-            delivery.settle(now).await?;
+            self.queue.acknowledge(reply, nak(Duration::ZERO)).await?;
+            if let Some(unit) = subject::unit_of(&message.subject) {
+                self.queue.hint(&unit).await;
+            }
         }
         Ok(())
     }

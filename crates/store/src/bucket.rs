@@ -10,7 +10,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt};
 
 use crate::backend::{BackendError, failed, found};
-use crate::config::{BackendConfig, OpenError};
+use crate::config::{OpenError, S3Config};
 
 /// Bytes of one request. One that fails is made again whole, and must end within the client's 30 s.
 const PIECE_BYTES: usize = 16 << 20;
@@ -43,19 +43,12 @@ impl Bucket {
     /// Makes the client; nothing is sent yet.
     ///
     /// # Errors
-    /// For settings that don't make sense, and for a place that is no bucket.
-    pub fn open(config: &BackendConfig) -> Result<Self, OpenError> {
+    /// For settings that don't make sense, and in a build without S3.
+    pub fn open(config: &S3Config) -> Result<Self, OpenError> {
         config.check()?;
-        match config {
-            #[cfg(feature = "s3")]
-            BackendConfig::S3 { .. } => Ok(Self {
-                store: crate::config::s3::client(config)?,
-            }),
-            _ => Err(OpenError::Setting {
-                key: "backend.kind",
-                reason: "s3 alone has buckets of files".to_owned(),
-            }),
-        }
+        Ok(Self {
+            store: crate::config::s3::client(config)?,
+        })
     }
 
     /// In memory, gone with the process. For tests.

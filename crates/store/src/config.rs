@@ -7,9 +7,7 @@ use medfleet_core::setting::{ByteSize, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "s3")]
-use crate::backend::Objects;
-use crate::backend::{Backend, BackendError, Folder};
+use crate::backend::{Backend, BackendError, Folder, Objects};
 use crate::blob::Limits;
 use crate::{BlobStore, FleetKey, KeyError};
 
@@ -54,27 +52,32 @@ pub enum BackendConfig {
         replicas: u8,
     },
     /// S3 or what is compatible with it.
-    S3 {
-        /// The bucket's name; it must exist.
-        bucket: String,
-        /// Region, such as `eu-central-1`; compatible stores often take any.
-        region: String,
-        /// URL of a compatible store; without it Amazon's.
-        #[serde(default)]
-        endpoint: Option<String>,
-        /// Access key id; without keys the pod's role is used.
-        #[serde(default)]
-        access_key_id: Option<Secret>,
-        /// Secret access key.
-        #[serde(default)]
-        secret_access_key: Option<Secret>,
-        /// File (PEM) with certificates that sign the endpoint's, besides those that the system trusts.
-        #[serde(default)]
-        ca: Option<PathBuf>,
-        /// Allows an endpoint without TLS. Blobs hold patient data: for tests inside one machine only.
-        #[serde(default)]
-        allow_http: bool,
-    },
+    S3(S3Config),
+}
+
+/// A bucket of S3 or of what is compatible with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket's name; it must exist.
+    pub bucket: String,
+    /// Region, such as `eu-central-1`; compatible stores often take any.
+    pub region: String,
+    /// URL of a compatible store; without it Amazon's.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Access key id; without keys the pod's role is used.
+    #[serde(default)]
+    pub access_key_id: Option<Secret>,
+    /// Secret access key.
+    #[serde(default)]
+    pub secret_access_key: Option<Secret>,
+    /// File (PEM) with certificates that sign the endpoint's, besides those that the system trusts.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Allows an endpoint without TLS. Blobs hold patient data: for tests inside one machine only.
+    #[serde(default)]
+    pub allow_http: bool,
 }
 
 /// The blob store can't be opened.
@@ -180,7 +183,7 @@ impl StoreConfig {
             }
             BackendConfig::Folder { .. }
             | BackendConfig::Jetstream { .. }
-            | BackendConfig::S3 { .. } => Ok(()),
+            | BackendConfig::S3(_) => Ok(()),
         }
     }
 
@@ -193,10 +196,7 @@ impl StoreConfig {
         Ok(match &self.backend {
             BackendConfig::Folder { path } => Arc::new(self.open_folder(path)?),
             BackendConfig::Jetstream { .. } => return Err(OpenError::NeedsQueue),
-            #[cfg(feature = "s3")]
-            BackendConfig::S3 { .. } => Arc::new(Objects::over(s3::client(&self.backend)?)),
-            #[cfg(not(feature = "s3"))]
-            BackendConfig::S3 { .. } => return Err(OpenError::NotBuilt("s3")),
+            BackendConfig::S3(bucket) => Arc::new(Objects::over(s3::client(bucket)?)),
         })
     }
 
@@ -236,23 +236,15 @@ impl BackendConfig {
                 }
                 Ok(())
             }
-            Self::S3 { .. } => self.check_s3(),
+            Self::S3(s3) => s3.check(),
         }
     }
+}
 
-    fn check_s3(&self) -> Result<(), OpenError> {
-        let Self::S3 {
-            bucket,
-            region,
-            endpoint,
-            access_key_id,
-            secret_access_key,
-            ca: _,
-            allow_http,
-        } = self
-        else {
-            return Ok(());
-        };
+impl S3Config {
+    /// As [`BackendConfig::check`].
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let bucket = &self.bucket;
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
         if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(good) {
             return wrong(
@@ -260,19 +252,19 @@ impl BackendConfig {
                 "3 to 63 characters of a-z, 0-9, '-' and '.'",
             );
         }
-        if region.is_empty() {
+        if self.region.is_empty() {
             return wrong(
                 "backend.region",
                 "a region; compatible stores often take us-east-1",
             );
         }
-        if access_key_id.is_some() != secret_access_key.is_some() {
+        if self.access_key_id.is_some() != self.secret_access_key.is_some() {
             return wrong(
                 "backend.access_key_id",
                 "goes together with secret_access_key",
             );
         }
-        match endpoint.as_deref() {
+        match self.endpoint.as_deref() {
             Some(url)
                 if url
                     .strip_prefix("https://")
@@ -285,7 +277,7 @@ impl BackendConfig {
                     .strip_prefix("http://")
                     .is_some_and(|host| !host.is_empty()) =>
             {
-                if *allow_http {
+                if self.allow_http {
                     Ok(())
                 } else {
                     wrong("backend.endpoint", "https://, unless allow_http is set")
@@ -304,6 +296,20 @@ fn wrong(key: &'static str, reason: &str) -> Result<(), OpenError> {
     })
 }
 
+#[cfg(not(feature = "s3"))]
+pub(crate) mod s3 {
+    //! In a build without S3.
+
+    use object_store::ObjectStore;
+
+    use super::{Arc, OpenError, S3Config};
+
+    /// Refuses.
+    pub(crate) fn client(_: &S3Config) -> Result<Arc<dyn ObjectStore>, OpenError> {
+        Err(OpenError::NotBuilt("s3"))
+    }
+}
+
 #[cfg(feature = "s3")]
 pub(crate) mod s3 {
     //! The S3 client from settings.
@@ -311,7 +317,7 @@ pub(crate) mod s3 {
     use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
     use object_store::{Certificate, ClientOptions, ObjectStore};
 
-    use super::{Arc, BackendConfig, BackendError, OpenError, Path, Secret};
+    use super::{Arc, BackendError, OpenError, Path, S3Config, Secret};
 
     /// What a cloud tells a pod in place of keys: its role, and where it gets the keys of an hour.
     const IDENTITY: [AmazonS3ConfigKey; 7] = [
@@ -325,8 +331,8 @@ pub(crate) mod s3 {
     ];
 
     /// Makes the client; nothing is sent yet.
-    pub(crate) fn client(config: &BackendConfig) -> Result<Arc<dyn ObjectStore>, OpenError> {
-        let BackendConfig::S3 {
+    pub(crate) fn client(config: &S3Config) -> Result<Arc<dyn ObjectStore>, OpenError> {
+        let S3Config {
             bucket,
             region,
             endpoint,
@@ -334,10 +340,7 @@ pub(crate) mod s3 {
             secret_access_key,
             ca,
             allow_http,
-        } = config
-        else {
-            return Err(OpenError::NotBuilt("other than s3"));
-        };
+        } = config;
         // The HTTP client takes its TLS from the process. Being the second to name it is fine: it is ring everywhere here.
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut options = ClientOptions::new();
@@ -459,9 +462,32 @@ mod tests {
             format!("key = '{key}'\nbackend = {{ kind = 'folder', path = '/x', size = 1 }}"),
             format!("key = '{key}'\nsize = 1\nbackend = {{ kind = 'folder', path = '/x' }}"),
             format!("key = '{key}'\nbackend = {{ kind = 'floppy', path = '/x' }}"),
+            format!(
+                "key = '{key}'\nbackend = {{ kind = 's3', bucket = 'blobs', region = 'eu', size = 1 }}"
+            ),
+            format!("key = '{key}'\nbackend = {{ kind = 's3', region = 'eu' }}"),
         ] {
             assert!(toml::from_str::<StoreConfig>(&text).is_err(), "{text}");
         }
+    }
+
+    /// What a file says is read, and written again, as it always was.
+    #[test]
+    fn the_settings_of_s3_lie_beside_its_kind() {
+        let text = "kind = \"s3\"\nbucket = \"blobs\"\nregion = \"eu\"\n\
+                    endpoint = \"https://s3.example\"\nca = \"/ca.crt\"\nallow_http = true\n";
+        let backend: BackendConfig = toml::from_str(text).expect("is well formed");
+        let expected = S3Config {
+            bucket: "blobs".to_owned(),
+            region: "eu".to_owned(),
+            endpoint: Some("https://s3.example".to_owned()),
+            access_key_id: None,
+            secret_access_key: None,
+            ca: Some("/ca.crt".into()),
+            allow_http: true,
+        };
+        assert_eq!(backend, BackendConfig::S3(expected));
+        assert_eq!(toml::to_string(&backend).expect("is written"), text);
     }
 
     #[test]

@@ -19,5 +19,5 @@ pub use blob::{
     BlobStore, COLLECT_AGE_MIN, Collected, Erased, Head, Holder, Limits, Named, Relied, StoreError,
 };
 pub use bucket::{Bucket, Reading};
-pub use config::{BackendConfig, OpenError, StoreConfig};
+pub use config::{BackendConfig, OpenError, S3Config, StoreConfig};
 pub use key::{FleetKey, KeyError};

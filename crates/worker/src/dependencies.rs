@@ -110,7 +110,7 @@ impl Dependencies {
                 let store = store.clone();
                 spawn_blocking(move || store.open()).await?
             }
-            BackendConfig::S3 { .. } => store.open(),
+            BackendConfig::S3(_) => store.open(),
         };
         Ok(Self {
             store: opened.map_err(|error| Stop::usage(ConnectionError::from(error)))?,

@@ -25,8 +25,10 @@ const HEAD_BYTES_MAX: usize = 4 << 20;
 const FRAMES_MAX: usize = 4096;
 /// Images of a job, as many as an ingest may be told to take.
 const IMAGES_MAX: u32 = 65_536;
-/// Fields of a head, each of them counted: frames, refused files, digests of inputs, and the single ones.
-const FIELDS_MAX: usize = FRAMES_MAX + 2 * IMAGES_MAX as usize + 16;
+/// Fields of a head and of all that is in it: of a frame its notes and some 30 others, of an image its digest and what is said
+/// of a refused file, of the screening its kinds of texts, and the single ones.
+const FIELDS_MAX: usize =
+    FRAMES_MAX * (NOTES_MAX + 48) + 5 * IMAGES_MAX as usize + 3 * NOTES_MAX + 16;
 /// Tokens a frame and values a token.
 const TOKENS_MAX: u32 = 4096;
 const WIDTH_MAX: u32 = 16_384;
@@ -153,39 +155,61 @@ pub fn frame_name(key: &FleetKey, tenant: &TenantId, tokens: &Digest) -> Digest 
     key.keyed_hash("frame known by its tokens v1", &parts)
 }
 
-/// Whether there are no more fields than a head has: an empty frame is two bytes, and hundreds of them in memory. What is no
-/// message the decoder refuses.
-fn has_fields_of_a_head(mut head: &[u8]) -> bool {
-    let mut fields = 0;
-    while !head.is_empty() {
-        fields += 1;
-        if fields > FIELDS_MAX {
-            return false;
-        }
-        let Some(behind) = behind_field(head) else {
-            break;
-        };
-        head = behind;
-    }
-    true
+/// Which fields of a message are messages themselves, by their numbers.
+struct Parts(&'static [(usize, Parts)]);
+
+const PLAIN: Parts = Parts(&[]);
+/// The number of [`EncodedStudy::frames`].
+const FRAMES: usize = 2;
+const HEAD: Parts = Parts(&[(FRAMES, FRAME), (3, PLAIN), (6, SCREENING)]);
+const FRAME: Parts = Parts(&[(3, INFO)]);
+/// Windows, the windows of channels, and the placement.
+const INFO: Parts = Parts(&[(4, PLAIN), (10, PLAIN), (16, PLAIN)]);
+const SCREENING: Parts = Parts(&[(1, TASK), (2, PLAIN)]);
+/// The tasks that have a list.
+const TASK: Parts = Parts(&[(3, PLAIN), (8, PLAIN)]);
+
+/// Whether there are no more fields than a head has, within its messages too: an empty frame is two bytes, and hundreds of them
+/// in memory, and an empty window of a frame or a note forty and more. What is no message the decoder refuses.
+fn has_fields_of_a_head(head: &[u8]) -> bool {
+    let frames = fields(head).filter(|(number, _)| *number == FRAMES);
+    let mut left = FIELDS_MAX;
+    frames.count() <= FRAMES_MAX && has_at_most(&mut left, head, &HEAD)
 }
 
-/// What follows the first field of a message.
-fn behind_field(mut message: &[u8]) -> Option<&[u8]> {
-    let key = decode_length_delimiter(&mut message).ok()?;
-    let bytes = match key & 7 {
-        0 => {
-            decode_length_delimiter(&mut message).ok()?;
-            0
-        }
-        1 => 8,
-        2 => decode_length_delimiter(&mut message).ok()?,
-        // The beginning and the end of a group, whose fields are counted as the others are.
-        3 | 4 => 0,
-        5 => 4,
-        _ => return None,
-    };
-    message.get(bytes..)
+/// Whether a message, and what is in it, have no more fields than are left, and how many are left then.
+fn has_at_most(left: &mut usize, message: &[u8], parts: &Parts) -> bool {
+    fields(message).all(|(number, contents)| {
+        let Some(less) = left.checked_sub(1) else {
+            return false;
+        };
+        *left = less;
+        let mut parts = parts.0.iter();
+        let part = parts.find(|(of, _)| *of == number);
+        part.is_none_or(|(_, parts)| has_at_most(left, contents, parts))
+    })
+}
+
+/// The fields of a message: their numbers, and what those have in them that have a length. They end where it is no message.
+fn fields(mut message: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    std::iter::from_fn(move || {
+        let key = decode_length_delimiter(&mut message).ok()?;
+        let bytes = match key & 7 {
+            0 => {
+                decode_length_delimiter(&mut message).ok()?;
+                0
+            }
+            1 => 8,
+            2 => decode_length_delimiter(&mut message).ok()?,
+            // The beginning and the end of a group, whose fields are counted as the others are.
+            3 | 4 => 0,
+            5 => 4,
+            _ => return None,
+        };
+        let (contents, behind) = message.split_at_checked(bytes)?;
+        message = behind;
+        Some((key >> 3, contents))
+    })
 }
 
 /// What a head says cannot be otherwise than here. The bytes of one frame's tokens.

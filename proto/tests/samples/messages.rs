@@ -53,6 +53,7 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("result_cached", &result_cached()),
         sample("result_devices", &result_with_devices()),
         sample("result_settings", &result_with_settings()),
+        sample("result_reproducible", &result_reproducible()),
     ]
 }
 
@@ -367,6 +368,13 @@ fn result_with_devices() -> v1::Result {
 fn result_with_settings() -> v1::Result {
     of_provenance(v1::Provenance {
         settings_digest: "05".repeat(32),
+        ..provenance()
+    })
+}
+
+fn result_reproducible() -> v1::Result {
+    of_provenance(v1::Provenance {
+        reproducible: true,
         ..provenance()
     })
 }

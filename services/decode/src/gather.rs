@@ -245,6 +245,7 @@ mod tests {
             device: "none".to_owned(),
             dtype: Dtype::Bf16,
             weights: String::new(),
+            reproducible: true,
             frame_side: 8,
             tokens_per_image: 2,
             token_width: 4,

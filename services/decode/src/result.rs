@@ -102,7 +102,7 @@ fn prose(output: &Output) -> &str {
     }
 }
 
-/// What made the text: jobs with the same provenance have the same text.
+/// What made the text: jobs with the same provenance have the same text where it is reproducible.
 fn provenance(parts: &Parts<'_>) -> v1::Provenance {
     let (model, manifest) = (parts.model, &parts.gathered.manifest);
     v1::Provenance {
@@ -126,6 +126,7 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
         frames_cached: parts.gathered.cached,
         encoder_devices: parts.gathered.encoder_devices.clone(),
         settings_digest: model.settings_digest.to_string(),
+        reproducible: model.reproducible,
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn model() -> Description {
         device: "none".to_owned(),
         dtype: Dtype::Bf16,
         weights: String::new(),
+        reproducible: true,
         frame_side: 8,
         tokens_per_image: 4,
         token_width: 4,

@@ -256,9 +256,9 @@ async fn asked(pulls: &mut async_nats::Subscriber, class: Class) -> Result<()> {
     tokio::time::timeout(PATIENCE, asks).await?
 }
 
-/// What is behind it would wait out the acknowledge wait.
+/// What is behind it would wait out the acknowledge wait, and one that names no job would go uncounted.
 #[tokio::test]
-async fn closing_hands_back_what_is_behind_a_unit_that_cannot_be_read() -> Result<()> {
+async fn closing_hands_back_units_that_cannot_be_read_and_what_is_behind_them() -> Result<()> {
     let long = 10 * u64::try_from(PATIENCE.as_millis())?;
     let (server, queue) = start_with(|config| config.ack_wait = short(long)).await?;
     let hasty = hasty(&server, Replicas::Three).await?;
@@ -284,6 +284,7 @@ async fn closing_hands_back_what_is_behind_a_unit_that_cannot_be_read() -> Resul
         }
         let (key, _) = kit::record(1, 1);
         put_garbage(&server, &key.to_string(), 0).await?;
+        put_garbage(&server, "Nobody.1", 0).await?;
         queue.publish_work(&unit(2, Class::Stat), &traced()).await?;
         // Whatever it sent or was sent before an answer to it has come: hints, and here what was seen of its pulls.
         let settle = async || {
@@ -292,7 +293,7 @@ async fn closing_hands_back_what_is_behind_a_unit_that_cannot_be_read() -> Resul
         };
         settle().await?;
         while seen.next().now_or_never().flatten().is_some() {}
-        // Until it has asked for three units of the class in which both are, and has not seen the answer.
+        // Until it has asked for three units of the class in which all are, and has not seen the answer.
         wait_until(PATIENCE, "it to ask", async || {
             if let Some(taken) = pulls.as_mut().now_or_never() {
                 return Some(Err(anyhow!("{taken:?}")));
@@ -305,23 +306,27 @@ async fn closing_hands_back_what_is_behind_a_unit_that_cannot_be_read() -> Resul
             is_asked.then_some(Ok(()))
         })
         .await??;
-        wait_until(PATIENCE, "both to be on their way", async || {
+        wait_until(PATIENCE, "all to be on their way", async || {
             let info = consumer(&client).await.ok()?;
-            (info["num_ack_pending"].as_u64()? == 2).then_some(())
+            (info["num_ack_pending"].as_u64()? == 3).then_some(())
         })
         .await?;
         settle().await?;
     }
     first.close().await?;
     let mut other = queue.puller(Stage::Encode, kit::pool());
-    let delivery = loop {
+    let (mut is_taken, mut nameless) = (false, 0);
+    while !is_taken || nameless == 0 {
         match tokio::time::timeout(PATIENCE, other.next()).await? {
-            Err(QueueError::NoUnit { .. }) => {}
-            taken => break taken?,
+            Err(QueueError::NoUnit { job }) => nameless += u32::from(job.is_none()),
+            taken => {
+                let delivery = taken?;
+                ensure!(delivery.unit == unit(2, Class::Stat));
+                delivery.settle(Verdict::Done).await?;
+                is_taken = true;
+            }
         }
-    };
-    ensure!(delivery.unit == unit(2, Class::Stat));
-    delivery.settle(Verdict::Done).await?;
+    }
     Ok(())
 }
 

@@ -28,7 +28,6 @@ impl Objects {
     }
 
     /// Over a configured client.
-    #[cfg(feature = "s3")]
     pub(crate) fn over(store: Arc<dyn ObjectStore>) -> Self {
         Self { store }
     }

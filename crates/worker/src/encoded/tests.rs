@@ -136,6 +136,14 @@ fn a_head_that_cannot_be_is_refused_by_writer_and_reader() {
     check("lines", &|study| study.device = "cpu\n".to_owned());
 }
 
+/// A field with a length.
+fn field(number: u8, contents: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![(number << 3) | 2];
+    prost::encode_length_delimiter(contents.len(), &mut bytes).expect("a vector grows");
+    bytes.extend(contents);
+    bytes
+}
+
 /// Two bytes each, and hundreds of them in memory.
 #[test]
 fn a_head_of_more_fields_than_there_can_be_is_not_decoded() {
@@ -143,19 +151,92 @@ fn a_head_of_more_fields_than_there_can_be_is_not_decoded() {
         let refused = read(&Bytes::from(with_head(head)));
         assert_eq!(refused, Err(EncodedError::Head(expected)));
     };
-    let frames = |count: usize| [0x12, 0].repeat(count);
-    check(&frames(FIELDS_MAX), "it has no frame, or too many");
-    check(&frames(FIELDS_MAX + 1), "it has too many fields");
+    let frames = |count: usize| field(2, &[]).repeat(count);
+    check(&frames(FRAMES_MAX), "it stands for no image, or too many");
+    check(&frames(FRAMES_MAX + 1), "it has too many fields");
+    let digests = |count: usize| field(5, &[]).repeat(count);
+    check(&digests(FIELDS_MAX), "it has no frame, or too many");
+    check(&digests(FIELDS_MAX + 1), "it has too many fields");
     // Of every kind of field, and within a group.
     let mut mixed = vec![
         0x08, 0x80, 1, 0x79, 1, 2, 3, 4, 5, 6, 7, 8, 0x7d, 1, 2, 3, 4,
     ];
     mixed.push(0x7b);
-    mixed.extend(frames(FIELDS_MAX - 4));
+    mixed.extend(digests(FIELDS_MAX - 4));
     mixed.push(0x7c);
     check(&mixed, "it has too many fields");
     check(&[0x0f], "it does not decode");
     check(&[0x12, 5, 0], "it does not decode");
+}
+
+/// A single field of a head can have in it what takes twenty times its bytes in memory.
+#[test]
+fn fields_within_fields_are_counted() {
+    let check = |what: &str, within: &dyn Fn(&[u8]) -> Vec<u8>, number: u8| {
+        let outer = within(&[]);
+        let around = fields_within(&outer);
+        let head = |count: usize| within(&field(number, &[]).repeat(count - around));
+        assert!(has_fields_of_a_head(&head(FIELDS_MAX)), "{what}");
+        let many = head(FIELDS_MAX + 1);
+        assert!(many.len() < HEAD_BYTES_MAX, "{what}");
+        let refused = read(&Bytes::from(with_head(&many)));
+        let expected = Err(EncodedError::Head("it has too many fields"));
+        assert_eq!(refused, expected, "{what}");
+    };
+    let frame = |info: &[u8]| field(2, &field(3, info));
+    check("windows of channels", &frame, 10);
+    check("notes", &frame, 9);
+    check("infos", &|infos| field(2, infos), 3);
+    check("masked texts", &|masked| field(6, masked), 2);
+    let task = |kind: u8| move |task: &[u8]| field(6, &field(1, &field(kind, task)));
+    check("labels to classify", &task(3), 1);
+    check("labels to score", &task(8), 1);
+}
+
+/// How many fields one is that has one in it, and so on.
+fn fields_within(message: &[u8]) -> usize {
+    fields(message)
+        .map(|(_, contents)| 1 + fields_within(contents))
+        .sum()
+}
+
+/// The most of everything that [`check`] lets through.
+#[test]
+fn the_fullest_head_has_no_more_fields_than_are_read() {
+    let (mut study, _) = study();
+    let window = v1::Window {
+        center: 40.0,
+        width: 400.0,
+        function: "LINEAR".to_owned(),
+    };
+    let frame = EncodedFrame {
+        info: Some(v1::FrameUsed {
+            input_index: 1,
+            frame_index: 1,
+            modality: "CT".to_owned(),
+            window: Some(window.clone()),
+            frame_digest: "a".to_owned(),
+            original_width: 1,
+            original_height: 1,
+            notes: vec![String::new(); NOTES_MAX],
+            channel_windows: vec![window; 3],
+            placement: Some(v1::Placement {
+                pad_left_pixels: 1,
+                pad_top_pixels: 1,
+                padded_side_pixels: 1,
+            }),
+            ..v1::FrameUsed::default()
+        }),
+        ..study.frames[0].clone()
+    };
+    study.frames = vec![frame; FRAMES_MAX];
+    study.image_count = IMAGES_MAX;
+    study.files_refused = vec![study.files_refused[0].clone(); IMAGES_MAX as usize];
+    study.input_digests = vec![Bytes::from(vec![7; 32]); IMAGES_MAX as usize];
+    let screening = study.screening.get_or_insert_default();
+    screening.masked = vec![screening.masked[0].clone(); NOTES_MAX];
+    super::check(&study).expect("it is a head");
+    assert!(has_fields_of_a_head(&study.encode_to_vec()));
 }
 
 #[test]

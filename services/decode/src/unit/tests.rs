@@ -182,6 +182,7 @@ fn model() -> Description {
         device: "cpu".to_owned(),
         dtype: Dtype::F32,
         weights: String::new(),
+        reproducible: true,
         frame_side: 8,
         tokens_per_image: 4,
         token_width: 8,

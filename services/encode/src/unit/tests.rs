@@ -39,6 +39,7 @@ fn model() -> Description {
         device: "cpu".to_owned(),
         dtype: Dtype::Bf16,
         weights: String::new(),
+        reproducible: true,
         frame_side: 8,
         tokens_per_image: 2,
         token_width: 4,

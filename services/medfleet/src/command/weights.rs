@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clap::Subcommand;
 use futures::{TryStreamExt, stream};
 use medfleet_core::setting::Secret;
-use medfleet_store::{BackendConfig, BackendError, Bucket};
+use medfleet_store::{BackendError, Bucket, S3Config};
 use sha2::{Digest as _, Sha256};
 
 use self::sums::{LIST, LIST_BYTES_MAX, PIECE_BYTES, Sum, Sums};
@@ -150,7 +150,7 @@ impl Place {
             let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()));
             Ok(Some(Secret::new(text.map_err(Fault::usage)?.trim())))
         };
-        let config = BackendConfig::S3 {
+        let config = S3Config {
             bucket: self.bucket.clone(),
             region: self.region.clone(),
             endpoint: self.endpoint.clone(),

@@ -215,6 +215,7 @@ fn provenance_json(provenance: &Provenance) -> Value {
         "frames_cached": provenance.frames_cached,
         "encoder_devices": provenance.encoder_devices,
         "settings_digest": provenance.settings_digest,
+        "reproducible": provenance.reproducible,
     })
 }
 

@@ -418,6 +418,11 @@ async fn where_rows_do_not_stand_alone_a_draft_is_left_out() {
     let cause = with.verifies_none_because().expect("it does not");
     assert!(cause.contains("on this device (cpu "), "{cause}");
     assert_eq!(tiny().verifies_none_because(), None);
+    // Without proposals too a text is another beside others.
+    let cause = with.varies_because().expect("it does");
+    assert!(cause.ends_with(')'), "{cause}");
+    assert_eq!(tiny().varies_because(), None);
+    assert!(!with.description().reproducible && tiny().description().reproducible);
     let engine = start(&with, ALWAYS, KV_BYTES_MAX);
     assert!(engine.phrases().is_none());
     let asked = request(&question(), &[], Decoding::greedy(12));

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use medfleet_core::chain;
 use medfleet_runtime::config::{Sources, load};
 use medfleet_store::backend::Folder;
-use medfleet_store::{BackendConfig, StoreConfig};
+use medfleet_store::{BackendConfig, S3Config, StoreConfig};
 
 use super::{Finding, checks};
 use crate::exit::Fault;
@@ -42,7 +42,7 @@ async fn finding(store: &StoreConfig, answer_max: Duration) -> Finding {
         BackendConfig::Jetstream { bucket, .. } => {
             Finding::ok(CHECK, format!("NATS keeps it, as {bucket}: see streams"))
         }
-        BackendConfig::S3 { bucket, .. } => {
+        BackendConfig::S3(S3Config { bucket, .. }) => {
             let asked = Instant::now();
             match answers(store, answer_max).await {
                 Ok(()) => Finding::ok(
@@ -126,7 +126,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let nobody = format!("http://{}", listener.local_addr().expect("has an address"));
         drop(listener);
-        let mut away = store(BackendConfig::S3 {
+        let mut away = store(BackendConfig::S3(S3Config {
             bucket: "blobs".to_owned(),
             region: "us-east-1".to_owned(),
             endpoint: Some(nobody),
@@ -134,7 +134,7 @@ mod tests {
             secret_access_key: Some(Secret::new("key")),
             ca: None,
             allow_http: true,
-        });
+        }));
         let soon = Duration::from_millis(200);
         check(&away, soon, Verdict::Fail, "bucket blobs").await;
         away.key = Secret::new("short");
