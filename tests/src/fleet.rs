@@ -11,6 +11,7 @@ use std::process::Output;
 use std::sync::atomic::AtomicU16;
 
 use anyhow::{Context, Result, bail, ensure};
+use medfleet_core::{PoolName, Stage};
 use medfleet_testkit::{NatsServer, own_address, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -55,6 +56,16 @@ impl Role {
             Self::Preprocess => "preprocess",
             Self::Encode => "encode",
             Self::Decode => "decode",
+        }
+    }
+
+    /// The stage whose units it works on.
+    pub(crate) const fn stage(self) -> Option<Stage> {
+        match self {
+            Self::Ingest => None,
+            Self::Preprocess => Some(Stage::Preprocess),
+            Self::Encode => Some(Stage::Encode),
+            Self::Decode => Some(Stage::Decode),
         }
     }
 
@@ -335,9 +346,9 @@ impl Fleet {
     /// Waits until no stage holds or waits for any work.
     pub async fn wait_idle(&self) -> Result<()> {
         let queue = config::queue(&self.nats.lock().await.url()).await?;
-        let pool = medfleet_core::PoolName::new(config::POOL)?;
+        let pool = PoolName::new(config::POOL)?;
         wait_until(PATIENCE, "the queues to be empty", async || {
-            for stage in medfleet_core::Stage::ALL {
+            for stage in Stage::ALL {
                 let outstanding = queue.outstanding(*stage, &pool).await.ok()?;
                 if outstanding.total() > 0 {
                     return None;
