@@ -350,23 +350,23 @@ impl Fleet {
         .await
     }
 
-    /// Deletes one blob of a kind, behind the fleet's back.
-    pub fn remove_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
-        fs::remove_file(self.one_blob(tenant, kind)?).context("remove a blob")
+    /// Deletes the tokens of one image of `st-mary`, behind the fleet's back.
+    pub fn remove_tokens(&self) -> Result<()> {
+        fs::remove_file(self.one_blob("st-mary", "tokens")?).context("remove a blob")
     }
 
-    /// Flips a bit in the middle of one blob of a kind, behind the fleet's back.
-    pub fn damage_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
-        let path = self.one_blob(tenant, kind)?;
+    /// Flips a bit in the middle of one blob of a kind of `st-mary`, behind the fleet's back.
+    pub fn damage_one_blob(&self, kind: &str) -> Result<()> {
+        let path = self.one_blob("st-mary", kind)?;
         let mut bytes = fs::read(&path)?;
         let middle = bytes.len() / 2;
         *bytes.get_mut(middle).context("an empty blob")? ^= 1;
         fs::write(path, bytes).context("damage a blob")
     }
 
-    /// Puts a folder in the place of one blob of a kind, so that it cannot be read for now; what undoes that.
-    pub fn hide_one_blob(&self, tenant: &str, kind: &str) -> Result<impl FnOnce() -> Result<()>> {
-        let path = self.one_blob(tenant, kind)?;
+    /// Puts a folder in the place of one study of `st-john`, so that it cannot be read for now; what undoes that.
+    pub fn hide_study(&self) -> Result<impl FnOnce() -> Result<()>> {
+        let path = self.one_blob("st-john", "study")?;
         let aside = self.folder.path().join("hidden");
         fs::rename(&path, &aside).context("hide a blob")?;
         fs::create_dir(&path).context("hide a blob")?;
