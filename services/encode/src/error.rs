@@ -62,27 +62,20 @@ pub enum EncodeError {
 
 impl From<EncodeError> for Ending {
     fn from(error: EncodeError) -> Self {
+        let said = error.to_string();
         match error {
-            EncodeError::Manifest { .. } => Self::fail(FailureReason::Integrity, error.to_string()),
-            EncodeError::Gone => Self::missing(FailureReason::Integrity, error.to_string()),
-            EncodeError::OtherEncoder { .. } => {
-                Self::fail(FailureReason::ModelMismatch, error.to_string())
-            }
-            EncodeError::Tokens { .. } => {
-                Self::fail(FailureReason::InputRefused, error.to_string())
-            }
+            EncodeError::Manifest { .. } => Self::fail(FailureReason::Integrity, said),
+            EncodeError::Gone => Self::missing(FailureReason::Integrity, said),
+            EncodeError::OtherEncoder { .. } => Self::fail(FailureReason::ModelMismatch, said),
+            EncodeError::Tokens { .. } => Self::fail(FailureReason::InputRefused, said),
             EncodeError::Engine(error) => match error {
-                EngineError::Frame { .. } => {
-                    Self::fail(FailureReason::ModelMismatch, error.to_string())
-                }
+                EngineError::Frame { .. } => Self::fail(FailureReason::ModelMismatch, said),
                 EngineError::Tokens { .. }
                 | EngineError::TooLong { .. }
                 | EngineError::Parameter { .. }
                 | EngineError::Constraint(_)
                 | EngineError::NoPrompt { .. }
-                | EngineError::StillThinking(_) => {
-                    Self::fail(FailureReason::Internal, error.to_string())
-                }
+                | EngineError::StillThinking(_) => Self::fail(FailureReason::Internal, said),
                 EngineError::Model(_)
                 | EngineError::NotFinite
                 | EngineError::Panicked

@@ -76,6 +76,7 @@ pub(crate) enum PreprocessError {
 
 impl From<PreprocessError> for Ending {
     fn from(error: PreprocessError) -> Self {
+        let said = error.to_string();
         match error {
             // The file may be good; a start is counted, so that a file that always ends so is given up.
             PreprocessError::Refused { ref refusal, .. }
@@ -96,7 +97,7 @@ impl From<PreprocessError> for Ending {
                     Reason::DecoderCrashed | Reason::TextReaderFailed
                 ) =>
             {
-                Self::fail(FailureReason::AttemptsExhausted, error.to_string())
+                Self::fail(FailureReason::AttemptsExhausted, said)
             }
             PreprocessError::Refused { .. }
             | PreprocessError::Volume { .. }
@@ -104,15 +105,9 @@ impl From<PreprocessError> for Ending {
             | PreprocessError::Identifiers
             | PreprocessError::Encoded { .. }
             | PreprocessError::DecoderPanic { .. }
-            | PreprocessError::ScreeningPanic => {
-                Self::fail(FailureReason::InputRefused, error.to_string())
-            }
-            PreprocessError::OtherRules { .. } => {
-                Self::fail(FailureReason::ModelMismatch, error.to_string())
-            }
-            PreprocessError::Manifest { .. } => {
-                Self::fail(FailureReason::Integrity, error.to_string())
-            }
+            | PreprocessError::ScreeningPanic => Self::fail(FailureReason::InputRefused, said),
+            PreprocessError::OtherRules { .. } => Self::fail(FailureReason::ModelMismatch, said),
+            PreprocessError::Manifest { .. } => Self::fail(FailureReason::Integrity, said),
             PreprocessError::Store(error) => error.into(),
         }
     }
