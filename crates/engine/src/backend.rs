@@ -247,7 +247,7 @@ pub enum Finish {
 }
 
 /// Length of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PromptSize {
     /// All tokens, image tokens included.
     pub tokens: u32,

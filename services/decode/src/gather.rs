@@ -88,7 +88,7 @@ pub(crate) async fn gather(
 /// Reads every list that the record of a job names in one go, as all their names follow from the record.
 pub(crate) async fn lists(
     store: &BlobStore,
-    model: &Description,
+    encoder: &Digest,
     job: &JobKey,
     record: &JobRecord,
 ) -> Result<Lists, DecodeError> {
@@ -111,7 +111,7 @@ pub(crate) async fn lists(
             return Ok(own);
         }
         // An encoder of an earlier release names it by the frames alone.
-        let key = chunk_key(&named, chunk, &model.encoder_digest);
+        let key = chunk_key(&named, chunk, encoder);
         store.get_mutable(tenant, kind, &key).await
     });
     Ok(Lists {
@@ -226,26 +226,9 @@ fn length(model: &Description) -> usize {
 #[cfg(test)]
 mod tests {
     use medfleet_core::{Class, Cost, JobId, NewJob, PoolName, Pseudonyms, TaskKind, UnixMillis};
-    use medfleet_engine::Dtype;
     use medfleet_store::FleetKey;
 
     use super::*;
-
-    fn model() -> Description {
-        Description {
-            model: "tiny".to_owned(),
-            model_digest: Digest::new([1; 32]),
-            settings_digest: Digest::new([2; 32]),
-            encoder_digest: Digest::new([3; 32]),
-            device: "none".to_owned(),
-            dtype: Dtype::Bf16,
-            weights: String::new(),
-            frame_side: 8,
-            tokens_per_image: 2,
-            token_width: 4,
-            context_tokens_max: 64,
-        }
-    }
 
     /// A job of two chunks.
     fn record(study: Digest, frames: Digest) -> JobRecord {
@@ -270,11 +253,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_jobs_own_lists_come_first_and_an_earlier_releases_where_there_are_none() {
-        let (store, model) = (BlobStore::in_memory(FleetKey::new([1; 32])), model());
-        let job = JobKey {
-            tenant: "a".parse().expect("a tenant"),
-            job: JobId::from_bytes([1; 16]),
-        };
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let encoder = Digest::new([3; 32]);
+        let job = JobKey::new("a".parse().expect("a tenant"), JobId::from_bytes([1; 16]));
         let put = async |kind, text: &'static [u8]| {
             let stored = store.put(&job.tenant, kind, Bytes::from_static(text));
             stored.await.expect("stores")
@@ -288,12 +269,12 @@ mod tests {
         };
         // The other one's chunks were encoded later, on another device or in another type.
         for chunk in 0..2 {
-            let key = chunk_key(&frames, chunk, &model.encoder_digest);
+            let key = chunk_key(&frames, chunk, &encoder);
             list(&key, b"of the frames").await;
         }
         let own = handed_key((&job.job, record.epoch), &frames, 1);
         list(&own, b"of the job").await;
-        let read = lists(&store, &model, &job, &record).await;
+        let read = lists(&store, &encoder, &job, &record).await;
         let tokens = read.expect("they are there").tokens;
         let expected = ["of the frames", "of the job"].map(|text| Some(Bytes::from(text)));
         assert_eq!(tokens, expected);

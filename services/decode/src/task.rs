@@ -126,10 +126,7 @@ pub(crate) fn compared(output: Output, warnings: Vec<String>, took: Duration) ->
         finish: Finish::Stop,
         tokens: Vec::new(),
         output_tokens: 0,
-        prompt: PromptSize {
-            tokens: 0,
-            image_tokens: 0,
-        },
+        prompt: PromptSize::default(),
         time_to_first_token: Duration::ZERO,
         decode: took,
     }
@@ -315,10 +312,6 @@ pub(crate) fn classified(text: String, labels: Vec<(v1::LabelScore, Done)>) -> W
         tokens: sum.tokens.saturating_add(done.prompt.tokens),
         image_tokens: sum.image_tokens.saturating_add(done.prompt.image_tokens),
     };
-    let none = PromptSize {
-        tokens: 0,
-        image_tokens: 0,
-    };
     let done = || labels.iter().map(|(_, done)| done);
     let first = done().next().map(|done| done.time_to_first_token);
     let time_to_first_token = first.unwrap_or_default();
@@ -330,7 +323,7 @@ pub(crate) fn classified(text: String, labels: Vec<(v1::LabelScore, Done)>) -> W
         finish: Finish::Stop,
         tokens: Vec::new(),
         output_tokens: done().map(|done| count(&done.tokens)).sum(),
-        prompt: done().fold(none, add),
+        prompt: done().fold(PromptSize::default(), add),
         time_to_first_token,
         decode: whole.saturating_sub(time_to_first_token),
         output: Output::Classification(v1::Classification {

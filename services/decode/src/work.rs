@@ -78,15 +78,16 @@ impl Decode {
 
     /// What is asked and about which images: all of them, verified.
     async fn inputs(&self, key: &JobKey, record: &JobRecord) -> Result<Inputs, DecodeError> {
+        let model = self.model.description();
         let sources = Sources {
             store: &self.store,
             fetcher: &self.fetcher,
             metrics: &self.metrics,
-            model: self.model.description(),
+            model,
             tenant: &key.tenant,
             made_for: made_for(self.store.key(), key),
         };
-        let lists = lists(&self.store, self.model.description(), key, record).await?;
+        let lists = lists(&self.store, &model.encoder_digest, key, record).await?;
         let study = StudyManifest::decode(lists.study.clone());
         let study = study.map_err(|_| DecodeError::Manifest {
             what: "the study manifest",
