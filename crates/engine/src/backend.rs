@@ -52,9 +52,6 @@ pub struct Frame {
 
 impl Frame {
     /// Checks side, channels and length against what the encoder takes.
-    ///
-    /// # Errors
-    /// [`EngineError::Frame`] with what was expected and found.
     pub fn check(&self, side: u32) -> Result<(), EngineError> {
         // Sizes that came from outside are multiplied only once they are known to be small.
         let known = self.side == side && matches!(self.channels, 1 | 3);
@@ -100,9 +97,6 @@ impl From<model::ImageTokens> for ImageTokens {
 
 impl ImageTokens {
     /// Checks shape, dtype and length against what the model takes.
-    ///
-    /// # Errors
-    /// [`EngineError::Tokens`] with what was expected and found.
     pub fn check(&self, description: &Description) -> Result<(), EngineError> {
         let expected = (
             description.tokens_per_image,
@@ -193,9 +187,6 @@ impl Decoding {
     }
 
     /// Checks every value.
-    ///
-    /// # Errors
-    /// [`EngineError::Parameter`] naming the first that is not allowed, and what is.
     pub fn check(&self) -> Result<(), EngineError> {
         let refuse = |field, found: String, allowed: String| {
             Err(EngineError::Parameter {
@@ -337,9 +328,6 @@ pub trait EncodeBackend: Send {
     fn description(&self) -> &Description;
 
     /// Image tokens of each frame, in order. The frames were checked with [`Frame::check`].
-    ///
-    /// # Errors
-    /// The model's own.
     fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError>;
 
     /// Whether its device still computes, asked after a call that failed.

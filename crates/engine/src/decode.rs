@@ -138,18 +138,12 @@ pub struct DecodeStream {
 
 impl DecodeEngine {
     /// Starts the thread, on a device of its own.
-    ///
-    /// # Errors
-    /// When the machine cannot start a thread.
     pub fn start(backend: Box<dyn DecodeBackend>, limits: DecodeLimits) -> io::Result<Self> {
         Self::start_beside(backend, limits, None)
     }
 
     /// Starts the thread. Where an encoder computes on the same device, texts wait for company while it is busy, as long as
     /// that makes more reports of the same time.
-    ///
-    /// # Errors
-    /// When the machine cannot start a thread.
     pub fn start_beside(
         backend: Box<dyn DecodeBackend>,
         limits: DecodeLimits,
@@ -276,9 +270,6 @@ impl DecodeEngine {
 
 impl DecodeStream {
     /// The next event. After [`DecodeEvent::Done`] or an error nothing follows: do not call it again.
-    ///
-    /// # Errors
-    /// The model's failure, or the end of the engine.
     pub async fn next(&mut self) -> Result<DecodeEvent, EngineError> {
         let event = self.monitor.answer(&self.suspect, self.events.recv());
         match event.await? {
@@ -288,9 +279,6 @@ impl DecodeStream {
     }
 
     /// All of the text that is still to come, and how it ended; nothing follows, as after [`DecodeStream::next`]'s last.
-    ///
-    /// # Errors
-    /// As [`DecodeStream::next`].
     pub async fn collect(&mut self) -> Result<(String, Done), EngineError> {
         let mut text = String::new();
         loop {

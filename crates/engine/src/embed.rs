@@ -97,9 +97,6 @@ impl LoadedEmbedder {
     }
 
     /// The embeddings as numbers, `[width]` f32 of length 1 each.
-    ///
-    /// # Errors
-    /// [`EngineError::Tokens`] for what is not an embedding of this model.
     pub fn embeddings(&self, images: &[ImageTokens]) -> Result<Vec<Vec<f32>>, EngineError> {
         let embeddings = images.iter().map(|image| {
             image.check(&self.description)?;

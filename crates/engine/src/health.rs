@@ -44,9 +44,6 @@ pub enum ModelFailure {
 
 impl Health {
     /// Whether the process may go on, or end in order, with an engine in this state.
-    ///
-    /// # Errors
-    /// [`ModelFailure`] where the process has to end because of its model.
     pub const fn check(self) -> Result<(), ModelFailure> {
         match self {
             Self::Failed => Err(ModelFailure::Broke),

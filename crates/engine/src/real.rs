@@ -166,9 +166,6 @@ impl Loaded {
 
     /// With a second, smaller model, loaded with its text half, that proposes tokens where a decoder is asked to propose any.
     /// It takes no part in what is written.
-    ///
-    /// # Errors
-    /// [`EngineError::Model`] where its vocabulary is another one.
     pub fn with_draft(self, draft: Model) -> Result<Self, EngineError> {
         self.model.check_draft(&draft).map_err(failed)?;
         let draft = Some(Arc::new(draft));
@@ -192,9 +189,6 @@ impl Loaded {
     /// The text half with its KV memory, which is taken now. No more than `prefill_tokens_max` tokens, or one image, are
     /// computed of a sequence at once. Of the memory, a second model has the share that a position of it takes beside one of
     /// the first.
-    ///
-    /// # Errors
-    /// When the budget holds not even one block.
     pub fn decoder(
         &self,
         kv_bytes_max: u64,

@@ -107,9 +107,6 @@ impl VisionConfig {
 
 impl Config {
     /// Reads and checks `config.json` and, where present, `generation_config.json` of `dir`.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`], [`LoadError::Json`] and [`LoadError::Config`].
     pub fn read(dir: &Path) -> Result<Self, LoadError> {
         let text = read(dir, "config.json")?;
         let generation = match std::fs::read_to_string(dir.join("generation_config.json")) {
@@ -126,9 +123,6 @@ impl Config {
     }
 
     /// Checks the texts of the two files.
-    ///
-    /// # Errors
-    /// [`LoadError::Json`] and [`LoadError::Config`].
     pub fn parse(config: &str, generation: Option<&str>) -> Result<Self, LoadError> {
         let json = |file: &str| {
             let file = file.to_owned();

@@ -37,9 +37,6 @@ impl std::fmt::Debug for Frame {
 
 impl Frame {
     /// A frame of `side` × `side` pixels with 1 (grey) or 3 (RGB) samples each.
-    ///
-    /// # Errors
-    /// [`FrameError`] when side, channels or the number of bytes are off.
     pub fn new(side: usize, channels: usize, pixels: Vec<u8>) -> Result<Self, FrameError> {
         if !(1..=FRAME_SIDE_MAX).contains(&side) {
             return Err(FrameError::Side {
@@ -83,18 +80,12 @@ impl Frame {
     }
 
     /// The same picture at another side length, antialiased; a copy where it has that already.
-    ///
-    /// # Errors
-    /// [`FrameError::Side`].
     pub(crate) fn resized(&self, side: usize) -> Result<Self, FrameError> {
         self.by(antialiased, side)
     }
 
     /// The same picture at another side length without antialiasing, as MedSigLIP was evaluated with; a copy where it has
     /// that already.
-    ///
-    /// # Errors
-    /// [`FrameError::Side`].
     pub fn sampled(&self, side: usize) -> Result<Self, FrameError> {
         self.by(sampled, side)
     }

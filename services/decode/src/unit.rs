@@ -55,9 +55,6 @@ pub(crate) fn haste(unit: &WorkUnit, now: UnixMillis, texts: usize) -> Haste {
 
 /// The frames of each chunk in order, each chunk with the position of its first frame. Together they are exactly the declared
 /// images, except for those that the manifest lists as refused.
-///
-/// # Errors
-/// [`DecodeError::ImageCount`] or [`DecodeError::Manifest`].
 pub fn chunks(
     manifest: &FramesManifest,
     declared: u32,

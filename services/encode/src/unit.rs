@@ -11,9 +11,6 @@ use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensMa
 use crate::error::EncodeError;
 
 /// The frames of a chunk.
-///
-/// # Errors
-/// [`EncodeError::Manifest`] when there is no such chunk.
 pub fn frames_of(manifest: &FramesManifest, chunk: u32) -> Result<&[FrameEntry], EncodeError> {
     let wrong = EncodeError::Manifest {
         reason: "it has no such chunk, or chunks out of order",

@@ -26,9 +26,6 @@ pub(crate) struct Names {
 }
 
 /// The input that stands for the images of its job, where there is one.
-///
-/// # Errors
-/// [`PreprocessError::Encoded`] where it is not the only one.
 pub(crate) fn input(
     study: &wire::StudyManifest,
 ) -> Result<Option<&wire::StudyInput>, PreprocessError> {
@@ -43,9 +40,6 @@ pub(crate) fn input(
 }
 
 /// Whether the study is the one that was declared, and one that this fleet could have made.
-///
-/// # Errors
-/// [`PreprocessError::Encoded`], [`PreprocessError::Frames`] or [`PreprocessError::OtherRules`].
 pub(crate) fn check(
     study: &wire::EncodedStudy,
     declared: u32,

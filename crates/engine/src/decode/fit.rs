@@ -9,9 +9,6 @@ use super::taken::Taken;
 use crate::backend::{DecodeBackend, EngineError, PromptSize};
 
 /// Looks whether a prompt of this size and a text of so many tokens fit the model's context, and its memory when they are alone.
-///
-/// # Errors
-/// [`EngineError::TooLong`].
 pub(super) fn fit(
     backend: &dyn DecodeBackend,
     size: PromptSize,

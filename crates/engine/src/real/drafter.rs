@@ -69,9 +69,6 @@ pub(super) struct Stepped {
 
 impl Drafter {
     /// With memory for keys and values within a limit, in bytes, which is taken now; for texts of `first`.
-    ///
-    /// # Errors
-    /// When the limit holds not even one block.
     pub(super) fn new(
         model: Arc<Model>,
         bytes_max: u64,

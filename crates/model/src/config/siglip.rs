@@ -55,9 +55,6 @@ struct Text {
 }
 
 /// Whether a model folder says of itself that it is a SigLIP; what else it must be, `SiglipConfig::read` checks.
-///
-/// # Errors
-/// [`LoadError`] when `config.json` cannot be read or is not JSON.
 pub fn is_siglip(dir: &Path) -> Result<bool, LoadError> {
     Ok(top(dir)?.model_type.as_deref() == Some(MODEL_TYPE))
 }
