@@ -318,9 +318,7 @@ impl Reporter {
         }
         computes
     }
-}
 
-impl Reporter {
     /// Whether the engine has ended, however.
     pub(crate) fn has_ended(&self) -> bool {
         *self.0.health.borrow() != Health::Running

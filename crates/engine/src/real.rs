@@ -181,9 +181,7 @@ impl Loaded {
     /// The vision half.
     #[must_use]
     pub fn encoder(&self) -> Box<dyn EncodeBackend> {
-        Box::new(Encoder {
-            loaded: self.clone(),
-        })
+        Box::new(self.clone())
     }
 
     /// The text half with its KV memory, which is taken now. No more than `prefill_tokens_max` tokens, or one image, are
@@ -301,22 +299,21 @@ pub(crate) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> E
     EngineError::Model(Box::new(error))
 }
 
-struct Encoder {
-    loaded: Loaded,
+/// The model's own form of a frame.
+pub(crate) fn model_frame(frame: &Frame) -> Result<model::Frame, EngineError> {
+    let (side, channels) = (frame.side as usize, frame.channels as usize);
+    model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)
 }
 
-impl EncodeBackend for Encoder {
+impl EncodeBackend for Loaded {
     fn description(&self) -> &Description {
-        &self.loaded.description
+        &self.description
     }
 
     fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
-        let convert = |frame: &Frame| {
-            let (side, channels) = (frame.side as usize, frame.channels as usize);
-            model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)
-        };
-        let frames: Vec<model::Frame> = frames.iter().map(convert).collect::<Result<_, _>>()?;
-        let tokens = self.loaded.model.encode(&frames);
+        let frames = frames.iter().map(model_frame);
+        let frames: Vec<model::Frame> = frames.collect::<Result<_, _>>()?;
+        let tokens = self.model.encode(&frames);
         let tokens = tokens.map_err(|error| match error {
             model::EncodeError::NotFinite => EngineError::NotFinite,
             error => failed(error),
@@ -325,11 +322,11 @@ impl EncodeBackend for Encoder {
     }
 
     fn computes(&mut self) -> bool {
-        self.loaded.model.computes()
+        self.model.computes()
     }
 
     fn makes_numbers(&mut self) -> bool {
-        let side = self.loaded.description.frame_side;
+        let side = self.description.frame_side;
         let pixels = vec![0; side as usize * side as usize];
         let black = Frame {
             side,
