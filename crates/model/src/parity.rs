@@ -52,10 +52,15 @@ fn device() -> ComputeDevice {
 
 /// A whole model in this dtype.
 fn all(dtype: Dtype) -> LoadOptions {
+    on(device(), dtype)
+}
+
+/// A whole model on this device in this dtype.
+fn on(device: ComputeDevice, dtype: Dtype) -> LoadOptions {
     LoadOptions {
         dtype,
         parts: Parts::All,
-        device: device(),
+        device,
     }
 }
 
@@ -201,11 +206,14 @@ fn resizing_is_pillows() {
 }
 
 impl Case {
+    /// The prompt and the reference's answer up to here.
+    fn tokens(&self, answered: usize) -> Vec<u32> {
+        [self.prompt.tokens(), &self.greedy[..answered]].concat()
+    }
+
     /// Logits of every position of the prompt and the reference's answer, in one chunk.
     fn all_logits(&self, model: &crate::Model) -> Vec<Vec<f32>> {
-        let mut tokens = self.prompt.tokens().to_vec();
-        tokens.extend(&self.greedy);
-        schedules::whole(model, &tokens, self)
+        schedules::whole(model, &self.tokens(self.greedy.len()), self)
     }
 
     /// The rows at the reference's positions.

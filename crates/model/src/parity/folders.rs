@@ -8,22 +8,12 @@ use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
 use super::all;
-use super::fixtures::{Fixtures, tiny, tiny_dir};
+use super::fixtures::{Fixtures, tiny, tiny_copy, tiny_dir};
 use crate::{Dtype, FolderSource, LoadError, Model};
-
-/// A copy of the tiny folder that a test may damage.
-fn copy() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
-    dir
-}
 
 /// The folder with its tensors renamed, and those for which `rename` says nothing left out.
 fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
-    let dir = copy();
+    let dir = tiny_copy();
     let bytes = std::fs::read(tiny_dir().join("model.safetensors")).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
     let kept = all
@@ -65,7 +55,7 @@ fn a_tied_head_may_be_absent_or_present() {
         .tensor("language_model.model.embed_tokens.weight")
         .unwrap();
     for place in ["lm_head.weight", "language_model.lm_head.weight"] {
-        let dir = copy();
+        let dir = tiny_copy();
         let mut tensors: BTreeMap<String, TensorView> =
             all.iter().map(|(n, v)| (n.to_owned(), v)).collect();
         tensors.insert(place.to_owned(), embedding.clone());
@@ -88,7 +78,7 @@ fn a_tied_head_may_be_absent_or_present() {
 /// Prompts are in the chat form, whatever the files say of the end.
 #[test]
 fn the_end_of_a_turn_always_ends_an_answer() {
-    let dir = copy();
+    let dir = tiny_copy();
     let special = *tiny().tokenizer().unwrap().special();
     let ends = [special.eos, special.end_of_turn];
     let check = |stated: &str, expected: &[u32]| {
@@ -106,7 +96,7 @@ fn the_end_of_a_turn_always_ends_an_answer() {
 
 #[test]
 fn remembered_digests_are_the_computed_ones() {
-    let (dir, cache) = (copy(), TempDir::new().unwrap());
+    let (dir, cache) = (tiny_copy(), TempDir::new().unwrap());
     let source = FolderSource {
         digest_cache: Some(cache.path().to_owned()),
         ..FolderSource::new(dir.path())
@@ -120,7 +110,7 @@ fn remembered_digests_are_the_computed_ones() {
 
 #[test]
 fn shards_are_the_same_model() {
-    let dir = copy();
+    let dir = tiny_copy();
     let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
     let mut map = BTreeMap::new();
@@ -167,7 +157,7 @@ fn shards_are_the_same_model() {
 /// As where a folder was written over another that had other shards.
 #[test]
 fn a_tensor_in_two_shards_is_refused() {
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
@@ -193,7 +183,7 @@ fn a_tensor_in_two_shards_is_refused() {
 fn one_changed_weight_changes_the_digests_it_belongs_to() {
     let expected = *tiny().digests();
     let change = |tensor: &str| {
-        let dir = copy();
+        let dir = tiny_copy();
         let path = dir.path().join("model.safetensors");
         let mut bytes = std::fs::read(&path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -213,7 +203,7 @@ fn one_changed_weight_changes_the_digests_it_belongs_to() {
 fn one_changed_setting_changes_the_settings_digest_alone() {
     let expected = tiny();
     let load = |change: &dyn Fn(&Path)| {
-        let dir = copy();
+        let dir = tiny_copy();
         change(dir.path());
         let model = Model::load(dir.path(), all(Dtype::F32)).unwrap();
         assert_eq!(model.digests(), expected.digests());
@@ -258,7 +248,7 @@ fn a_missing_tensor_is_named() {
 
 /// The error after `from` was replaced by `to` in a file of the folder.
 fn damaged(file: &str, from: &str, to: &str) -> LoadError {
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join(file);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{file} has no {from}");
@@ -284,7 +274,7 @@ fn misshapen_tensors_are_named_with_both_shapes() {
 #[test]
 fn damaged_folders_are_refused() {
     let truncated = |file: &str, keep: f64| {
-        let dir = copy();
+        let dir = tiny_copy();
         let bytes = std::fs::read(dir.path().join(file)).unwrap();
         std::fs::write(
             dir.path().join(file),
@@ -350,7 +340,7 @@ fn damaged_folders_are_refused() {
 
 #[test]
 fn a_stored_dtype_that_is_not_read_is_named() {
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join("model.safetensors");
     let text = "\"dtype\":\"F32\"";
     let bytes = std::fs::read(&path).unwrap();
@@ -375,7 +365,7 @@ fn refusals_say_what_was_found_and_what_was_expected() {
             assert!(text.contains(part), "{text} lacks {part}");
         }
     };
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();

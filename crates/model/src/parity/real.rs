@@ -8,8 +8,9 @@ use serde::Deserialize;
 
 use super::cache::fetched;
 use super::fixtures::{Tensors, facts};
+use super::schedules::pool;
 use super::{all, println_figure};
-use crate::{BlockTable, Chunk, Dtype, GgufSource, KvOptions, KvPool, Model, Want};
+use crate::{BlockTable, Chunk, Dtype, GgufSource, KvPool, Model, Want};
 
 /// Largest absolute difference allowed, and the gap between the two best logits below which either may win.
 const TOLERANCE: f32 = 1e-3;
@@ -148,12 +149,7 @@ impl Walk {
             .iter()
             .map(|case| (case.prompt.len() + reference.steps()).next_multiple_of(16))
             .collect();
-        let mut pool = model
-            .kv_pool(KvOptions {
-                block_tokens: 16,
-                budget_bytes: needed.iter().sum::<usize>() * model.kv_position_bytes(),
-            })
-            .unwrap();
+        let mut pool = pool(&model, 16, needed.iter().sum());
         let tables = needed
             .iter()
             .map(|n| {
