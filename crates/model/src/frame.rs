@@ -38,12 +38,7 @@ impl std::fmt::Debug for Frame {
 impl Frame {
     /// A frame of `side` × `side` pixels with 1 (grey) or 3 (RGB) samples each.
     pub fn new(side: usize, channels: usize, pixels: Vec<u8>) -> Result<Self, FrameError> {
-        if !(1..=FRAME_SIDE_MAX).contains(&side) {
-            return Err(FrameError::Side {
-                found: side,
-                max: FRAME_SIDE_MAX,
-            });
-        }
+        check_side(side)?;
         if channels != 1 && channels != 3 {
             return Err(FrameError::Channels { found: channels });
         }
@@ -91,12 +86,7 @@ impl Frame {
     }
 
     fn by(&self, rule: Rule, side: usize) -> Result<Self, FrameError> {
-        if !(1..=FRAME_SIDE_MAX).contains(&side) {
-            return Err(FrameError::Side {
-                found: side,
-                max: FRAME_SIDE_MAX,
-            });
-        }
+        check_side(side)?;
         let pixels = rule(&self.pixels, self.side, self.channels, side);
         let pixels = pixels.map_err(|wrong| FrameError::Bytes {
             expected: wrong.expected,
@@ -132,6 +122,16 @@ impl Frame {
         let rows = Tensor::from_vec(cut(picture), shape, device);
         Ok(rows.map_err(BackendError::from)?)
     }
+}
+
+fn check_side(found: usize) -> Result<(), FrameError> {
+    if (1..=FRAME_SIDE_MAX).contains(&found) {
+        return Ok(());
+    }
+    Err(FrameError::Side {
+        found,
+        max: FRAME_SIDE_MAX,
+    })
 }
 
 /// The patches of a picture, one after the other; a row of patches is one thread's.
