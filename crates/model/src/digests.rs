@@ -105,11 +105,8 @@ fn line(path: &Path) -> std::io::Result<String> {
 fn stamp(places: &[PathBuf]) -> Result<Digest, LoadError> {
     let mut lines = Vec::new();
     for place in places {
-        let found = look(place).map_err(|source| LoadError::Read {
-            file: place.display().to_string(),
-            source,
-        })?;
-        lines.extend(found);
+        let name = place.display().to_string();
+        lines.extend(look(place).map_err(LoadError::unreadable(&name))?);
     }
     lines.sort();
     let mut hasher = blake3::Hasher::new();
