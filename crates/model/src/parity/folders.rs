@@ -24,6 +24,10 @@ fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
     dir
 }
 
+fn write_index(dir: &Path, index: &str) {
+    std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
+}
+
 fn logits(model: &Model) -> Vec<Vec<f32>> {
     let case = Fixtures::read().case(model, "one_image");
     super::schedules::whole(model, case.prompt.tokens(), &case)
@@ -63,8 +67,7 @@ fn a_tied_head_may_be_absent_or_present() {
             .unwrap();
         check_same(dir.path());
     }
-    let untied = damaged(
-        "config.json",
+    let untied = damaged_config(
         "\"model_type\": \"gemma3\"",
         "\"model_type\": \"gemma3\", \"tie_word_embeddings\": false",
     );
@@ -128,29 +131,19 @@ fn shards_are_the_same_model() {
         );
         safetensors::serialize_to_file(part, None, &dir.path().join(file)).unwrap();
     }
-    let index = serde_json::json!({ "weight_map": map });
-    std::fs::write(
-        dir.path().join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    write_index(dir.path(), &index);
     // Which of the two is meant nobody knows: transformers would take the other one.
     let both = error(dir.path()).to_string();
     assert!(both.contains("only one of the two is the model"), "{both}");
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     check_same(dir.path());
 
-    let outside = index
-        .to_string()
-        .replacen("model-00001", "../model-00001", 1);
-    std::fs::write(dir.path().join("model.safetensors.index.json"), outside).unwrap();
+    let outside = index.replacen("model-00001", "../model-00001", 1);
+    write_index(dir.path(), &outside);
     assert!(matches!(error(dir.path()), LoadError::Safetensors { .. }));
     std::fs::remove_file(dir.path().join("model-00002-of-00003.safetensors")).unwrap();
-    std::fs::write(
-        dir.path().join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    write_index(dir.path(), &index);
     assert!(matches!(error(dir.path()), LoadError::Read { .. }));
 }
 
@@ -169,9 +162,8 @@ fn a_tensor_in_two_shards_is_refused() {
     safetensors::serialize_to_file(all.iter(), None, &dir.path().join(first)).unwrap();
     let again = [(twice, all.tensor(twice).unwrap())];
     safetensors::serialize_to_file(again, None, &dir.path().join(second)).unwrap();
-    let index = serde_json::json!({ "weight_map": map });
-    let path = dir.path().join("model.safetensors.index.json");
-    std::fs::write(path, index.to_string()).unwrap();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    write_index(dir.path(), &index);
     let found = error(dir.path());
     let LoadError::Safetensors { file, reason } = &found else {
         panic!("{found}");
@@ -256,13 +248,13 @@ fn damaged(file: &str, from: &str, to: &str) -> LoadError {
     error(dir.path())
 }
 
+fn damaged_config(from: &str, to: &str) -> LoadError {
+    damaged("config.json", from, to)
+}
+
 #[test]
 fn misshapen_tensors_are_named_with_both_shapes() {
-    let error = damaged(
-        "config.json",
-        "\"intermediate_size\": 128",
-        "\"intermediate_size\": 120",
-    );
+    let error = damaged_config("\"intermediate_size\": 128", "\"intermediate_size\": 120");
     let text = error.to_string();
     assert!(
         text.contains("layers.0.mlp.gate_proj.weight") && text.contains("[128, 64]"),
@@ -275,12 +267,10 @@ fn misshapen_tensors_are_named_with_both_shapes() {
 fn damaged_folders_are_refused() {
     let truncated = |file: &str, keep: f64| {
         let dir = tiny_copy();
-        let bytes = std::fs::read(dir.path().join(file)).unwrap();
-        std::fs::write(
-            dir.path().join(file),
-            &bytes[..(bytes.len() as f64 * keep) as usize],
-        )
-        .unwrap();
+        let path = dir.path().join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        let kept = (bytes.len() as f64 * keep) as usize;
+        std::fs::write(path, &bytes[..kept]).unwrap();
         error(dir.path())
     };
     for keep in [0.0, 1e-6, 0.001, 0.5, 0.999] {
@@ -297,21 +287,12 @@ fn damaged_folders_are_refused() {
         truncated("tokenizer.json", 0.5),
         LoadError::Tokenizer { .. }
     ));
-    assert!(matches!(
-        truncated("config.json", 0.5),
-        LoadError::Json { .. }
-    ));
-    assert!(matches!(
-        truncated("generation_config.json", 0.5),
-        LoadError::Json { .. }
-    ));
+    for file in ["config.json", "generation_config.json"] {
+        assert!(matches!(truncated(file, 0.5), LoadError::Json { .. }));
+    }
     let template = damaged("chat_template.jinja", "<start_of_turn>", "<|turn|>");
     assert!(matches!(template, LoadError::ChatTemplate { .. }));
-    let small = damaged(
-        "config.json",
-        "\"vocab_size\": ",
-        "\"vocab_size\": 5, \"was\": ",
-    );
+    let small = damaged_config("\"vocab_size\": ", "\"vocab_size\": 5, \"was\": ");
     assert!(
         matches!(
             small,
@@ -319,8 +300,7 @@ fn damaged_folders_are_refused() {
         ),
         "{small}"
     );
-    let soft = damaged(
-        "config.json",
+    let soft = damaged_config(
         "\"image_token_index\": ",
         "\"image_token_index\": 3, \"was\": ",
     );
@@ -374,15 +354,11 @@ fn refusals_say_what_was_found_and_what_was_expected() {
         &["model.safetensors is not a complete safetensors file"],
     );
     check(
-        damaged(
-            "config.json",
-            "\"intermediate_size\": 112",
-            "\"intermediate_size\": 113",
-        ),
+        damaged_config("\"intermediate_size\": 112", "\"intermediate_size\": 113"),
         &["layers.0.mlp.fc1.weight", "[112, 48]", "expected [113, 48]"],
     );
     check(
-        damaged("config.json", "\"image_size\": 224", "\"image_size\": 56"),
+        damaged_config("\"image_size\": 224", "\"image_size\": 56"),
         &[
             "position_embedding.weight",
             "[256, 48]",
@@ -422,7 +398,7 @@ fn refusals_say_what_was_found_and_what_was_expected() {
         ],
     );
     check(
-        damaged("config.json", "\"gemma3\"", "\"gemma4\""),
+        damaged_config("\"gemma3\"", "\"gemma4\""),
         &["model_type is gemma4", "allowed is gemma3 or gemma3_text"],
     );
 }
