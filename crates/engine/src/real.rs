@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use medfleet_core::Digest;
+use medfleet_core::{Digest, chain};
 use medfleet_model as model;
 use model::{
     BlockTable, Chunk, ComputeDevice, Continue, Dtype, FolderSource, GenerateError, GgufSource,
-    KvOptions, LoadOptions, Message, Model, Parts, QuantisedCache, Request, SamplingError, Want,
+    KvOptions, KvPool, LoadOptions, Message, Model, Parts, Progress, QuantisedCache, Request,
+    SamplingError, Want,
 };
 
 use crate::backend::{DecodeBackend, Description, EncodeBackend, EngineError, Frame, ImageTokens};
@@ -289,6 +290,18 @@ pub(crate) fn name_of(folder: &Path) -> String {
     folder
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// Takes over what the pool holds of a text's beginning, and says how many tokens that is. Where it cannot be copied, the
+/// text is read from its start.
+fn begin(progress: &mut Progress, pool: &mut KvPool) -> usize {
+    let (tokens, copies) = progress.begin(pool.blocks_mut());
+    let Err(error) = pool.copy(&copies) else {
+        return tokens;
+    };
+    tracing::warn!(error = chain(&error), "a known beginning was not copied");
+    progress.give_back(pool.blocks_mut());
+    0
 }
 
 pub(crate) fn as_u32(count: usize) -> u32 {

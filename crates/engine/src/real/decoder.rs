@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use medfleet_core::{Digest, chain};
+use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
     Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
@@ -237,14 +237,7 @@ impl DecodeBackend for Decoder {
         let Some(running) = self.running.get_mut(&sequence) else {
             return 0;
         };
-        let (tokens, copies) = running.progress.begin(self.pool.blocks_mut());
-        if let Err(error) = self.pool.copy(&copies) {
-            // It is read from the start then.
-            tracing::warn!(error = chain(&error), "a known beginning was not copied");
-            running.progress.give_back(self.pool.blocks_mut());
-            return 0;
-        }
-        as_u32(tokens)
+        as_u32(super::begin(&mut running.progress, &mut self.pool))
     }
 
     fn progress(&self, sequence: Sequence) -> Option<&Progress> {

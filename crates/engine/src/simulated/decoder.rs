@@ -38,7 +38,7 @@ pub struct SimulatedDecoder {
 #[derive(Debug)]
 struct Running {
     progress: Progress,
-    /// Stretches of the prompt that were computed since it began.
+    /// Whether a stretch was computed since it has its memory.
     begun: bool,
     writing: Writing,
 }
