@@ -280,7 +280,8 @@ impl Herd {
         .await
     }
 
-    /// Waits until the claims have a leader, and every other server of the cluster all of them: then the next one may be restarted.
+    /// Waits until the claims have a leader, and every other server of the cluster all of them: then the next one may be
+    /// restarted.
     pub async fn wait_claims_whole(&self) -> Result<()> {
         wait_until(PATIENCE, "claims whole on every server", async || {
             let info = self.info_of_claims().await?;
