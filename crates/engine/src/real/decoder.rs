@@ -10,8 +10,8 @@ use std::time::Instant;
 use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
-    Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
-    PlacedImage, Progress, SamplingError, Situation, StillThinking, Want, choose, likeliest,
+    Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows, Progress,
+    SamplingError, Situation, StillThinking, Want, choose, likeliest,
 };
 
 use super::drafter::Drafter;
@@ -195,22 +195,10 @@ impl DecodeBackend for Decoder {
     ) -> Result<PromptSize, EngineError> {
         let built = self.build(&request.prompt)?;
         let guide = self.guide(&request.decoding)?;
-        let placed = built.images().iter().zip(&request.images);
-        let placed: Vec<PlacedImage> = placed
-            .map(|(first, image)| PlacedImage {
-                first: *first,
-                digest: Digest::new(*blake3::hash(&image.bytes).as_bytes()),
-            })
-            .collect();
         let tokens_per_image = self.loaded.description.tokens_per_image;
-        let cacheable = Cacheable {
-            scope: request.scope,
-            tokens: built.tokens(),
-            images: &placed,
-            tokens_per_image: tokens_per_image as usize,
-        };
+        let (placed, block_tokens) = ((built.tokens(), built.images()), self.pool.block_tokens());
         let running = Running {
-            progress: Progress::new(&cacheable, self.pool.block_tokens()),
+            progress: request.progress(placed, tokens_per_image, block_tokens),
             images: request.images.clone(),
             writing: Writing {
                 written: 0,
@@ -229,7 +217,7 @@ impl DecodeBackend for Decoder {
         }
         Ok(PromptSize {
             tokens: as_u32(built.tokens().len()),
-            image_tokens: as_u32(placed.len()) * tokens_per_image,
+            image_tokens: as_u32(built.images().len()) * tokens_per_image,
         })
     }
 
