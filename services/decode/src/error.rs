@@ -61,18 +61,12 @@ pub enum DecodeError {
         /// The model's.
         expected: Dtype,
     },
-    /// A list does not decode or contradicts the record.
-    #[error("{what} is not what was stored")]
-    Manifest {
-        /// Which list.
-        what: &'static str,
-    },
+    /// This list does not decode or contradicts the record.
+    #[error("{0} is not what was stored")]
+    Manifest(&'static str),
     /// What the model wrote is not an answer to the task.
-    #[error("{what}")]
-    Answer {
-        /// What is wrong with it.
-        what: &'static str,
-    },
+    #[error("{0}")]
+    Answer(&'static str),
     /// The inputs have another number of frames than the task can take.
     #[error("{task} takes exactly {expected} frames; the inputs have {found}")]
     Frames {
@@ -106,10 +100,10 @@ impl From<DecodeError> for Ending {
         match error {
             DecodeError::ImageMissing { .. } => Self::missing(FailureReason::ImageMissing, said),
             DecodeError::ImageCount { .. } => Self::fail(FailureReason::ImageMissing, said),
-            DecodeError::Tokens { .. } | DecodeError::Manifest { .. } => {
+            DecodeError::Tokens { .. } | DecodeError::Manifest(_) => {
                 Self::fail(FailureReason::Integrity, said)
             }
-            DecodeError::Answer { .. } => Self::fail(FailureReason::AnswerUnusable, said),
+            DecodeError::Answer(_) => Self::fail(FailureReason::AnswerUnusable, said),
             DecodeError::Frames { .. } => Self::fail(FailureReason::InputRefused, said),
             DecodeError::Model { .. } | DecodeError::Dtype { .. } => {
                 Self::fail(FailureReason::ModelMismatch, said)

@@ -60,15 +60,12 @@ pub(crate) async fn gather(
     record: &JobRecord,
     lists: Lists,
 ) -> Result<Gathered, DecodeError> {
-    let manifest = FramesManifest::decode(lists.frames).map_err(|_| DecodeError::Manifest {
-        what: "the frames manifest",
-    })?;
+    let manifest = FramesManifest::decode(lists.frames)
+        .map_err(|_| DecodeError::Manifest("the frames manifest"))?;
     let parts = chunks(&manifest, record.image_count)?;
     // Each has its list then.
     if parts.len() != record.chunks.total as usize || parts.len() != lists.tokens.len() {
-        return Err(DecodeError::Manifest {
-            what: "the number of chunks",
-        });
+        return Err(DecodeError::Manifest("the number of chunks"));
     }
     let parts = parts.into_iter().zip(lists.tokens);
     let parts = parts.map(|(chunk, list)| sources.chunk(list, chunk, record.image_count));
@@ -92,9 +89,7 @@ pub(crate) async fn lists(
     job: &JobKey,
     record: &JobRecord,
 ) -> Result<Lists, DecodeError> {
-    let wrong = DecodeError::Manifest {
-        what: "the frames manifest",
-    };
+    let wrong = DecodeError::Manifest("the frames manifest");
     let named = record.frames.ok_or(wrong)?;
     let (tenant, kind) = (&job.tenant, BlobKind::TokensOfChunk);
     let chunks = 0..record.chunks.total.min(CHUNKS_MAX);
@@ -131,9 +126,8 @@ impl Sources<'_> {
         let Some(bytes) = list else {
             return Err(self.missing(first, images));
         };
-        let manifest = TokensManifest::decode(bytes).map_err(|_| DecodeError::Manifest {
-            what: "a tokens manifest",
-        })?;
+        let manifest = TokensManifest::decode(bytes)
+            .map_err(|_| DecodeError::Manifest("a tokens manifest"))?;
         let digests = declared(&manifest, first, frames, self.model)?;
         let fetched = self.fetch(&manifest.encoder_url, &digests).await;
         let tensors = digests.into_iter().enumerate().map(|(index, digest)| {

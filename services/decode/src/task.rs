@@ -204,13 +204,11 @@ pub(crate) fn written(
 }
 
 const fn unusable(cut: bool) -> DecodeError {
-    DecodeError::Answer {
-        what: if cut {
-            "the token limit cut the JSON that the model wrote, so there is no answer; raise max_tokens"
-        } else {
-            "the model did not write JSON of the form that was asked for, so there is no answer"
-        },
-    }
+    DecodeError::Answer(if cut {
+        "the token limit cut the JSON that the model wrote, so there is no answer; raise max_tokens"
+    } else {
+        "the model did not write JSON of the form that was asked for, so there is no answer"
+    })
 }
 
 fn count(tokens: &[TokenSpan]) -> u32 {
@@ -240,9 +238,7 @@ fn boxes(
     }
     let geometry = frame.and_then(|frame| Some((frame, frame.placement.as_ref()?)));
     let Some((frame, placement)) = geometry else {
-        return Err(DecodeError::Manifest {
-            what: "the geometry of the image",
-        });
+        return Err(DecodeError::Manifest("the geometry of the image"));
     };
     let all = found.len();
     let boxes: Vec<v1::Box> = found
@@ -286,9 +282,7 @@ pub(crate) fn score(
     tokens: &[TokenSpan],
     alternatives: &[Vec<Alternative>],
 ) -> Result<v1::LabelScore, DecodeError> {
-    let undecided = DecodeError::Answer {
-        what: "the model answered neither yes nor no about a label",
-    };
+    let undecided = DecodeError::Answer("the model answered neither yes nor no about a label");
     let shares = choose_among(LEAD, &YES_OR_NO, text, tokens, alternatives).ok_or(undecided)?;
     // Of two options, the first.
     let probability = shares.first().copied().unwrap_or(0.0);

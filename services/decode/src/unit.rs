@@ -21,9 +21,10 @@ pub fn screened_task<'a>(
     study: &'a StudyManifest,
     manifest: &'a FramesManifest,
 ) -> Result<&'a v1::Task, DecodeError> {
-    let screening = manifest.screening.as_ref().ok_or(DecodeError::Manifest {
-        what: "the screening of the task's texts",
-    })?;
+    let screening = manifest
+        .screening
+        .as_ref()
+        .ok_or(DecodeError::Manifest("the screening of the task's texts"))?;
     let task = screening.masked_task.as_ref().or(study.task.as_ref());
     task.ok_or(DecodeError::Task)
 }
@@ -70,9 +71,7 @@ pub fn chunks(
         return Err(DecodeError::ImageCount { found, declared });
     }
     let found = manifest.frames.len();
-    let wrong = || DecodeError::Manifest {
-        what: "the frames manifest",
-    };
+    let wrong = || DecodeError::Manifest("the frames manifest");
     let starts: Vec<usize> = manifest
         .chunk_starts
         .iter()

@@ -89,9 +89,7 @@ impl Decode {
         };
         let lists = lists(&self.store, &model.encoder_digest, key, record).await?;
         let study = StudyManifest::decode(lists.study.clone());
-        let study = study.map_err(|_| DecodeError::Manifest {
-            what: "the study manifest",
-        })?;
+        let study = study.map_err(|_| DecodeError::Manifest("the study manifest"))?;
         Ok((study, gather(&sources, record, lists).await?))
     }
 
@@ -138,9 +136,10 @@ impl Decode {
         });
         let result = vec![(BlobKind::Result, result.encode_to_vec().into())];
         let digests = self.store.keep(key, result, &[], ready(Ok(()))).await?;
-        digests.first().copied().ok_or(DecodeError::Manifest {
-            what: "the result's name",
-        })
+        digests
+            .first()
+            .copied()
+            .ok_or(DecodeError::Manifest("the result's name"))
     }
 
     /// Has a model that writes do the task.

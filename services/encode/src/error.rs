@@ -25,12 +25,9 @@ pub enum StartError {
 /// A chunk did not become tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// A list does not decode or contradicts the record.
-    #[error("the frames manifest is not what preprocess made: {reason}")]
-    Manifest {
-        /// What is wrong with it.
-        reason: &'static str,
-    },
+    /// A list does not decode or contradicts the record, and how.
+    #[error("the frames manifest is not what preprocess made: {0}")]
+    Manifest(&'static str),
     /// The images came encoded, by another encoder than this pool's.
     #[error(
         "the images were encoded by {made_by}, and the model here takes tokens of {here}; run the same weights at the edge, or another model here"
@@ -64,7 +61,7 @@ impl From<EncodeError> for Ending {
     fn from(error: EncodeError) -> Self {
         let said = error.to_string();
         match error {
-            EncodeError::Manifest { .. } => Self::fail(FailureReason::Integrity, said),
+            EncodeError::Manifest(_) => Self::fail(FailureReason::Integrity, said),
             EncodeError::Gone => Self::missing(FailureReason::Integrity, said),
             EncodeError::OtherEncoder { .. } => Self::fail(FailureReason::ModelMismatch, said),
             EncodeError::Tokens { .. } => Self::fail(FailureReason::InputRefused, said),

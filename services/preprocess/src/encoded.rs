@@ -33,7 +33,7 @@ pub(crate) fn input(
         [input] if input.encoded_images > 0 => Ok(Some(input)),
         inputs if inputs.iter().any(|input| input.encoded_images > 0) => {
             let reason = "it is not the only input of its job".to_owned();
-            Err(PreprocessError::Encoded { reason })
+            Err(PreprocessError::Encoded(reason))
         }
         _ => Ok(None),
     }
@@ -48,7 +48,7 @@ pub(crate) fn check(
     let found = study.image_count;
     if found != declared {
         let reason = format!("it stands for {found} images; {declared} were declared");
-        return Err(PreprocessError::Encoded { reason });
+        return Err(PreprocessError::Encoded(reason));
     }
     let max = rules.frames_max;
     if study.frames.len() > max as usize {
