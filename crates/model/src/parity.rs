@@ -76,6 +76,21 @@ fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
         .fold(0.0, f32::max)
 }
 
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        products.sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// The token with the largest of these logits, of equal ones the first.
+fn best(row: &[f32]) -> u32 {
+    let better = |found: usize, id: usize| if row[id] > row[found] { id } else { found };
+    (0..row.len()).fold(0, better) as u32
+}
+
 /// The distance of this model's logits from the reference over a case's prompt and the reference's own answer.
 fn distance(fixtures: &Fixtures, name: &str, mutations: Mutations, reverse_images: bool) -> f32 {
     let mut model = tiny();
