@@ -16,25 +16,14 @@ use crate::gguf::write::GgufWriter;
 use crate::weights::{self, Weights};
 use crate::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadError, Model};
 
-/// llama.cpp's name of a hub tensor, found by trying every name there is.
+/// llama.cpp's name of a hub tensor, whether it is the language model's, and whether its weight holds the 1 already; of the
+/// vision tower's found by trying every name there is.
 fn gguf_name(hub: &str) -> (String, bool, bool) {
-    let text = [
-        "token_embd",
-        "output_norm",
-        "attn_norm",
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "attn_q_norm",
-        "attn_k_norm",
-        "post_attention_norm",
-        "ffn_norm",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-        "post_ffw_norm",
-    ];
+    if let Some(name) = names::gguf_name(hub) {
+        let found = names::text(&name).unwrap();
+        assert_eq!(found.name, hub);
+        return (name, true, found.one_added);
+    }
     let vision = [
         "v.patch_embd",
         "v.position_embd",
@@ -52,16 +41,6 @@ fn gguf_name(hub: &str) -> (String, bool, bool) {
     ];
     for kind in ["weight", "bias"] {
         for layer in 0..8 {
-            for part in text {
-                for name in [
-                    format!("{part}.{kind}"),
-                    format!("blk.{layer}.{part}.{kind}"),
-                ] {
-                    if let Some(found) = names::text(&name).filter(|found| found.name == hub) {
-                        return (name, true, found.one_added);
-                    }
-                }
-            }
             for part in vision {
                 for name in [
                     format!("{part}.{kind}"),
