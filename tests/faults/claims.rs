@@ -15,8 +15,6 @@ use medfleet_tests::client::{Client, PATIENCE, is_final};
 use medfleet_tests::config::ACK_WAIT;
 use medfleet_tests::fleet::{Pace, Role};
 
-/// The stream of the claims.
-const CLAIMS: &str = "KV_CLAIMS";
 const ENCODERS: [Id; 2] = [(Role::Encode, 0), (Role::Encode, 1)];
 const FRAMES: &str = "medfleet_encode_frames_total";
 const HELD: &str = "medfleet_encode_claims_total{outcome=\"held\"}";
@@ -137,7 +135,7 @@ impl Site {
     /// False when the film was encoded before its encoder could be disturbed.
     async fn lose_leader_at_a_film(&mut self) -> Result<bool> {
         let (frames, held) = (self.counted(FRAMES).await?, self.counted(HELD).await?);
-        let leader = self.herd.leader_of(CLAIMS).await?;
+        let leader = self.herd.claims_leader().await?;
         let accepted = self.send().await?;
         wait_until(PATIENCE, "one to wait, or the film's end", async || {
             let waits = self.counted(HELD).await.ok()? > held;
@@ -150,7 +148,7 @@ impl Site {
             return Ok(false);
         }
         self.herd.kill_node(leader).await?;
-        self.herd.leader_of(CLAIMS).await?;
+        self.herd.claims_leader().await?;
         self.herd.restart_node(leader).await?;
         self.ended(&accepted).await?;
         let encoded = self.counted(FRAMES).await? - frames;
@@ -167,10 +165,10 @@ async fn claims_outlive_every_server_of_a_cluster() -> Result<()> {
     let mut site = Site::start().await?;
     site.claims_work().await.context("at first")?;
     site.lose_leader().await?;
-    site.herd.wait_whole(CLAIMS).await?;
+    site.herd.wait_claims_whole().await?;
     for node in 0..site.herd.node_count() {
         site.herd.restart_node(node).await?;
-        site.herd.wait_whole(CLAIMS).await?;
+        site.herd.wait_claims_whole().await?;
     }
     let again = site.claims_work().await;
     again.context("after every server was started again")?;

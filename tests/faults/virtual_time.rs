@@ -2,20 +2,13 @@
 //! the fleet's pure code is found. Longer runs by `make chaos`.
 
 use anyhow::{Result, ensure};
-use medfleet_tests::virtual_time::{Options, Plant, run};
-
-/// As many as `medfleet-trial chaos` sends, which replays a seed.
-const JOBS: u64 = 40;
-
-fn options(plant: Plant) -> Options {
-    Options { jobs: JOBS, plant }
-}
+use medfleet_tests::virtual_time::{JOBS, Plant, run};
 
 #[test]
 fn every_job_of_forty_seeds_ends_once_and_rightly() -> Result<()> {
     let mut jumps = 0;
     for seed in 1..=40 {
-        let report = run(seed, options(Plant::Nothing))?;
+        let report = run(seed, Plant::Nothing)?;
         let ended: u64 = report.ends.values().sum();
         ensure!(ended == JOBS, "{report:?}");
         ensure!(report.faults.values().sum::<u64>() > 20, "{report:?}");
@@ -31,19 +24,16 @@ fn every_job_of_forty_seeds_ends_once_and_rightly() -> Result<()> {
 
 #[test]
 fn a_seed_replays_to_the_step() -> Result<()> {
-    let first = run(3, options(Plant::Nothing))?;
-    assert_eq!(first, run(3, options(Plant::Nothing))?);
-    assert_ne!(
-        first.fingerprint,
-        run(4, options(Plant::Nothing))?.fingerprint
-    );
+    let first = run(3, Plant::Nothing)?;
+    assert_eq!(first, run(3, Plant::Nothing)?);
+    assert_ne!(first.fingerprint, run(4, Plant::Nothing)?.fingerprint);
     Ok(())
 }
 
 /// A seed finds the mistake by this word, and says how to see it again, and its steps.
 fn is_found(plant: Plant, word: &str) {
     let found = (1..=60).find_map(|seed| {
-        let error = run(seed, options(plant)).err()?;
+        let error = run(seed, plant).err()?;
         let text = format!("{error:#}");
         text.contains(word).then_some(text)
     });

@@ -26,9 +26,9 @@ async fn trouble(fleet: &Fleet, prometheus: &Prometheus, clients: [&Client; 2]) 
     let [mary, john] = clients;
     fleet.stop_role(Role::Preprocess).await?;
     let damaged = mary.submit_picture(picture::png(64, 1)?).await?;
-    fleet.damage_one_blob("st-mary", "study")?;
+    fleet.damage_one_blob("study")?;
     let hidden = john.submit_picture(picture::png(64, 1)?).await?;
-    let show = fleet.hide_one_blob("st-john", "study")?;
+    let show = fleet.hide_study()?;
     fleet.start_role(Role::Preprocess).await?;
     prometheus
         .wait_for("sum(medfleet_preprocess_units_total{verdict=\"retry\"}) > 0")

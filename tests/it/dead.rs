@@ -11,7 +11,7 @@ use crate::fail_closed::encoded;
 /// Fails a job by losing its tokens, and returns its name and its letter.
 pub(crate) async fn failed(fleet: &Fleet, client: &Client) -> Result<(String, DeadLetter)> {
     let job = encoded(fleet, client, &[1]).await?;
-    fleet.remove_one_blob("st-mary", "tokens")?;
+    fleet.remove_tokens()?;
     fleet.start_role(Role::Encode).await?;
     fleet.start_role(Role::Decode).await?;
     client

@@ -43,8 +43,7 @@ async fn failure_after(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_token_blob_fails_the_job() -> Result<()> {
-    let lose = |fleet: &Fleet| fleet.remove_one_blob("st-mary", "tokens");
-    let reason = failure_after(lose, &[1, 2]).await?;
+    let reason = failure_after(Fleet::remove_tokens, &[1, 2]).await?;
     ensure!(reason == FailureReason::ImageMissing, "{reason:?}");
     Ok(())
 }
@@ -52,7 +51,7 @@ async fn a_lost_token_blob_fails_the_job() -> Result<()> {
 /// Bytes changed on disk are never used: the digest says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_token_blob_fails_the_job() -> Result<()> {
-    let damage = |fleet: &Fleet| fleet.damage_one_blob("st-mary", "tokens");
+    let damage = |fleet: &Fleet| fleet.damage_one_blob("tokens");
     let reason = failure_after(damage, &[3]).await?;
     ensure!(reason == FailureReason::Integrity, "{reason:?}");
     Ok(())

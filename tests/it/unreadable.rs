@@ -14,9 +14,6 @@ use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
 use toml::toml;
 
-/// Bytes that are no unit.
-const GARBAGE: &[u8] = &[0x0a, 0xff];
-
 /// What the encode worker has counted of them, by whether they name their job.
 async fn counted(fleet: &Fleet, job_known: &str) -> Result<i64> {
     let series = format!("medfleet_encode_unreadable_units_total{{job_known=\"{job_known}\"}}");
@@ -41,7 +38,7 @@ async fn units_that_cannot_be_read_are_counted() -> Result<()> {
     let id = job.strip_prefix("jobs/").context("a job's name")?;
     for (named, job_known) in [(format!("st-mary.{id}"), "yes"), ("Nobody.1".into(), "no")] {
         let subject = format!("work.encode.{POOL}.stat.{named}.0");
-        fleet.publish_raw(&subject, GARBAGE).await?;
+        fleet.publish_garbage(&subject).await?;
         wait_until(PATIENCE, "the unit to be counted", async || {
             (counted(&fleet, job_known).await.ok()? == 1).then_some(())
         })
@@ -71,7 +68,7 @@ async fn a_job_that_was_set_aside_is_queued_again() -> Result<()> {
     taken.settle(Verdict::Done).await?;
     puller.close().await?;
     let subject = format!("work.preprocess.{POOL}.{class}.{key}.0");
-    fleet.publish_raw(&subject, GARBAGE).await?;
+    fleet.publish_garbage(&subject).await?;
     fleet.start_role(Role::Preprocess).await?;
     client.wait_completed(&job).await?;
     wait_until(PATIENCE, "the note to go", async || {

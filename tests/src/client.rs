@@ -14,12 +14,24 @@ use medfleet_proto::v1::{
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::picture;
 
 /// Longest time a test waits for anything; generous, because machines are slow and shared.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One call of a stub, with the client's token.
+macro_rules! ask {
+    ($client:ident.$stub:ident, $method:ident, $message:expr) => {
+        $client
+            .$stub
+            .clone()
+            .$method($client.request($message))
+            .await
+            .map(Response::into_inner)
+    };
+}
 
 /// A connected client of one tenant.
 #[derive(Debug, Clone)]
@@ -111,16 +123,15 @@ impl Client {
         messages.extend(bytes.chunks(1 << 20).map(|chunk| UploadInputRequest {
             content: Some(Content::Chunk(chunk.to_vec().into())),
         }));
-        let request = self.request(tokio_stream::iter(messages));
-        let response = self.stub.clone().upload_input(request).await?.into_inner();
-        present(response.upload, "upload")
+        let answer = ask!(self.stub, upload_input, tokio_stream::iter(messages))?;
+        present(answer.upload, "upload")
     }
 
     /// How much of an upload is stored.
     pub async fn get_upload(&self, name: &str) -> Result<v1::Upload, Status> {
-        let request = self.request(v1::GetUploadRequest { name: name.into() });
-        let response = self.stub.clone().get_upload(request).await?.into_inner();
-        present(response.upload, "upload")
+        let request = v1::GetUploadRequest { name: name.into() };
+        let answer = ask!(self.stub, get_upload, request)?;
+        present(answer.upload, "upload")
     }
 
     /// Submits a job.
@@ -135,41 +146,38 @@ impl Client {
 
     /// Submits a job; also tells whether it had been accepted before.
     pub async fn submit_full(&self, job: SubmitJobRequest) -> Result<(Job, bool), Status> {
-        let response = self
-            .stub
-            .clone()
-            .submit_job(self.request(job))
-            .await?
-            .into_inner();
-        let job = present(response.job, "job")?;
-        Ok((job, response.already_accepted))
+        let answer = ask!(self.stub, submit_job, job)?;
+        Ok((present(answer.job, "job")?, answer.already_accepted))
     }
 
     /// Returns a job.
     pub async fn get(&self, name: &str) -> Result<Job, Status> {
-        let request = self.request(v1::GetJobRequest {
+        let request = v1::GetJobRequest {
             name: name.into(),
             ..Default::default()
-        });
-        let response = self.stub.clone().get_job(request).await?.into_inner();
-        present(response.job, "job")
+        };
+        self.get_with(request).await
     }
 
     /// Returns the job of a request id.
     pub async fn get_by_request_id(&self, request_id: &str) -> Result<Job, Status> {
-        let request = self.request(v1::GetJobRequest {
+        let request = v1::GetJobRequest {
             request_id: request_id.into(),
             ..Default::default()
-        });
-        let response = self.stub.clone().get_job(request).await?.into_inner();
-        present(response.job, "job")
+        };
+        self.get_with(request).await
+    }
+
+    async fn get_with(&self, request: v1::GetJobRequest) -> Result<Job, Status> {
+        let answer = ask!(self.stub, get_job, request)?;
+        present(answer.job, "job")
     }
 
     /// Returns a result.
     pub async fn result(&self, name: &str) -> Result<v1::Result, Status> {
-        let request = self.request(v1::GetResultRequest { name: name.into() });
-        let response = self.stub.clone().get_result(request).await?.into_inner();
-        present(response.result, "result")
+        let request = v1::GetResultRequest { name: name.into() };
+        let answer = ask!(self.stub, get_result, request)?;
+        present(answer.result, "result")
     }
 
     /// Returns a page of jobs and the token of the next.
@@ -196,26 +204,21 @@ impl Client {
     }
 
     async fn list_with(&self, message: v1::ListJobsRequest) -> Result<(Vec<Job>, String), Status> {
-        let response = self
-            .stub
-            .clone()
-            .list_jobs(self.request(message))
-            .await?
-            .into_inner();
-        Ok((response.jobs, response.next_page_token))
+        let page = ask!(self.stub, list_jobs, message)?;
+        Ok((page.jobs, page.next_page_token))
     }
 
     /// Cancels a job.
     pub async fn cancel(&self, name: &str) -> Result<Job, Status> {
-        let request = self.request(v1::CancelJobRequest { name: name.into() });
-        let response = self.stub.clone().cancel_job(request).await?.into_inner();
-        present(response.job, "job")
+        let request = v1::CancelJobRequest { name: name.into() };
+        let answer = ask!(self.stub, cancel_job, request)?;
+        present(answer.job, "job")
     }
 
     /// Erases a job.
     pub async fn erase(&self, name: &str) -> Result<v1::EraseJobResponse, Status> {
-        let request = self.request(v1::EraseJobRequest { name: name.into() });
-        Ok(self.stub.clone().erase_job(request).await?.into_inner())
+        let request = v1::EraseJobRequest { name: name.into() };
+        ask!(self.stub, erase_job, request)
     }
 
     /// Erases, or counts, the jobs of a patient or a study, of all pages.
@@ -226,12 +229,12 @@ impl Client {
     ) -> Result<v1::EraseJobsResponse, Status> {
         let mut done = v1::EraseJobsResponse::default();
         loop {
-            let request = self.request(v1::EraseJobsRequest {
+            let request = v1::EraseJobsRequest {
                 whose: Some(whose.clone()),
                 count_only,
                 page_token: done.next_page_token.clone(),
-            });
-            let page = self.stub.clone().erase_jobs(request).await?.into_inner();
+            };
+            let page = ask!(self.stub, erase_jobs, request)?;
             done.jobs_erased += page.jobs_erased;
             done.jobs_cancelled += page.jobs_cancelled;
             done.jobs_erased_before += page.jobs_erased_before;
@@ -252,75 +255,67 @@ impl Client {
         page_size: i32,
         page_token: &str,
     ) -> Result<(Vec<v1::DeadLetter>, String), Status> {
-        let request = self.request(v1::ListDeadLettersRequest {
+        let request = v1::ListDeadLettersRequest {
             page_size,
             page_token: page_token.to_owned(),
-        });
-        let page = self.letters.clone().list_dead_letters(request).await?;
-        let page = page.into_inner();
+        };
+        let page = ask!(self.letters, list_dead_letters, request)?;
         Ok((page.dead_letters, page.next_page_token))
     }
 
     /// One dead letter.
     pub async fn dead_letter(&self, name: &str) -> Result<v1::DeadLetter, Status> {
-        let request = self.request(v1::GetDeadLetterRequest { name: name.into() });
-        let response = self.letters.clone().get_dead_letter(request).await?;
-        let letter = response.into_inner().dead_letter;
-        present(letter, "letter")
+        let request = v1::GetDeadLetterRequest { name: name.into() };
+        let answer = ask!(self.letters, get_dead_letter, request)?;
+        present(answer.dead_letter, "letter")
     }
 
     /// Starts a dead letter's job over.
     pub async fn replay(&self, name: &str) -> Result<Job, Status> {
-        let request = self.request(v1::ReplayDeadLetterRequest { name: name.into() });
-        let response = self.letters.clone().replay_dead_letter(request).await?;
-        let job = response.into_inner().job;
-        present(job, "job")
+        let request = v1::ReplayDeadLetterRequest { name: name.into() };
+        let answer = ask!(self.letters, replay_dead_letter, request)?;
+        present(answer.job, "job")
     }
 
     /// Puts a dead letter away.
     pub async fn discard(&self, name: &str) -> Result<(), Status> {
-        let request = self.request(v1::DiscardDeadLetterRequest { name: name.into() });
-        let discarded = self.letters.clone().discard_dead_letter(request).await;
-        discarded.map(drop)
+        let request = v1::DiscardDeadLetterRequest { name: name.into() };
+        ask!(self.letters, discard_dead_letter, request).map(drop)
     }
 
     /// Holds work back.
     pub async fn pause(&self, tenant: &str, class: v1::Class) -> Result<v1::Pause, Status> {
-        let request = self.request(v1::PauseWorkRequest {
+        let request = v1::PauseWorkRequest {
             tenant: tenant.to_owned(),
             class: class.into(),
-        });
-        let response = self.operator.clone().pause_work(request).await?;
-        let pause = response.into_inner().pause;
-        present(pause, "pause")
+        };
+        let answer = ask!(self.operator, pause_work, request)?;
+        present(answer.pause, "pause")
     }
 
     /// Lets it go on.
     pub async fn resume(&self, tenant: &str, class: v1::Class) -> Result<(), Status> {
-        let request = self.request(v1::ResumeWorkRequest {
+        let request = v1::ResumeWorkRequest {
             tenant: tenant.to_owned(),
             class: class.into(),
-        });
-        self.operator.clone().resume_work(request).await.map(drop)
+        };
+        ask!(self.operator, resume_work, request).map(drop)
     }
 
     /// What is held back.
     pub async fn pauses(&self) -> Result<Vec<v1::Pause>, Status> {
-        let request = self.request(v1::ListPausesRequest {});
-        let response = self.operator.clone().list_pauses(request).await?;
-        Ok(response.into_inner().pauses)
+        Ok(ask!(self.operator, list_pauses, v1::ListPausesRequest {})?.pauses)
     }
 
     /// Queues what open jobs wait for anew: how many jobs are open, and how many units were not queued.
     pub async fn requeue(&self) -> Result<(u32, u32), Status> {
         let (mut open, mut queued, mut page_token) = (0, 0, String::new());
         loop {
-            let request = self.request(v1::RequeueJobsRequest {
+            let request = v1::RequeueJobsRequest {
                 tenant: String::new(),
                 page_token,
-            });
-            let page = self.operator.clone().requeue_jobs(request).await?;
-            let page = page.into_inner();
+            };
+            let page = ask!(self.operator, requeue_jobs, request)?;
             open += page.open_jobs;
             queued += page.queued_units;
             if page.next_page_token.is_empty() {
@@ -344,12 +339,7 @@ impl Client {
                 offset_bytes: seen.text.len() as u64,
             }),
         };
-        Ok(self
-            .stub
-            .clone()
-            .watch_job(self.request(message))
-            .await?
-            .into_inner())
+        ask!(self.stub, watch_job, message)
     }
 
     /// Watches until `enough` says so or the stream ends; checks that nothing repeats and no text is missing.

@@ -1,5 +1,7 @@
 //! The configuration files of a test fleet, as an operator would write them.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,7 @@ use medfleet_runtime::SystemRandom;
 use medfleet_store::{BackendConfig, BlobStore, StoreConfig};
 use toml::{Table, Value, toml};
 
-use crate::fleet::{API_PORT, Model, Options, Pace, Role, TOKEN_PORT};
+use crate::fleet::{API_PORT, Model, OPERATOR, Options, Pace, Role, TOKEN_PORT};
 
 /// The one pool of a test fleet.
 pub const POOL: &str = "test-pool";
@@ -61,15 +63,24 @@ impl Setting<'_> {
 /// Ports from one process of a service to the next.
 pub const PORTS: u16 = 10;
 
-/// A fresh token of a tenant and the line for the tokens file.
-pub fn token(tenant: &str, operator: bool) -> Result<(String, String)> {
-    let (secret, entry) = create_token("reading-room", &TenantId::new(tenant)?, &SystemRandom);
-    let file = TokensFile {
-        tokens: vec![TokenEntry { operator, ..entry }],
+/// Fresh tokens of tenants, whose hashes it writes into the tokens file of a folder.
+pub(crate) fn tokens(
+    folder: &Path,
+    tenants: impl IntoIterator<Item = &'static str>,
+) -> Result<BTreeMap<&'static str, String>> {
+    let (mut secrets, mut tokens) = (BTreeMap::new(), Vec::new());
+    for tenant in tenants {
+        let (secret, entry) = create_token("reading-room", &TenantId::new(tenant)?, &SystemRandom);
+        secrets.insert(tenant, secret.expose().to_owned());
+        tokens.push(TokenEntry {
+            operator: tenant == OPERATOR,
+            ..entry
+        });
     }
-    .to_toml()
-    .context("write a tokens file")?;
-    Ok((secret.expose().to_owned(), file))
+    let file = TokensFile { tokens }.to_toml();
+    let file = file.context("write a tokens file")?;
+    fs::write(folder.join("tokens.toml"), file)?;
+    Ok(secrets)
 }
 
 /// The configuration file of a role.

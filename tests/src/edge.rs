@@ -1,6 +1,7 @@
 //! A hospital's edge beside a fleet: one ingest with its own nats-server, its own store and key, a link to the hub's public API
 //! that can be cut, and, where images stay, its own preprocess and encode.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use toml::{Table, Value};
 use crate::client::{Client, PATIENCE};
 use crate::config;
 use crate::fleet::{API_PORT, Fleet, Options, Role, TENANTS, http_get, read_below};
-use crate::process::start_service;
+use crate::process::{is_ready, start_service};
 
 /// Its own key: nothing of the hub's is known here but the tokens.
 const KEY: &str = "99112233445566778899aabbccddeeff00112233445566778899aabbccddee99";
@@ -29,7 +30,7 @@ pub struct Edge {
     /// Its own preprocess and encode, where they were started.
     stages: Mutex<Vec<Child>>,
     link: FaultyLink,
-    tokens: Vec<(&'static str, String)>,
+    tokens: BTreeMap<&'static str, String>,
     folder: tempfile::TempDir,
 }
 
@@ -40,13 +41,7 @@ impl Edge {
         let address = own_address();
         let nats = NatsServer::start().await?;
         let link = FaultyLink::to(hub.api()).await?;
-        let (mut tokens, mut entries) = (Vec::new(), String::new());
-        for tenant in TENANTS {
-            let (token, entry) = config::token(tenant, false)?;
-            tokens.push((tenant, token));
-            entries.push_str(&entry);
-        }
-        fs::write(folder.path().join("tokens.toml"), entries)?;
+        let tokens = config::tokens(folder.path(), TENANTS)?;
         let edge = Self {
             address,
             process: Mutex::new(None),
@@ -102,14 +97,9 @@ impl Edge {
 
     async fn wait_ready(&self, role: Role) -> Result<()> {
         let admin = SocketAddr::from((self.address, role.admin_port()));
-        wait_until(
-            PATIENCE,
-            "a service of the edge to be ready",
-            async || match http_get(admin, "/readyz").await {
-                Ok((200, _)) => Some(()),
-                _ => None,
-            },
-        )
+        wait_until(PATIENCE, "a service of the edge to be ready", async || {
+            is_ready(admin).await.then_some(())
+        })
         .await
     }
 
@@ -183,8 +173,7 @@ impl Edge {
 
     /// A client of a tenant at the edge.
     pub async fn client(&self, tenant: &str) -> Result<Client> {
-        let token = self.tokens.iter().find(|(known, _)| *known == tenant);
-        let (_, token) = token.context("a tenant of the edge")?;
+        let token = self.tokens.get(tenant).context("a tenant of the edge")?;
         Client::connect(&format!("http://{}:{API_PORT}", self.address), token).await
     }
 

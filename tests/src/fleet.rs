@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::AtomicU16;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use medfleet_core::{PoolName, Stage};
 use medfleet_testkit::{NatsServer, own_address, wait_until};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 
 use crate::client::{Client, PATIENCE};
 use crate::config;
-use crate::process::start_service;
+use crate::process::{is_ready, log_end, signal, start_service};
 
 mod kept;
 mod up;
@@ -55,6 +55,16 @@ impl Role {
             Self::Preprocess => "preprocess",
             Self::Encode => "encode",
             Self::Decode => "decode",
+        }
+    }
+
+    /// The stage whose units it works on.
+    pub(crate) const fn stage(self) -> Option<Stage> {
+        match self {
+            Self::Ingest => None,
+            Self::Preprocess => Some(Stage::Preprocess),
+            Self::Encode => Some(Stage::Encode),
+            Self::Decode => Some(Stage::Decode),
         }
     }
 
@@ -168,14 +178,7 @@ impl Fleet {
         let folder = tempfile::tempdir().context("create the fleet's folder")?;
         let address = own_address();
         let nats = NatsServer::start_with(options.nats, options.talkative).await?;
-        let mut tokens = BTreeMap::new();
-        let mut entries = String::new();
-        for tenant in TENANTS.into_iter().chain([OPERATOR]) {
-            let (token, entry) = config::token(tenant, tenant == OPERATOR)?;
-            tokens.insert(tenant, token);
-            entries.push_str(&entry);
-        }
-        fs::write(folder.path().join("tokens.toml"), entries)?;
+        let tokens = config::tokens(folder.path(), TENANTS.into_iter().chain([OPERATOR]))?;
         if let Some((certificate, key)) = &options.tls {
             fs::write(folder.path().join("tls.crt"), certificate)?;
             fs::write(folder.path().join("tls.key"), key)?;
@@ -312,8 +315,7 @@ impl Fleet {
     /// Asks a role to stop and returns its exit code.
     pub async fn stop_role(&self, role: Role) -> Result<Option<i32>> {
         let mut child = self.take(role).await?;
-        let pid = child.id().context("the process has ended already")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        signal(child.id(), Signal::SIGTERM)?;
         let status = tokio::time::timeout(PATIENCE, child.wait())
             .await
             .with_context(|| format!("{} did not stop; {}", role.name(), self.log_end(role)))??;
@@ -335,9 +337,9 @@ impl Fleet {
     /// Waits until no stage holds or waits for any work.
     pub async fn wait_idle(&self) -> Result<()> {
         let queue = config::queue(&self.nats.lock().await.url()).await?;
-        let pool = medfleet_core::PoolName::new(config::POOL)?;
+        let pool = PoolName::new(config::POOL)?;
         wait_until(PATIENCE, "the queues to be empty", async || {
-            for stage in medfleet_core::Stage::ALL {
+            for stage in Stage::ALL {
                 let outstanding = queue.outstanding(*stage, &pool).await.ok()?;
                 if outstanding.total() > 0 {
                     return None;
@@ -348,23 +350,23 @@ impl Fleet {
         .await
     }
 
-    /// Deletes one blob of a kind, behind the fleet's back.
-    pub fn remove_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
-        fs::remove_file(self.one_blob(tenant, kind)?).context("remove a blob")
+    /// Deletes the tokens of one image of `st-mary`, behind the fleet's back.
+    pub fn remove_tokens(&self) -> Result<()> {
+        fs::remove_file(self.one_blob("st-mary", "tokens")?).context("remove a blob")
     }
 
-    /// Flips a bit in the middle of one blob of a kind, behind the fleet's back.
-    pub fn damage_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
-        let path = self.one_blob(tenant, kind)?;
+    /// Flips a bit in the middle of one blob of a kind of `st-mary`, behind the fleet's back.
+    pub fn damage_one_blob(&self, kind: &str) -> Result<()> {
+        let path = self.one_blob("st-mary", kind)?;
         let mut bytes = fs::read(&path)?;
         let middle = bytes.len() / 2;
         *bytes.get_mut(middle).context("an empty blob")? ^= 1;
         fs::write(path, bytes).context("damage a blob")
     }
 
-    /// Puts a folder in the place of one blob of a kind, so that it cannot be read for now; what undoes that.
-    pub fn hide_one_blob(&self, tenant: &str, kind: &str) -> Result<impl FnOnce() -> Result<()>> {
-        let path = self.one_blob(tenant, kind)?;
+    /// Puts a folder in the place of one study of `st-john`, so that it cannot be read for now; what undoes that.
+    pub fn hide_study(&self) -> Result<impl FnOnce() -> Result<()>> {
+        let path = self.one_blob("st-john", "study")?;
         let aside = self.folder.path().join("hidden");
         fs::rename(&path, &aside).context("hide a blob")?;
         fs::create_dir(&path).context("hide a blob")?;
@@ -410,12 +412,7 @@ impl Fleet {
     /// The last lines of a role's log, for messages of failed tests.
     #[must_use]
     pub fn log_end(&self, role: Role) -> String {
-        let text = fs::read_to_string(self.log(role)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().take(20).collect();
-        format!(
-            "end of its log:\n{}",
-            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-        )
+        log_end(&self.log(role))
     }
 
     async fn take(&self, role: Role) -> Result<Child> {
@@ -439,29 +436,15 @@ impl Fleet {
 
     async fn wait_ready(&self, role: Role) -> Result<()> {
         let ready = wait_until(PATIENCE, "a role to be ready", async || {
-            match http_get(self.admin(role), "/readyz").await {
-                Ok((200, _)) => Some(Ok(())),
-                _ => {
-                    let mut processes = self.processes.lock().await;
-                    let status = processes.get_mut(&role)?.try_wait().ok()??;
-                    Some(Err(status))
-                }
+            if is_ready(self.admin(role)).await {
+                return Some(Ok(()));
             }
-        })
-        .await;
-        match ready {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(status)) => bail!(
-                "{} ended with {status}; {}",
-                role.name(),
-                self.log_end(role)
-            ),
-            Err(error) => Err(error.context(format!(
-                "{} is not ready; {}",
-                role.name(),
-                self.log_end(role)
-            ))),
-        }
+            let mut processes = self.processes.lock().await;
+            let status = processes.get_mut(&role)?.try_wait().ok()??;
+            Some(Err(anyhow!("it ended with {status}")))
+        });
+        let ready = ready.await.and_then(|ready| ready);
+        ready.with_context(|| format!("{} is not ready; {}", role.name(), self.log_end(role)))
     }
 }
 

@@ -9,11 +9,11 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use medfleet_testkit::{cache_dir, wait_until};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::client::PATIENCE;
+use crate::process::{log_end, signal};
 
 /// Starts until one finds its ports still free.
 const TRIES: usize = 3;
@@ -83,19 +83,12 @@ impl Outside {
             answers(&self.ports).await.then_some(Ok(()))
         });
         let ready = ready.await.and_then(|ready| ready);
-        ready.with_context(|| self.log_end())
-    }
-
-    fn log_end(&self) -> String {
-        let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        ready.with_context(|| log_end(&self.folder.path().join(LOG)))
     }
 
     /// Asks it to stop, and waits until it has.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
-        kill(pid, Signal::SIGTERM).context("ask a server of others to stop")?;
+        signal(Some(self.child.id()), Signal::SIGTERM)?;
         let end = async || self.child.try_wait().transpose();
         wait_until(PATIENCE, "the end of a server of others", end).await??;
         Ok(())

@@ -4,21 +4,18 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use image::{GrayImage, ImageFormat, Luma};
+use image::{GrayImage, ImageFormat};
 use medfleet_fuzz::dicom::{Header, JPEG_2000, encapsulated};
 
 /// A grey PNG of `side`×`side` pixels whose content depends on `seed`: two seeds are two different images.
 pub fn png(side: u32, seed: u32) -> Result<Vec<u8>> {
-    let picture = GrayImage::from_fn(side, side, |x, y| {
+    let pixels = (0..side * side).map(|at| {
+        let (x, y) = (at % side, at / side);
         let wave = (x.wrapping_mul(7 + seed % 5) ^ y.wrapping_mul(3 + seed % 11))
             .wrapping_add(seed.wrapping_mul(31));
-        Luma([(wave % 256) as u8])
+        (wave % 256) as u8
     });
-    let mut bytes = Cursor::new(Vec::new());
-    picture
-        .write_to(&mut bytes, ImageFormat::Png)
-        .context("encode a test picture")?;
-    Ok(bytes.into_inner())
+    grey_png(side, pixels.collect())
 }
 
 /// A grey PNG of `side`×`side` given pixels.

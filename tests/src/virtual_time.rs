@@ -28,8 +28,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use medfleet_core::{JobKey, JobRecord, PoolName, Stage};
+use medfleet_core::{JobKey, JobRecord, PoolName};
 
+use crate::fleet::Role;
 use blobs::BlobShelf;
 use clocks::WallClock;
 use dispatcher::Hub;
@@ -52,6 +53,8 @@ const PENDING_AFTER: u64 = 4 * REQUEST_TIMEOUT;
 const OUTDATED_MAX: u64 = 6_000;
 /// As in `ingest`: what changed meanwhile must be seen as it is.
 const SWEEP_AGE: u64 = PENDING_AFTER / 2 + OUTDATED_MAX;
+/// Jobs of a seed.
+pub const JOBS: u64 = 40;
 /// Until when jobs come and things go wrong.
 const HORIZON: u64 = 60_000;
 /// By when everything has come to rest, or never will.
@@ -89,15 +92,6 @@ pub enum Plant {
     ForgetsUnread,
 }
 
-/// A run, as far as the seed does not determine it.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Jobs to send.
-    pub jobs: u64,
-    /// What is wrong on purpose.
-    pub plant: Plant,
-}
-
 /// What a seed came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -113,11 +107,11 @@ pub struct Report {
     pub fingerprint: u64,
 }
 
-/// Runs a seed.
+/// Runs a seed, with something wrong on purpose.
 /// What does not hold is told with the seed and its last steps.
-pub fn run(seed: u64, options: Options) -> Result<Report> {
+pub fn run(seed: u64, plant: Plant) -> Result<Report> {
     let timeline = Timeline::new(seed);
-    let world = World::new(&timeline, options)?;
+    let world = World::new(&timeline, plant)?;
     let mut scheduler = Scheduler::new(timeline.clone());
     for process in &world.processes {
         world.begin(process);
@@ -135,10 +129,7 @@ pub fn run(seed: u64, options: Options) -> Result<Report> {
     };
     let ends = checked.with_context(|| {
         let steps = timeline.trace().join("\n");
-        format!(
-            "virtual time, seed {seed}, {} jobs: the last steps were\n{steps}\nand then",
-            options.jobs
-        )
+        format!("virtual time, seed {seed}: the last steps were\n{steps}\nand then")
     })?;
     Ok(Report {
         seed,
@@ -147,36 +138,6 @@ pub fn run(seed: u64, options: Options) -> Result<Report> {
         millis: timeline.now(),
         fingerprint: timeline.fingerprint(),
     })
-}
-
-/// A service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Ingest,
-    Preprocess,
-    Encode,
-    Decode,
-}
-
-impl Role {
-    const ALL: [Self; 4] = [Self::Ingest, Self::Preprocess, Self::Encode, Self::Decode];
-
-    const fn of(stage: Stage) -> Self {
-        match stage {
-            Stage::Preprocess => Self::Preprocess,
-            Stage::Encode => Self::Encode,
-            Stage::Decode => Self::Decode,
-        }
-    }
-
-    const fn stage(self) -> Option<Stage> {
-        match self {
-            Self::Ingest => None,
-            Self::Preprocess => Some(Stage::Preprocess),
-            Self::Encode => Some(Stage::Encode),
-            Self::Decode => Some(Stage::Decode),
-        }
-    }
 }
 
 /// Everything.
@@ -197,9 +158,9 @@ struct World {
 }
 
 impl World {
-    fn new(timeline: &Timeline, options: Options) -> Result<Rc<Self>> {
-        let jobs = load::jobs(timeline, options.jobs);
-        if jobs.len() as u64 != options.jobs {
+    fn new(timeline: &Timeline, plant: Plant) -> Result<Rc<Self>> {
+        let jobs = load::jobs(timeline);
+        if jobs.len() as u64 != JOBS {
             bail!("a tenant has a name that is none");
         }
         let roles = Role::ALL.iter().flat_map(|role| {
@@ -210,13 +171,10 @@ impl World {
         });
         Ok(Rc::new(Self {
             timeline: timeline.clone(),
-            server: Rc::new(RefCell::new(Server::new(
-                options.plant,
-                WallClock::new(timeline),
-            ))),
+            server: Rc::new(RefCell::new(Server::new(plant, WallClock::new(timeline)))),
             blobs: BlobShelf::new(timeline.clone()),
             processes: roles.collect(),
-            clients_left: Cell::new(options.jobs),
+            clients_left: Cell::new(JOBS),
             asked: jobs
                 .into_iter()
                 .map(|asked| (asked.key.clone(), asked))
@@ -225,24 +183,13 @@ impl World {
             stamped_untold: RefCell::default(),
             faults: RefCell::default(),
             pool: PoolName::new(POOL)?,
-            plant: options.plant,
+            plant,
         }))
-    }
-
-    fn asked(&self, key: &JobKey) -> Option<&Asked> {
-        self.asked.get(key)
     }
 
     fn latest(&self, key: &JobKey) -> Option<JobRecord> {
         let server = self.server.borrow();
         server.latest(key).map(|version| version.record.clone())
-    }
-
-    fn of_role(&self, role: Role) -> Vec<Rc<Process>> {
-        let all = self.processes.iter();
-        all.filter(|process| process.role == role)
-            .cloned()
-            .collect()
     }
 
     /// How often something went wrong while a job was in somebody's hands.
@@ -257,7 +204,6 @@ impl World {
             timeline: self.timeline.clone(),
             server: Rc::clone(&self.server),
             process: Rc::clone(process),
-            calm_after: HORIZON,
             plant: self.plant,
         }
     }

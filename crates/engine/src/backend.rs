@@ -54,9 +54,6 @@ pub struct Frame {
 
 impl Frame {
     /// Checks side, channels and length against what the encoder takes.
-    ///
-    /// # Errors
-    /// [`EngineError::Frame`] with what was expected and found.
     pub fn check(&self, side: u32) -> Result<(), EngineError> {
         // Sizes that came from outside are multiplied only once they are known to be small.
         let known = self.side == side && matches!(self.channels, 1 | 3);
@@ -102,9 +99,6 @@ impl From<model::ImageTokens> for ImageTokens {
 
 impl ImageTokens {
     /// Checks shape, dtype and length against what the model takes.
-    ///
-    /// # Errors
-    /// [`EngineError::Tokens`] with what was expected and found.
     pub fn check(&self, description: &Description) -> Result<(), EngineError> {
         let expected = (
             description.tokens_per_image,
@@ -195,9 +189,6 @@ impl Decoding {
     }
 
     /// Checks every value.
-    ///
-    /// # Errors
-    /// [`EngineError::Parameter`] naming the first that is not allowed, and what is.
     pub fn check(&self) -> Result<(), EngineError> {
         let refuse = |field, found: String, allowed: String| {
             Err(EngineError::Parameter {
@@ -249,7 +240,7 @@ pub enum Finish {
 }
 
 /// Length of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PromptSize {
     /// All tokens, image tokens included.
     pub tokens: u32,
@@ -339,9 +330,6 @@ pub trait EncodeBackend: Send {
     fn description(&self) -> &Description;
 
     /// Image tokens of each frame, in order. The frames were checked with [`Frame::check`].
-    ///
-    /// # Errors
-    /// The model's own.
     fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError>;
 
     /// Whether its device still computes, asked after a call that failed.

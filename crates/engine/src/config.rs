@@ -257,9 +257,6 @@ impl ModelConfig {
     }
 
     /// Loads it. Takes seconds to minutes: call it on a blocking thread.
-    ///
-    /// # Errors
-    /// The model's own, which name the file, key or tensor; settings that cannot be together.
     pub fn load(&self, half: Half) -> Result<LoadedModel, EngineError> {
         self.check().map_err(failed)?;
         match self {
@@ -433,9 +430,6 @@ impl LoadedModel {
 
     /// The text half: of a model that writes, with its KV memory and its thread; beside an encoder where one of the same
     /// process computes on the same device.
-    ///
-    /// # Errors
-    /// When the budget holds not even one block, or the machine cannot start a thread.
     pub fn start_decode(
         &self,
         kv_bytes_max: u64,

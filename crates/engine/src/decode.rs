@@ -7,9 +7,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use medfleet_core::{Class, Digest};
+use medfleet_model::{Cacheable, PlacedImage, Progress};
 
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, KvMemory,
@@ -64,6 +65,31 @@ pub struct DecodeRequest {
     pub scope: Digest,
     /// Who goes before it, and whether it may wait for others beside a busy encoder.
     pub haste: Haste,
+}
+
+impl DecodeRequest {
+    /// Its prompt, of which nothing is read: these tokens, with an image at each of these places.
+    pub(crate) fn progress(
+        &self,
+        (tokens, places): (&[u32], &[usize]),
+        tokens_per_image: u32,
+        block_tokens: usize,
+    ) -> Progress {
+        let placed = places.iter().zip(&self.images);
+        let placed: Vec<PlacedImage> = placed
+            .map(|(first, image)| PlacedImage {
+                first: *first,
+                digest: Digest::new(*blake3::hash(&image.bytes).as_bytes()),
+            })
+            .collect();
+        let cacheable = Cacheable {
+            scope: self.scope,
+            tokens,
+            images: &placed,
+            tokens_per_image: tokens_per_image as usize,
+        };
+        Progress::new(&cacheable, block_tokens)
+    }
 }
 
 /// How soon a text matters.
@@ -142,18 +168,12 @@ pub struct DecodeStream {
 
 impl DecodeEngine {
     /// Starts the thread, on a device of its own.
-    ///
-    /// # Errors
-    /// When the machine cannot start a thread.
     pub fn start(backend: Box<dyn DecodeBackend>, limits: DecodeLimits) -> io::Result<Self> {
         Self::start_beside(backend, limits, None)
     }
 
     /// Starts the thread. Where an encoder computes on the same device, texts wait for company while it is busy, as long as
     /// that makes more reports of the same time.
-    ///
-    /// # Errors
-    /// When the machine cannot start a thread.
     pub fn start_beside(
         backend: Box<dyn DecodeBackend>,
         limits: DecodeLimits,
@@ -260,7 +280,8 @@ impl DecodeEngine {
         }
         // Every token is at most one event, and the end is one more: the thread never waits for a slow reader.
         let capacity = request.decoding.max_tokens as usize + 2;
-        let (events, receiver) = mpsc::channel(capacity.min(mpsc_capacity_max()));
+        // More is not to be had of tokio; contexts are far smaller.
+        let (events, receiver) = mpsc::channel(capacity.min(Semaphore::MAX_PERMITS));
         let (admitted, answer) = oneshot::channel();
         let suspect = Suspect::default();
         let request = scheduler::Request {
@@ -288,9 +309,6 @@ impl DecodeEngine {
 
 impl DecodeStream {
     /// The next event. After [`DecodeEvent::Done`] or an error nothing follows: do not call it again.
-    ///
-    /// # Errors
-    /// The model's failure, or the end of the engine.
     pub async fn next(&mut self) -> Result<DecodeEvent, EngineError> {
         let event = self.monitor.answer(&self.suspect, self.events.recv());
         match event.await? {
@@ -300,9 +318,6 @@ impl DecodeStream {
     }
 
     /// All of the text that is still to come, and how it ended; nothing follows, as after [`DecodeStream::next`]'s last.
-    ///
-    /// # Errors
-    /// As [`DecodeStream::next`].
     pub async fn collect(&mut self) -> Result<(String, Done), EngineError> {
         let mut text = String::new();
         loop {
@@ -322,9 +337,4 @@ impl Drop for DecodeStream {
             encoding.changed();
         }
     }
-}
-
-/// What tokio allows a bounded channel; contexts are far smaller.
-const fn mpsc_capacity_max() -> usize {
-    tokio::sync::Semaphore::MAX_PERMITS
 }

@@ -11,7 +11,7 @@ use model::Dtype;
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::health::{Call, Monitor, Patience, Reporter, Suspect};
-use crate::real::{as_u32, failed, name_of};
+use crate::real::{as_u32, failed, model_frame, name_of};
 use crate::turns::Turns;
 
 /// A loaded MedSigLIP; all clones are one.
@@ -99,9 +99,6 @@ impl LoadedEmbedder {
     }
 
     /// The embeddings as numbers, `[width]` f32 of length 1 each.
-    ///
-    /// # Errors
-    /// [`EngineError::Tokens`] for what is not an embedding of this model.
     pub fn embeddings(&self, images: &[ImageTokens]) -> Result<Vec<Vec<f32>>, EngineError> {
         let embeddings = images.iter().map(|image| {
             image.check(&self.description)?;
@@ -233,9 +230,8 @@ impl EncodeBackend for LoadedEmbedder {
 
     fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
         let embedded = frames.iter().map(|frame| {
-            let (side, channels) = (frame.side as usize, frame.channels as usize);
-            let frame = model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)?;
-            let values = self.model.image(&frame).map_err(embedding_failed)?;
+            let image = self.model.image(&model_frame(frame)?);
+            let values = image.map_err(embedding_failed)?;
             let bytes: Vec<u8> = values
                 .iter()
                 .flat_map(|value| value.to_le_bytes())

@@ -51,9 +51,6 @@ struct Request {
 
 impl EncodeEngine {
     /// Starts the thread. It has one request at a time; the others wait in [`Self::encode`].
-    ///
-    /// # Errors
-    /// When the machine cannot start a thread.
     pub fn start(backend: Box<dyn EncodeBackend>) -> io::Result<Self> {
         Self::start_with(backend, Patience::SAFE)
     }

@@ -44,9 +44,6 @@ pub enum ModelFailure {
 
 impl Health {
     /// Whether the process may go on, or end in order, with an engine in this state.
-    ///
-    /// # Errors
-    /// [`ModelFailure`] where the process has to end because of its model.
     pub const fn check(self) -> Result<(), ModelFailure> {
         match self {
             Self::Failed => Err(ModelFailure::Broke),
@@ -321,9 +318,7 @@ impl Reporter {
         }
         computes
     }
-}
 
-impl Reporter {
     /// Whether the engine has ended, however.
     pub(crate) fn has_ended(&self) -> bool {
         *self.0.health.borrow() != Health::Running

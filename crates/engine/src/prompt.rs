@@ -119,9 +119,6 @@ pub struct Asked {
 
 impl Question {
     /// In the words of [`PROMPT_VERSION`], without thinking.
-    ///
-    /// # Errors
-    /// [`EngineError::NoPrompt`], which a test rules out for this version.
     pub fn prompt(&self, images: &Images) -> Result<Asked, EngineError> {
         Prompts::current().ask(self, images, false)
     }

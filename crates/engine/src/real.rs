@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use medfleet_core::Digest;
+use medfleet_core::{Digest, chain};
 use medfleet_model as model;
 use model::{
     BlockTable, Chunk, ComputeDevice, Continue, Dtype, FolderSource, GenerateError, GgufSource,
-    KvOptions, LoadOptions, Message, Model, Parts, QuantisedCache, Request, SamplingError, Want,
+    KvOptions, KvPool, LoadOptions, Message, Model, Parts, Progress, QuantisedCache, Request,
+    SamplingError, Want,
 };
 
 use crate::backend::{DecodeBackend, Description, EncodeBackend, EngineError, Frame, ImageTokens};
@@ -188,9 +189,6 @@ impl Loaded {
 
     /// With a second, smaller model, loaded with its text half, that proposes tokens where a decoder is asked to propose any.
     /// It takes no part in what is written.
-    ///
-    /// # Errors
-    /// [`EngineError::Model`] where its vocabulary is another one.
     pub fn with_draft(self, draft: Model) -> Result<Self, EngineError> {
         self.model.check_draft(&draft).map_err(failed)?;
         let draft = Some(Arc::new(draft));
@@ -206,17 +204,12 @@ impl Loaded {
     /// The vision half.
     #[must_use]
     pub fn encoder(&self) -> Box<dyn EncodeBackend> {
-        Box::new(Encoder {
-            loaded: self.clone(),
-        })
+        Box::new(self.clone())
     }
 
     /// The text half with its KV memory, which is taken now. No more than `prefill_tokens_max` tokens, or one image, are
     /// computed of a sequence at once. Of the memory, a second model has the share that a position of it takes beside one of
     /// the first.
-    ///
-    /// # Errors
-    /// When the budget holds not even one block.
     pub fn decoder(
         &self,
         kv_bytes_max: u64,
@@ -337,6 +330,18 @@ pub(crate) fn name_of(folder: &Path) -> String {
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
+/// Takes over what the pool holds of a text's beginning, and says how many tokens that is. Where it cannot be copied, the
+/// text is read from its start.
+fn begin(progress: &mut Progress, pool: &mut KvPool) -> usize {
+    let (tokens, copies) = progress.begin(pool.blocks_mut());
+    let Err(error) = pool.copy(&copies) else {
+        return tokens;
+    };
+    tracing::warn!(error = chain(&error), "a known beginning was not copied");
+    progress.give_back(pool.blocks_mut());
+    0
+}
+
 pub(crate) fn as_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
@@ -345,22 +350,21 @@ pub(crate) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> E
     EngineError::Model(Box::new(error))
 }
 
-struct Encoder {
-    loaded: Loaded,
+/// The model's own form of a frame.
+pub(crate) fn model_frame(frame: &Frame) -> Result<model::Frame, EngineError> {
+    let (side, channels) = (frame.side as usize, frame.channels as usize);
+    model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)
 }
 
-impl EncodeBackend for Encoder {
+impl EncodeBackend for Loaded {
     fn description(&self) -> &Description {
-        &self.loaded.description
+        &self.description
     }
 
     fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
-        let convert = |frame: &Frame| {
-            let (side, channels) = (frame.side as usize, frame.channels as usize);
-            model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)
-        };
-        let frames: Vec<model::Frame> = frames.iter().map(convert).collect::<Result<_, _>>()?;
-        let tokens = self.loaded.model.encode(&frames);
+        let frames = frames.iter().map(model_frame);
+        let frames: Vec<model::Frame> = frames.collect::<Result<_, _>>()?;
+        let tokens = self.model.encode(&frames);
         let tokens = tokens.map_err(|error| match error {
             model::EncodeError::NotFinite => EngineError::NotFinite,
             error => failed(error),
@@ -369,11 +373,11 @@ impl EncodeBackend for Encoder {
     }
 
     fn computes(&mut self) -> bool {
-        self.loaded.model.computes()
+        self.model.computes()
     }
 
     fn makes_numbers(&mut self) -> bool {
-        let side = self.loaded.description.frame_side;
+        let side = self.description.frame_side;
         let pixels = vec![0; side as usize * side as usize];
         let black = Frame {
             side,

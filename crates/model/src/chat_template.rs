@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::config::{parse_json, read_optional};
 use crate::error::LoadError;
 
 const MARKERS: [&str; 4] = ["<start_of_turn>", "<end_of_turn>", "model", "user"];
@@ -28,17 +29,14 @@ struct Named {
 
 /// Checks every template in the folder; a folder without one (a pre-trained model) passes.
 pub(crate) fn check(dir: &Path) -> Result<(), LoadError> {
-    if let Some(text) = optional(dir, "chat_template.jinja")? {
+    if let Some(text) = read_optional(dir, "chat_template.jinja")? {
         check_text("chat_template.jinja", &text)?;
     }
     for file in ["chat_template.json", "tokenizer_config.json"] {
-        let Some(text) = optional(dir, file)? else {
+        let Some(text) = read_optional(dir, file)? else {
             continue;
         };
-        let holder: Holder = serde_json::from_str(&text).map_err(|source| LoadError::Json {
-            file: file.to_owned(),
-            source,
-        })?;
+        let holder: Holder = parse_json(file, &text)?;
         match holder.chat_template {
             None => (),
             Some(Template::One(text)) => check_text(file, &text)?,
@@ -48,17 +46,6 @@ pub(crate) fn check(dir: &Path) -> Result<(), LoadError> {
         }
     }
     Ok(())
-}
-
-fn optional(dir: &Path, file: &str) -> Result<Option<String>, LoadError> {
-    match std::fs::read_to_string(dir.join(file)) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Read {
-            file: file.to_owned(),
-            source,
-        }),
-    }
 }
 
 fn check_text(file: &'static str, text: &str) -> Result<(), LoadError> {

@@ -5,7 +5,10 @@
 mod raw;
 pub(crate) mod siglip;
 
+use std::io::ErrorKind;
 use std::path::Path;
+
+use serde::de::DeserializeOwned;
 
 use crate::dtype::Dtype;
 use crate::error::LoadError;
@@ -30,6 +33,20 @@ pub enum LayerKind {
     Local,
     /// All earlier positions.
     Global,
+}
+
+impl LayerKind {
+    /// So many layers, of which every `every`-th is global.
+    pub(crate) fn pattern(count: usize, every: usize) -> Vec<Self> {
+        let kind = |i: usize| {
+            if i.is_multiple_of(every) {
+                Self::Global
+            } else {
+                Self::Local
+            }
+        };
+        (1..=count).map(kind).collect()
+    }
 }
 
 /// Gemma 3 text. Sizes are counts of elements.
@@ -108,36 +125,16 @@ impl VisionConfig {
 
 impl Config {
     /// Reads and checks `config.json` and, where present, `generation_config.json` of `dir`.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`], [`LoadError::Json`] and [`LoadError::Config`].
     pub fn read(dir: &Path) -> Result<Self, LoadError> {
         let text = read(dir, "config.json")?;
-        let generation = match std::fs::read_to_string(dir.join("generation_config.json")) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => {
-                return Err(LoadError::Read {
-                    file: "generation_config.json".to_owned(),
-                    source,
-                });
-            }
-        };
+        let generation = read_optional(dir, "generation_config.json")?;
         Self::parse(&text, generation.as_deref())
     }
 
     /// Checks the texts of the two files.
-    ///
-    /// # Errors
-    /// [`LoadError::Json`] and [`LoadError::Config`].
     pub fn parse(config: &str, generation: Option<&str>) -> Result<Self, LoadError> {
-        let json = |file: &str| {
-            let file = file.to_owned();
-            move |source| LoadError::Json { file, source }
-        };
-        let top: raw::Top = serde_json::from_str(config).map_err(json("config.json"))?;
-        let generation: raw::Generation = serde_json::from_str(generation.unwrap_or("{}"))
-            .map_err(json("generation_config.json"))?;
+        let top: raw::Top = parse_json("config.json", config)?;
+        let generation = parse_json("generation_config.json", generation.unwrap_or("{}"))?;
         top.check(generation)
     }
 }
@@ -157,7 +154,21 @@ pub fn stored_dtype(dir: &Path) -> Option<Dtype> {
 
 /// The whole text of one file of the folder.
 pub(crate) fn read(dir: &Path, file: &str) -> Result<String, LoadError> {
-    std::fs::read_to_string(dir.join(file)).map_err(|source| LoadError::Read {
+    std::fs::read_to_string(dir.join(file)).map_err(LoadError::unreadable(file))
+}
+
+/// The same of a file that may be missing.
+pub(crate) fn read_optional(dir: &Path, file: &str) -> Result<Option<String>, LoadError> {
+    match std::fs::read_to_string(dir.join(file)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LoadError::unreadable(file)(source)),
+    }
+}
+
+/// What the text of this file says.
+pub(crate) fn parse_json<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, LoadError> {
+    serde_json::from_str(text).map_err(|source| LoadError::Json {
         file: file.to_owned(),
         source,
     })

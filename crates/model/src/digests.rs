@@ -32,9 +32,6 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// For weights in these files, and in the safetensors of these folders. Without a cache nothing is remembered.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`] when one of them cannot be looked at.
     pub(crate) fn new(places: &[&Path], cache: Option<&Path>) -> Result<Self, LoadError> {
         let places: Vec<PathBuf> = places.iter().map(|place| (*place).to_owned()).collect();
         let stamp = stamp(&places)?;
@@ -72,9 +69,6 @@ impl Memory {
     }
 
     /// To be called when all is read: that the files are still what they were, so that digest and weights are of the same.
-    ///
-    /// # Errors
-    /// [`LoadError::Changed`], or [`LoadError::Read`] when one of them is gone.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         if stamp(&self.places)? == self.stamp {
             return Ok(());
@@ -113,11 +107,8 @@ fn line(path: &Path) -> std::io::Result<String> {
 fn stamp(places: &[PathBuf]) -> Result<Digest, LoadError> {
     let mut lines = Vec::new();
     for place in places {
-        let found = look(place).map_err(|source| LoadError::Read {
-            file: place.display().to_string(),
-            source,
-        })?;
-        lines.extend(found);
+        let name = place.display().to_string();
+        lines.extend(look(place).map_err(LoadError::unreadable(&name))?);
     }
     lines.sort();
     let mut hasher = blake3::Hasher::new();

@@ -194,6 +194,16 @@ pub enum LoadError {
     Backend(#[from] BackendError),
 }
 
+impl LoadError {
+    /// [`LoadError::Read`] of this file, by what the system said.
+    pub(crate) fn unreadable(file: &str) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::Read {
+            file: file.to_owned(),
+            source,
+        }
+    }
+}
+
 /// A GGUF file that cannot be used. Names are those of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GgufError {

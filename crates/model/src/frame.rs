@@ -37,16 +37,8 @@ impl std::fmt::Debug for Frame {
 
 impl Frame {
     /// A frame of `side` × `side` pixels with 1 (grey) or 3 (RGB) samples each.
-    ///
-    /// # Errors
-    /// [`FrameError`] when side, channels or the number of bytes are off.
     pub fn new(side: usize, channels: usize, pixels: Vec<u8>) -> Result<Self, FrameError> {
-        if !(1..=FRAME_SIDE_MAX).contains(&side) {
-            return Err(FrameError::Side {
-                found: side,
-                max: FRAME_SIDE_MAX,
-            });
-        }
+        check_side(side)?;
         if channels != 1 && channels != 3 {
             return Err(FrameError::Channels { found: channels });
         }
@@ -83,29 +75,18 @@ impl Frame {
     }
 
     /// The same picture at another side length, antialiased; a copy where it has that already.
-    ///
-    /// # Errors
-    /// [`FrameError::Side`].
     pub(crate) fn resized(&self, side: usize) -> Result<Self, FrameError> {
         self.by(antialiased, side)
     }
 
     /// The same picture at another side length without antialiasing, as MedSigLIP was evaluated with; a copy where it has
     /// that already.
-    ///
-    /// # Errors
-    /// [`FrameError::Side`].
     pub fn sampled(&self, side: usize) -> Result<Self, FrameError> {
         self.by(sampled, side)
     }
 
     fn by(&self, rule: Rule, side: usize) -> Result<Self, FrameError> {
-        if !(1..=FRAME_SIDE_MAX).contains(&side) {
-            return Err(FrameError::Side {
-                found: side,
-                max: FRAME_SIDE_MAX,
-            });
-        }
+        check_side(side)?;
         let pixels = rule(&self.pixels, self.side, self.channels, side);
         let pixels = pixels.map_err(|wrong| FrameError::Bytes {
             expected: wrong.expected,
@@ -141,6 +122,16 @@ impl Frame {
         let rows = Tensor::from_vec(cut(picture), shape, device);
         Ok(rows.map_err(BackendError::from)?)
     }
+}
+
+fn check_side(found: usize) -> Result<(), FrameError> {
+    if (1..=FRAME_SIDE_MAX).contains(&found) {
+        return Ok(());
+    }
+    Err(FrameError::Side {
+        found,
+        max: FRAME_SIDE_MAX,
+    })
 }
 
 /// The patches of a picture, one after the other; a row of patches is one thread's.

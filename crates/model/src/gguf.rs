@@ -68,10 +68,8 @@ pub(crate) fn tokenizer(
     let Some(path) = apart else {
         return vocabulary::tokenizer(metadata, rows, with_images);
     };
-    let text = std::fs::read_to_string(&path).map_err(|source| LoadError::Read {
-        file: file::file_name(&path),
-        source,
-    })?;
+    let name = file::file_name(&path);
+    let text = std::fs::read_to_string(&path).map_err(LoadError::unreadable(&name))?;
     Tokenizer::parse(&text, rows, with_images)
 }
 

@@ -84,9 +84,6 @@ const CONTROL: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
 
 impl Guides {
     /// `words` are the bytes of each token by id; empty ones are never allowed. `end` is the id that ends a text.
-    ///
-    /// # Errors
-    /// [`ConstraintError::Vocabulary`].
     pub fn new(mut words: Vec<Vec<u8>>, end: u32) -> Result<Self, ConstraintError> {
         let refuse = |reason: &str| ConstraintError::Vocabulary {
             reason: reason.to_owned(),
@@ -105,9 +102,6 @@ impl Guides {
     }
 
     /// Starts one text.
-    ///
-    /// # Errors
-    /// [`ConstraintError::Json`], [`ConstraintError::Schema`], [`ConstraintError::Regex`].
     pub fn guide(&self, constraint: &Constraint) -> Result<Guide, ConstraintError> {
         let (grammar, schema) = match constraint {
             Constraint::Regex(regex) => (TopLevelGrammar::from_regex(regex), false),
@@ -206,9 +200,6 @@ impl std::fmt::Debug for Guide {
 
 impl Guide {
     /// The tokens that can come next; the one that ends the text among them where it is whole.
-    ///
-    /// # Errors
-    /// [`ConstraintError::Broken`].
     pub fn allowed(&mut self) -> Result<TokenSet, ConstraintError> {
         let set = self.matcher.compute_mask_or_eos();
         set.map(TokenSet).map_err(|_| ConstraintError::Broken {
@@ -217,9 +208,6 @@ impl Guide {
     }
 
     /// Takes the token that was chosen.
-    ///
-    /// # Errors
-    /// [`ConstraintError::Broken`] for one that was not allowed.
     pub fn take(&mut self, token: u32) -> Result<(), ConstraintError> {
         let taken = self.matcher.consume_token(token);
         taken.map_err(|_| ConstraintError::Broken {

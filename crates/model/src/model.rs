@@ -120,18 +120,12 @@ impl std::fmt::Debug for Model {
 impl Model {
     /// Loads a [`FolderSource`] as [`FolderSource::new`] says it. A path that ends in `.gguf` is loaded as
     /// [`GgufSource::text`] says.
-    ///
-    /// # Errors
-    /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self, LoadError> {
         Self::load_held(path, false, None, options)
     }
 
     /// As [`Model::load`]. `quantised` holds the language model's matrices in blocks, as [`FolderSource::quantised`] and
     /// [`GgufSource::quantised`] say; digests are remembered in `digest_cache`, where there is one.
-    ///
-    /// # Errors
-    /// As [`Model::load`].
     pub fn load_held(
         path: &Path,
         quantised: bool,
@@ -156,9 +150,6 @@ impl Model {
     }
 
     /// Loads a Hugging Face folder.
-    ///
-    /// # Errors
-    /// As [`Model::load`].
     pub fn load_folder(source: &FolderSource, options: LoadOptions) -> Result<Self, LoadError> {
         let dir = source.path.as_path();
         let config = Config::read(dir)?;
@@ -189,9 +180,6 @@ impl Model {
 
     /// Loads llama.cpp's form of the model: a GGUF with the language model, and the vision tower from an mmproj GGUF or a
     /// Hugging Face folder. Matrices are dequantised to the dtype of `options` unless the source says otherwise.
-    ///
-    /// # Errors
-    /// [`LoadError`], mostly [`LoadError::Gguf`].
     pub fn load_gguf(source: &GgufSource, options: LoadOptions) -> Result<Self, LoadError> {
         let files = [Some(&source.text), source.vision.as_ref()];
         let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
@@ -420,9 +408,6 @@ impl Model {
     }
 
     /// The prompt of a conversation in Gemma 3's chat form, for `images` images.
-    ///
-    /// # Errors
-    /// [`PromptError`].
     pub fn prompt(&self, messages: &[Message], images: usize) -> Result<Prompt, PromptError> {
         let tokenizer = self.tokenizer.as_ref().ok_or(PromptError::Encode {
             reason: "the tokenizer is not loaded",
@@ -436,9 +421,6 @@ impl Model {
     }
 
     /// A pool of key-value blocks for this model, in its dtype.
-    ///
-    /// # Errors
-    /// [`CacheError::Budget`] when not even one block fits.
     pub fn kv_pool(&self, options: KvOptions) -> Result<KvPool, CacheError> {
         KvPool::new(&self.config.text, options, self.dtype, &self.device)
     }

@@ -52,10 +52,15 @@ fn device() -> ComputeDevice {
 
 /// A whole model in this dtype.
 fn all(dtype: Dtype) -> LoadOptions {
+    on(device(), dtype)
+}
+
+/// A whole model on this device in this dtype.
+fn on(device: ComputeDevice, dtype: Dtype) -> LoadOptions {
     LoadOptions {
         dtype,
         parts: Parts::All,
-        device: device(),
+        device,
     }
 }
 
@@ -69,6 +74,21 @@ fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
         .zip(b.iter().flatten())
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max)
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        products.sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// The token with the largest of these logits, of equal ones the first.
+fn best(row: &[f32]) -> u32 {
+    let better = |found: usize, id: usize| if row[id] > row[found] { id } else { found };
+    (0..row.len()).fold(0, better) as u32
 }
 
 /// The distance of this model's logits from the reference over a case's prompt and the reference's own answer.
@@ -201,11 +221,14 @@ fn resizing_is_pillows() {
 }
 
 impl Case {
+    /// The prompt and the reference's answer up to here.
+    fn tokens(&self, answered: usize) -> Vec<u32> {
+        [self.prompt.tokens(), &self.greedy[..answered]].concat()
+    }
+
     /// Logits of every position of the prompt and the reference's answer, in one chunk.
     fn all_logits(&self, model: &crate::Model) -> Vec<Vec<f32>> {
-        let mut tokens = self.prompt.tokens().to_vec();
-        tokens.extend(&self.greedy);
-        schedules::whole(model, &tokens, self)
+        schedules::whole(model, &self.tokens(self.greedy.len()), self)
     }
 
     /// The rows at the reference's positions.

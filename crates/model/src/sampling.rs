@@ -48,9 +48,6 @@ impl Sampling {
     }
 
     /// Checks the ranges.
-    ///
-    /// # Errors
-    /// [`SamplingError::Parameter`] naming the first value out of range.
     pub fn check(&self) -> Result<(), SamplingError> {
         let refuse = |field, found: f32, allowed| {
             Err(SamplingError::Parameter {
@@ -124,9 +121,6 @@ impl Situation<'_> {
 }
 
 /// Chooses a token from `logits`, `[vocab]`. Equal logits are decided for the lower id.
-///
-/// # Errors
-/// [`SamplingError`]: values out of range, or no finite logit among what may be chosen.
 pub fn choose(
     logits: &[f32],
     sampling: &Sampling,

@@ -22,18 +22,12 @@ impl Settings {
     }
 
     /// Takes in these files of a folder.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`].
     pub(crate) fn files(self, dir: &Path, names: &[&str]) -> Result<Self, LoadError> {
         let mut names = names.iter();
         names.try_fold(self, |settings, name| settings.file(&dir.join(name)))
     }
 
     /// Takes in a file, whole. That it is not there is a setting too: whoever needs it has said so.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`].
     pub(crate) fn file(mut self, path: &Path) -> Result<Self, LoadError> {
         let name = file_name(path);
         match std::fs::read(path) {

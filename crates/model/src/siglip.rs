@@ -52,9 +52,6 @@ impl std::fmt::Debug for Embedder {
 
 impl Embedder {
     /// Loads a Hugging Face folder: config.json, safetensors, spiece.model or tokenizer.json.
-    ///
-    /// # Errors
-    /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
     pub fn load(dir: &Path, dtype: Dtype, device: ComputeDevice) -> Result<Self, LoadError> {
         let config = SiglipConfig::read(dir)?;
         let settings = Settings::new().files(dir, &text::SETTINGS)?;
@@ -138,9 +135,6 @@ impl Embedder {
 
     /// The embedding of a picture, `[width]` f32 of length 1. The frame is brought to the model's size by bilinear
     /// sampling without antialiasing, as TensorFlow does and this model was evaluated with.
-    ///
-    /// # Errors
-    /// [`EmbedError`].
     pub fn image(&self, frame: &Frame) -> Result<Vec<f32>, EmbedError> {
         let vision = &self.config.vision;
         let patches = frame
@@ -152,18 +146,12 @@ impl Embedder {
     }
 
     /// The embedding of a text, `[width]` f32 of length 1. What goes beyond the model's 64 tokens is cut off.
-    ///
-    /// # Errors
-    /// [`EmbedError`].
     pub fn text(&self, text: &str) -> Result<Vec<f32>, EmbedError> {
         let ids = self.tokenizer.read(text)?.ids;
         unit(&self.text.forward(&ids, &self.device)?)
     }
 
     /// What [`Embedder::text`] shows the model of a text.
-    ///
-    /// # Errors
-    /// [`EmbedError::Tokenize`].
     pub fn read(&self, text: &str) -> Result<ReadText, EmbedError> {
         self.tokenizer.read(text)
     }

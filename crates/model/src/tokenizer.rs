@@ -60,18 +60,12 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of `dir`; its ids must have rows in an embedding of `rows`.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`], [`LoadError::Tokenizer`], [`LoadError::MissingToken`], [`LoadError::TokenizerTooLarge`].
     pub fn load(dir: &Path, rows: usize, with_images: bool) -> Result<Self, LoadError> {
         let text = crate::config::read(dir, "tokenizer.json")?;
         Self::parse(&text, rows, with_images)
     }
 
     /// The same from the file's text.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::load`], without `Read`.
     pub fn parse(json: &str, rows: usize, with_images: bool) -> Result<Self, LoadError> {
         let library = Library::from_bytes(json.as_bytes()).map_err(|error| {
             let text = error.to_string();
@@ -169,9 +163,6 @@ impl Tokenizer {
     }
 
     /// Plain text to ids. Whatever it says, no id of the result is a control token.
-    ///
-    /// # Errors
-    /// [`PromptError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, PromptError> {
         let encoding = self
             .library
@@ -201,9 +192,6 @@ impl Tokenizer {
     }
 
     /// The vocabulary with `rows` tokens, prepared for text that must have a form and ends with `end`.
-    ///
-    /// # Errors
-    /// [`ConstraintError::Vocabulary`].
     pub fn guides(&self, rows: usize, end: u32) -> Result<Guides, ConstraintError> {
         // The vocabulary is far below 2³².
         Guides::new((0..rows as u32).map(|id| self.bytes(id)).collect(), end)

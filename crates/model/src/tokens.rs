@@ -28,9 +28,6 @@ impl std::fmt::Debug for ImageTokens {
 impl ImageTokens {
     /// From the wire. Shape and dtype are what the sender declared; whether they are this model's is checked by
     /// [`ImageTokens::check`] and again by every forward.
-    ///
-    /// # Errors
-    /// [`ImageTokensError::Bytes`] unless the bytes fill the shape exactly.
     pub fn from_bytes(
         shape: [usize; 2],
         dtype: Dtype,
@@ -77,9 +74,6 @@ impl ImageTokens {
     }
 
     /// Whether these tokens are of the shape and dtype a model works with.
-    ///
-    /// # Errors
-    /// [`ImageTokensError::Shape`] and [`ImageTokensError::Dtype`].
     pub fn check(&self, vision: &VisionConfig, dtype: Dtype) -> Result<(), ImageTokensError> {
         let expected = [vision.tokens_per_image, vision.hidden];
         if self.shape != expected {

@@ -24,7 +24,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::config::read;
+use crate::config::{parse_json, read};
 use crate::dtype::Dtype;
 use crate::error::{BackendError, GgufError, LoadError};
 use crate::fused::cpu;
@@ -89,6 +89,7 @@ impl Part {
     }
 }
 
+#[derive(Clone)]
 struct Entry {
     shard: usize,
     dtype: Stored,
@@ -141,10 +142,7 @@ impl Shard {
     /// Fills `into` with the bytes that begin at `from`.
     fn read(&self, from: usize, into: &mut [u8]) -> Result<(), LoadError> {
         let read = self.file.read_exact_at(into, from as u64);
-        read.map_err(|source| LoadError::Read {
-            file: self.name.clone(),
-            source,
-        })
+        read.map_err(LoadError::unreadable(&self.name))
     }
 }
 
@@ -173,11 +171,7 @@ impl Weights {
             weights.add(dir, SINGLE)?;
             return Ok(weights);
         }
-        let index: ShardIndex =
-            serde_json::from_str(&read(dir, INDEX)?).map_err(|source| LoadError::Json {
-                file: INDEX.to_owned(),
-                source,
-            })?;
+        let index: ShardIndex = parse_json(INDEX, &read(dir, INDEX)?)?;
         let refuse = |reason: String| LoadError::Safetensors {
             file: INDEX.to_owned(),
             reason,
@@ -215,14 +209,11 @@ impl Weights {
     }
 
     fn add(&mut self, dir: &Path, name: &str) -> Result<(), LoadError> {
-        let unreadable = |source| LoadError::Read {
-            file: name.to_owned(),
-            source,
-        };
-        let file = File::open(dir.join(name)).map_err(unreadable)?;
+        let unreadable = LoadError::unreadable(name);
+        let file = File::open(dir.join(name)).map_err(&unreadable)?;
         // SAFETY: the map is read-only and private to this value. A model folder is immutable while served; that
         // nobody truncates it meanwhile is an assumption every memory-mapping loader makes, and the docs state it.
-        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+        let map = unsafe { Mmap::map(&file) }.map_err(&unreadable)?;
         let refuse = |error: safetensors::SafeTensorError| LoadError::Safetensors {
             file: name.to_owned(),
             reason: error.to_string(),
@@ -299,14 +290,8 @@ impl Weights {
                 let Some(rest) = name.strip_prefix(prefix) else {
                     continue;
                 };
-                let moved = Entry {
-                    shard: first + entry.shard,
-                    dtype: entry.dtype,
-                    shape: entry.shape.clone(),
-                    bytes: entry.bytes.clone(),
-                    one_added: entry.one_added,
-                    keep_quantised: entry.keep_quantised,
-                };
+                let mut moved = entry.clone();
+                moved.shard += first;
                 self.entries
                     .insert(format!("{}{rest}", part.prefixes()[0]), moved);
             }
@@ -421,12 +406,9 @@ impl Scope<'_> {
     /// One level down.
     pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
         Self {
-            weights: self.weights,
             prefix: format!("{}{name}.", self.prefix),
-            dtype: self.dtype,
-            quantise: self.quantise,
-            numbers_only: self.numbers_only,
             device: self.device.clone(),
+            ..*self
         }
     }
 

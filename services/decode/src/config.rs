@@ -189,9 +189,6 @@ impl Config {
     }
 
     /// Checks relations between fields.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
         if Prompts::of(&self.prompt_version).is_none() {
             let known = Prompts::versions().collect::<Vec<_>>().join(", ");

@@ -61,18 +61,12 @@ pub enum DecodeError {
         /// The model's.
         expected: Dtype,
     },
-    /// A list does not decode or contradicts the record.
-    #[error("{what} is not what was stored")]
-    Manifest {
-        /// Which list.
-        what: &'static str,
-    },
+    /// This list does not decode or contradicts the record.
+    #[error("{0} is not what was stored")]
+    Manifest(&'static str),
     /// What the model wrote is not an answer to the task.
-    #[error("{what}")]
-    Answer {
-        /// What is wrong with it.
-        what: &'static str,
-    },
+    #[error("{0}")]
+    Answer(&'static str),
     /// The inputs have another number of frames than the task can take.
     #[error("{task} takes exactly {expected} frames; the inputs have {found}")]
     Frames {
@@ -102,44 +96,33 @@ pub enum DecodeError {
 
 impl From<DecodeError> for Ending {
     fn from(error: DecodeError) -> Self {
+        let said = error.to_string();
         match error {
-            DecodeError::ImageMissing { .. } => {
-                Self::missing(FailureReason::ImageMissing, error.to_string())
+            DecodeError::ImageMissing { .. } => Self::missing(FailureReason::ImageMissing, said),
+            DecodeError::ImageCount { .. } => Self::fail(FailureReason::ImageMissing, said),
+            DecodeError::Tokens { .. } | DecodeError::Manifest(_) => {
+                Self::fail(FailureReason::Integrity, said)
             }
-            DecodeError::ImageCount { .. } => {
-                Self::fail(FailureReason::ImageMissing, error.to_string())
-            }
-            DecodeError::Tokens { .. } | DecodeError::Manifest { .. } => {
-                Self::fail(FailureReason::Integrity, error.to_string())
-            }
-            DecodeError::Answer { .. } => {
-                Self::fail(FailureReason::AnswerUnusable, error.to_string())
-            }
-            DecodeError::Frames { .. } => {
-                Self::fail(FailureReason::InputRefused, error.to_string())
-            }
+            DecodeError::Answer(_) => Self::fail(FailureReason::AnswerUnusable, said),
+            DecodeError::Frames { .. } => Self::fail(FailureReason::InputRefused, said),
             DecodeError::Model { .. } | DecodeError::Dtype { .. } => {
-                Self::fail(FailureReason::ModelMismatch, error.to_string())
+                Self::fail(FailureReason::ModelMismatch, said)
             }
-            DecodeError::Task => Self::fail(FailureReason::Internal, error.to_string()),
+            DecodeError::Task => Self::fail(FailureReason::Internal, said),
             DecodeError::Engine(error) => match error {
-                EngineError::TooLong { .. } => {
-                    Self::fail(FailureReason::PromptTooLong, error.to_string())
-                }
-                EngineError::StillThinking(_) => {
-                    Self::fail(FailureReason::AnswerUnusable, error.to_string())
-                }
+                EngineError::TooLong { .. } => Self::fail(FailureReason::PromptTooLong, said),
+                EngineError::StillThinking(_) => Self::fail(FailureReason::AnswerUnusable, said),
                 EngineError::Parameter { .. }
                 | EngineError::Constraint(
                     ConstraintError::Json { .. }
                     | ConstraintError::Schema { .. }
                     | ConstraintError::Regex,
-                ) => Self::fail(FailureReason::InputRefused, error.to_string()),
+                ) => Self::fail(FailureReason::InputRefused, said),
                 EngineError::NoPrompt { .. } | EngineError::Constraint(_) => {
-                    Self::fail(FailureReason::Internal, error.to_string())
+                    Self::fail(FailureReason::Internal, said)
                 }
                 EngineError::Tokens { .. } | EngineError::Frame { .. } => {
-                    Self::fail(FailureReason::ModelMismatch, error.to_string())
+                    Self::fail(FailureReason::ModelMismatch, said)
                 }
                 EngineError::Model(_)
                 | EngineError::NotFinite

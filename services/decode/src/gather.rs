@@ -60,15 +60,12 @@ pub(crate) async fn gather(
     record: &JobRecord,
     lists: Lists,
 ) -> Result<Gathered, DecodeError> {
-    let manifest = FramesManifest::decode(lists.frames).map_err(|_| DecodeError::Manifest {
-        what: "the frames manifest",
-    })?;
+    let manifest = FramesManifest::decode(lists.frames)
+        .map_err(|_| DecodeError::Manifest("the frames manifest"))?;
     let parts = chunks(&manifest, record.image_count)?;
     // Each has its list then.
     if parts.len() != record.chunks.total as usize || parts.len() != lists.tokens.len() {
-        return Err(DecodeError::Manifest {
-            what: "the number of chunks",
-        });
+        return Err(DecodeError::Manifest("the number of chunks"));
     }
     let parts = parts.into_iter().zip(lists.tokens);
     let parts = parts.map(|(chunk, list)| sources.chunk(list, chunk, record.image_count));
@@ -88,13 +85,11 @@ pub(crate) async fn gather(
 /// Reads every list that the record of a job names in one go, as all their names follow from the record.
 pub(crate) async fn lists(
     store: &BlobStore,
-    model: &Description,
+    encoder: &Digest,
     job: &JobKey,
     record: &JobRecord,
 ) -> Result<Lists, DecodeError> {
-    let wrong = DecodeError::Manifest {
-        what: "the frames manifest",
-    };
+    let wrong = DecodeError::Manifest("the frames manifest");
     let named = record.frames.ok_or(wrong)?;
     let (tenant, kind) = (&job.tenant, BlobKind::TokensOfChunk);
     let chunks = 0..record.chunks.total.min(CHUNKS_MAX);
@@ -111,7 +106,7 @@ pub(crate) async fn lists(
             return Ok(own);
         }
         // An encoder of an earlier release names it by the frames alone.
-        let key = chunk_key(&named, chunk, &model.encoder_digest);
+        let key = chunk_key(&named, chunk, encoder);
         store.get_mutable(tenant, kind, &key).await
     });
     Ok(Lists {
@@ -131,9 +126,8 @@ impl Sources<'_> {
         let Some(bytes) = list else {
             return Err(self.missing(first, images));
         };
-        let manifest = TokensManifest::decode(bytes).map_err(|_| DecodeError::Manifest {
-            what: "a tokens manifest",
-        })?;
+        let manifest = TokensManifest::decode(bytes)
+            .map_err(|_| DecodeError::Manifest("a tokens manifest"))?;
         let digests = declared(&manifest, first, frames, self.model)?;
         let fetched = self.fetch(&manifest.encoder_url, &digests).await;
         let tensors = digests.into_iter().enumerate().map(|(index, digest)| {
@@ -276,11 +270,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_jobs_own_lists_come_first_and_an_earlier_releases_where_there_are_none() {
-        let (store, model) = (BlobStore::in_memory(FleetKey::new([1; 32])), model());
-        let job = JobKey {
-            tenant: "a".parse().expect("a tenant"),
-            job: JobId::from_bytes([1; 16]),
-        };
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let encoder = Digest::new([3; 32]);
+        let job = JobKey::new("a".parse().expect("a tenant"), JobId::from_bytes([1; 16]));
         let put = async |kind, text: &'static [u8]| {
             let stored = store.put(&job.tenant, kind, Bytes::from_static(text));
             stored.await.expect("stores")
@@ -294,12 +286,12 @@ mod tests {
         };
         // The other one's chunks were encoded later, on another device or in another type.
         for chunk in 0..2 {
-            let key = chunk_key(&frames, chunk, &model.encoder_digest);
+            let key = chunk_key(&frames, chunk, &encoder);
             list(&key, b"of the frames").await;
         }
         let own = handed_key((&job.job, record.epoch), &frames, 1);
         list(&own, b"of the job").await;
-        let read = lists(&store, &model, &job, &record).await;
+        let read = lists(&store, &encoder, &job, &record).await;
         let tokens = read.expect("they are there").tokens;
         let expected = ["of the frames", "of the job"].map(|text| Some(Bytes::from(text)));
         assert_eq!(tokens, expected);

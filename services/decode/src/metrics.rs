@@ -63,40 +63,22 @@ impl DecodeMetrics {
         };
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("decode");
-            registry.register(
-                "images",
-                "Images gathered, by where from",
-                ours.images.clone(),
-            );
-            registry.register(
-                "prompt_tokens",
-                "Tokens of the prompts of texts that were written to their end, those in memory already included",
-                ours.prompt_tokens.clone(),
-            );
-            registry.register(
-                "prefix_tokens",
-                "Tokens of prompts that were in memory already",
-                ours.prefix_tokens.clone(),
-            );
-            registry.register(
-                "preemptions",
-                "Times that a text gave its memory to more urgent or older ones and was read again",
-                ours.preemptions.clone(),
-            );
-            registry.register(
-                "output_tokens",
-                "Tokens of texts that were written to their end, those of thinking and those that end a text included",
-                ours.output_tokens.clone(),
-            );
+            let help = "Images gathered, by where from";
+            registry.register("images", help, ours.images.clone());
+            let help = "Tokens of the prompts of texts that were written to their end, those in memory already included";
+            registry.register("prompt_tokens", help, ours.prompt_tokens.clone());
+            let help = "Tokens of prompts that were in memory already";
+            registry.register("prefix_tokens", help, ours.prefix_tokens.clone());
+            let help =
+                "Times that a text gave its memory to more urgent or older ones and was read again";
+            registry.register("preemptions", help, ours.preemptions.clone());
+            let help = "Tokens of texts that were written to their end, those of thinking and those that end a text included";
+            registry.register("output_tokens", help, ours.output_tokens.clone());
+            let help = "Time from when the engine takes a text on to its first token";
             let first = ours.first_token_seconds.clone();
-            registry.register_with_unit(
-                "first_token",
-                "Time from when the engine takes a text on to its first token",
-                Unit::Seconds,
-                first,
-            );
-            let each = ours.token_seconds.clone();
-            registry.register_with_unit("token", "Mean time of a text's further tokens", Unit::Seconds, each);
+            registry.register_with_unit("first_token", help, Unit::Seconds, first);
+            let help = "Mean time of a text's further tokens";
+            registry.register_with_unit("token", help, Unit::Seconds, ours.token_seconds.clone());
         });
         // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.
         for source in [ENCODER, STORE] {

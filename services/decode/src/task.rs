@@ -126,10 +126,7 @@ pub(crate) fn compared(output: Output, warnings: Vec<String>, took: Duration) ->
         finish: Finish::Stop,
         tokens: Vec::new(),
         output_tokens: 0,
-        prompt: PromptSize {
-            tokens: 0,
-            image_tokens: 0,
-        },
+        prompt: PromptSize::default(),
         time_to_first_token: Duration::ZERO,
         decode: took,
     }
@@ -207,13 +204,11 @@ pub(crate) fn written(
 }
 
 const fn unusable(cut: bool) -> DecodeError {
-    DecodeError::Answer {
-        what: if cut {
-            "the token limit cut the JSON that the model wrote, so there is no answer; raise max_tokens"
-        } else {
-            "the model did not write JSON of the form that was asked for, so there is no answer"
-        },
-    }
+    DecodeError::Answer(if cut {
+        "the token limit cut the JSON that the model wrote, so there is no answer; raise max_tokens"
+    } else {
+        "the model did not write JSON of the form that was asked for, so there is no answer"
+    })
 }
 
 fn count(tokens: &[TokenSpan]) -> u32 {
@@ -243,9 +238,7 @@ fn boxes(
     }
     let geometry = frame.and_then(|frame| Some((frame, frame.placement.as_ref()?)));
     let Some((frame, placement)) = geometry else {
-        return Err(DecodeError::Manifest {
-            what: "the geometry of the image",
-        });
+        return Err(DecodeError::Manifest("the geometry of the image"));
     };
     let all = found.len();
     let boxes: Vec<v1::Box> = found
@@ -289,9 +282,7 @@ pub(crate) fn score(
     tokens: &[TokenSpan],
     alternatives: &[Vec<Alternative>],
 ) -> Result<v1::LabelScore, DecodeError> {
-    let undecided = DecodeError::Answer {
-        what: "the model answered neither yes nor no about a label",
-    };
+    let undecided = DecodeError::Answer("the model answered neither yes nor no about a label");
     let shares = choose_among(LEAD, &YES_OR_NO, text, tokens, alternatives).ok_or(undecided)?;
     // Of two options, the first.
     let probability = shares.first().copied().unwrap_or(0.0);
@@ -315,10 +306,6 @@ pub(crate) fn classified(text: String, labels: Vec<(v1::LabelScore, Done)>) -> W
         tokens: sum.tokens.saturating_add(done.prompt.tokens),
         image_tokens: sum.image_tokens.saturating_add(done.prompt.image_tokens),
     };
-    let none = PromptSize {
-        tokens: 0,
-        image_tokens: 0,
-    };
     let done = || labels.iter().map(|(_, done)| done);
     let first = done().next().map(|done| done.time_to_first_token);
     let time_to_first_token = first.unwrap_or_default();
@@ -330,7 +317,7 @@ pub(crate) fn classified(text: String, labels: Vec<(v1::LabelScore, Done)>) -> W
         finish: Finish::Stop,
         tokens: Vec::new(),
         output_tokens: done().map(|done| count(&done.tokens)).sum(),
-        prompt: done().fold(none, add),
+        prompt: done().fold(PromptSize::default(), add),
         time_to_first_token,
         decode: whole.saturating_sub(time_to_first_token),
         output: Output::Classification(v1::Classification {

@@ -21,9 +21,10 @@ pub fn screened_task<'a>(
     study: &'a StudyManifest,
     manifest: &'a FramesManifest,
 ) -> Result<&'a v1::Task, DecodeError> {
-    let screening = manifest.screening.as_ref().ok_or(DecodeError::Manifest {
-        what: "the screening of the task's texts",
-    })?;
+    let screening = manifest
+        .screening
+        .as_ref()
+        .ok_or(DecodeError::Manifest("the screening of the task's texts"))?;
     let task = screening.masked_task.as_ref().or(study.task.as_ref());
     task.ok_or(DecodeError::Task)
 }
@@ -55,9 +56,6 @@ pub(crate) fn haste(unit: &WorkUnit, now: UnixMillis, texts: usize) -> Haste {
 
 /// The frames of each chunk in order, each chunk with the position of its first frame. Together they are exactly the declared
 /// images, except for those that the manifest lists as refused.
-///
-/// # Errors
-/// [`DecodeError::ImageCount`] or [`DecodeError::Manifest`].
 pub fn chunks(
     manifest: &FramesManifest,
     declared: u32,
@@ -73,9 +71,7 @@ pub fn chunks(
         return Err(DecodeError::ImageCount { found, declared });
     }
     let found = manifest.frames.len();
-    let wrong = || DecodeError::Manifest {
-        what: "the frames manifest",
-    };
+    let wrong = || DecodeError::Manifest("the frames manifest");
     let starts: Vec<usize> = manifest
         .chunk_starts
         .iter()

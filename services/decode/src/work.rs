@@ -78,19 +78,18 @@ impl Decode {
 
     /// What is asked and about which images: all of them, verified.
     async fn inputs(&self, key: &JobKey, record: &JobRecord) -> Result<Inputs, DecodeError> {
+        let model = self.model.description();
         let sources = Sources {
             store: &self.store,
             fetcher: &self.fetcher,
             metrics: &self.metrics,
-            model: self.model.description(),
+            model,
             tenant: &key.tenant,
             made_for: made_for(self.store.key(), key),
         };
-        let lists = lists(&self.store, self.model.description(), key, record).await?;
+        let lists = lists(&self.store, &model.encoder_digest, key, record).await?;
         let study = StudyManifest::decode(lists.study.clone());
-        let study = study.map_err(|_| DecodeError::Manifest {
-            what: "the study manifest",
-        })?;
+        let study = study.map_err(|_| DecodeError::Manifest("the study manifest"))?;
         Ok((study, gather(&sources, record, lists).await?))
     }
 
@@ -137,9 +136,10 @@ impl Decode {
         });
         let result = vec![(BlobKind::Result, result.encode_to_vec().into())];
         let digests = self.store.keep(key, result, &[], ready(Ok(()))).await?;
-        digests.first().copied().ok_or(DecodeError::Manifest {
-            what: "the result's name",
-        })
+        digests
+            .first()
+            .copied()
+            .ok_or(DecodeError::Manifest("the result's name"))
     }
 
     /// Has a model that writes do the task.

@@ -92,9 +92,6 @@ impl Config {
     }
 
     /// Checks each field's form.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
         let scheme = self.scheme();
         match &self.advertise {

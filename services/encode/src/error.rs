@@ -25,12 +25,9 @@ pub enum StartError {
 /// A chunk did not become tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// A list does not decode or contradicts the record.
-    #[error("the frames manifest is not what preprocess made: {reason}")]
-    Manifest {
-        /// What is wrong with it.
-        reason: &'static str,
-    },
+    /// A list does not decode or contradicts the record, and how.
+    #[error("the frames manifest is not what preprocess made: {0}")]
+    Manifest(&'static str),
     /// The images came encoded, by another encoder than this pool's.
     #[error(
         "the images were encoded by {made_by}, and the model here takes tokens of {here}; run the same weights at the edge, or another model here"
@@ -62,27 +59,20 @@ pub enum EncodeError {
 
 impl From<EncodeError> for Ending {
     fn from(error: EncodeError) -> Self {
+        let said = error.to_string();
         match error {
-            EncodeError::Manifest { .. } => Self::fail(FailureReason::Integrity, error.to_string()),
-            EncodeError::Gone => Self::missing(FailureReason::Integrity, error.to_string()),
-            EncodeError::OtherEncoder { .. } => {
-                Self::fail(FailureReason::ModelMismatch, error.to_string())
-            }
-            EncodeError::Tokens { .. } => {
-                Self::fail(FailureReason::InputRefused, error.to_string())
-            }
+            EncodeError::Manifest(_) => Self::fail(FailureReason::Integrity, said),
+            EncodeError::Gone => Self::missing(FailureReason::Integrity, said),
+            EncodeError::OtherEncoder { .. } => Self::fail(FailureReason::ModelMismatch, said),
+            EncodeError::Tokens { .. } => Self::fail(FailureReason::InputRefused, said),
             EncodeError::Engine(error) => match error {
-                EngineError::Frame { .. } => {
-                    Self::fail(FailureReason::ModelMismatch, error.to_string())
-                }
+                EngineError::Frame { .. } => Self::fail(FailureReason::ModelMismatch, said),
                 EngineError::Tokens { .. }
                 | EngineError::TooLong { .. }
                 | EngineError::Parameter { .. }
                 | EngineError::Constraint(_)
                 | EngineError::NoPrompt { .. }
-                | EngineError::StillThinking(_) => {
-                    Self::fail(FailureReason::Internal, error.to_string())
-                }
+                | EngineError::StillThinking(_) => Self::fail(FailureReason::Internal, said),
                 EngineError::Model(_)
                 | EngineError::NotFinite
                 | EngineError::Panicked

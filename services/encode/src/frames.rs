@@ -276,9 +276,8 @@ impl Encode {
             return Ok(Has::Tokens(found));
         }
         let entry = &frame.entry;
-        let digest = Digest::from_slice(&entry.digest).map_err(|_| EncodeError::Manifest {
-            reason: "a frame's digest has another length",
-        })?;
+        let digest = Digest::from_slice(&entry.digest)
+            .map_err(|_| EncodeError::Manifest("a frame's digest has another length"))?;
         let pixels = self.store.get(tenant, BlobKind::Frame, &digest).await?;
         Ok(Has::Pixels(Frame {
             side: entry.width,

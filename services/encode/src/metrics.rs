@@ -51,19 +51,15 @@ closed_set!(
     }
 );
 
-/// Where tokens are looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tier {
-    /// This encoder's memory, first.
-    Memory,
-    /// The blob store.
-    Store,
-}
-
-const MEMORY: &str = "memory";
-const STORE: &str = "store";
-const HIT: &str = "hit";
-const MISS: &str = "miss";
+closed_set!(
+    /// Where tokens are looked for.
+    pub(crate) enum Tier, "tier", {
+        /// This encoder's memory, first.
+        Memory = "memory",
+        /// The blob store.
+        Store = "store",
+    }
+);
 
 /// Frames encoded, frames and chunks found in the cache, device time.
 #[derive(Debug, Clone)]
@@ -121,9 +117,9 @@ impl EncodeMetrics {
             registry.register_with_unit("device", help, Unit::Seconds, ours.device_seconds.clone());
         });
         // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.
-        for tier in [MEMORY, STORE] {
-            for outcome in [HIT, MISS] {
-                ours.look(tier, outcome).inc_by(0);
+        for tier in Tier::ALL {
+            for is_hit in [true, false] {
+                ours.look(*tier, is_hit).inc_by(0);
             }
         }
         for outcome in ClaimOutcome::ALL {
@@ -138,11 +134,9 @@ impl EncodeMetrics {
     /// Counts a frame that was looked for, in memory and then in the store, and found there; or nowhere.
     pub(crate) fn looked(&self, found: Option<Tier>) {
         let is_in_memory = found == Some(Tier::Memory);
-        self.look(MEMORY, if is_in_memory { HIT } else { MISS })
-            .inc();
+        self.look(Tier::Memory, is_in_memory).inc();
         if !is_in_memory {
-            let is_in_store = found == Some(Tier::Store);
-            self.look(STORE, if is_in_store { HIT } else { MISS }).inc();
+            self.look(Tier::Store, found.is_some()).inc();
         }
     }
 
@@ -185,16 +179,15 @@ impl EncodeMetrics {
     /// How many frames were looked for in a tier, and how many were there.
     #[cfg(test)]
     pub(crate) fn looks_in(&self, tier: Tier) -> (u64, u64) {
-        let tier = match tier {
-            Tier::Memory => MEMORY,
-            Tier::Store => STORE,
-        };
-        let [hits, misses] = [HIT, MISS].map(|outcome| self.look(tier, outcome).get());
+        let [hits, misses] = [true, false].map(|is_hit| self.look(tier, is_hit).get());
         (hits + misses, hits)
     }
 
-    fn look(&self, tier: &'static str, outcome: &'static str) -> Counter {
-        let labels = LookLabels { tier, outcome };
+    fn look(&self, tier: Tier, is_hit: bool) -> Counter {
+        let labels = LookLabels {
+            tier: tier.as_str(),
+            outcome: if is_hit { "hit" } else { "miss" },
+        };
         self.looks.get_or_create_owned(&labels)
     }
 }

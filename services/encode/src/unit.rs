@@ -11,13 +11,8 @@ use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensMa
 use crate::error::EncodeError;
 
 /// The frames of a chunk.
-///
-/// # Errors
-/// [`EncodeError::Manifest`] when there is no such chunk.
 pub fn frames_of(manifest: &FramesManifest, chunk: u32) -> Result<&[FrameEntry], EncodeError> {
-    let wrong = EncodeError::Manifest {
-        reason: "it has no such chunk, or chunks out of order",
-    };
+    let wrong = EncodeError::Manifest("it has no such chunk, or chunks out of order");
     range(&manifest.chunk_starts, manifest.frames.len(), chunk)
         .and_then(|range| manifest.frames.get(range))
         .ok_or(wrong)
@@ -43,9 +38,7 @@ pub(crate) fn came_encoded(
     let Some(encoded) = &manifest.encoded else {
         return Ok(None);
     };
-    let wrong = EncodeError::Manifest {
-        reason: "the tokens that came with it are not of its frames",
-    };
+    let wrong = EncodeError::Manifest("the tokens that came with it are not of its frames");
     let frames = frames_of(manifest, chunk)?;
     let tokens = range(&manifest.chunk_starts, manifest.frames.len(), chunk)
         .and_then(|range| encoded.tokens.get(range))

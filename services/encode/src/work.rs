@@ -82,14 +82,11 @@ impl Encode {
         tenant: &TenantId,
         record: &JobRecord,
     ) -> Result<(Digest, FramesManifest), EncodeError> {
-        let missing = EncodeError::Manifest {
-            reason: "the record names none",
-        };
+        let missing = EncodeError::Manifest("the record names none");
         let digest = record.frames.ok_or(missing)?;
         let bytes = self.store.get(tenant, BlobKind::Frames, &digest).await?;
-        let manifest = FramesManifest::decode(bytes).map_err(|_| EncodeError::Manifest {
-            reason: "it is not the encoding of a manifest",
-        })?;
+        let manifest = FramesManifest::decode(bytes)
+            .map_err(|_| EncodeError::Manifest("it is not the encoding of a manifest"))?;
         Ok((digest, manifest))
     }
 
@@ -138,9 +135,8 @@ impl Encode {
         entry: &TokensEntry,
     ) -> Result<Digest, EncodeError> {
         let model = self.engine.description();
-        let digest = Digest::from_slice(&entry.digest).map_err(|_| EncodeError::Manifest {
-            reason: "the digest of tokens has another length",
-        })?;
+        let digest = Digest::from_slice(&entry.digest)
+            .map_err(|_| EncodeError::Manifest("the digest of tokens has another length"))?;
         let bytes = self.store.get(tenant, BlobKind::Tokens, &digest).await;
         let bytes = bytes.map_err(|error| match error {
             StoreError::Missing { .. } => EncodeError::Gone,

@@ -128,9 +128,6 @@ impl Process {
 
     /// Runs what is said to it and heard from it; it is ended when that takes longer than `wall_max`, or when nobody waits for
     /// the decode of this thread any more.
-    ///
-    /// # Errors
-    /// [`NoAnswer::Late`] or [`NoAnswer::Stopped`].
     pub(crate) fn within<T>(
         &self,
         wall_max: Duration,

@@ -157,9 +157,6 @@ impl Config {
     }
 
     /// Checks relations between fields.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
         // As the start makes them.
         Options::new(self.frame_side, Limits::default())

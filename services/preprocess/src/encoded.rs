@@ -26,9 +26,6 @@ pub(crate) struct Names {
 }
 
 /// The input that stands for the images of its job, where there is one.
-///
-/// # Errors
-/// [`PreprocessError::Encoded`] where it is not the only one.
 pub(crate) fn input(
     study: &wire::StudyManifest,
 ) -> Result<Option<&wire::StudyInput>, PreprocessError> {
@@ -36,16 +33,13 @@ pub(crate) fn input(
         [input] if input.encoded_images > 0 => Ok(Some(input)),
         inputs if inputs.iter().any(|input| input.encoded_images > 0) => {
             let reason = "it is not the only input of its job".to_owned();
-            Err(PreprocessError::Encoded { reason })
+            Err(PreprocessError::Encoded(reason))
         }
         _ => Ok(None),
     }
 }
 
 /// Whether the study is the one that was declared, and one that this fleet could have made.
-///
-/// # Errors
-/// [`PreprocessError::Encoded`], [`PreprocessError::Frames`] or [`PreprocessError::OtherRules`].
 pub(crate) fn check(
     study: &wire::EncodedStudy,
     declared: u32,
@@ -54,7 +48,7 @@ pub(crate) fn check(
     let found = study.image_count;
     if found != declared {
         let reason = format!("it stands for {found} images; {declared} were declared");
-        return Err(PreprocessError::Encoded { reason });
+        return Err(PreprocessError::Encoded(reason));
     }
     let max = rules.frames_max;
     if study.frames.len() > max as usize {

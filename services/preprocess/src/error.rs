@@ -59,23 +59,31 @@ pub(crate) enum PreprocessError {
     #[error("the study was refused: SCREENING_PANIC: the screening of its texts broke off")]
     ScreeningPanic,
     /// The file is not the encoded study that it was declared to be; only a hospital's edge declares one.
-    #[error("the encoded study was refused: {reason}")]
-    Encoded { reason: String },
+    #[error("the encoded study was refused: {0}")]
+    Encoded(String),
     /// An encoded study whose frames were made otherwise than here.
     #[error(
         "the edge made its frames by {made_by}, and this pool's model is shown {here}; set the edge's pool as this one"
     )]
     OtherRules { made_by: String, here: String },
     /// A list does not decode or contradicts the record.
-    #[error("the study manifest is not what was accepted: {reason}")]
-    Manifest { reason: String },
+    #[error("the study manifest is not what was accepted: {0}")]
+    Manifest(String),
     /// The blob store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+impl PreprocessError {
+    /// [`PreprocessError::Manifest`], by what is wrong with it.
+    pub(crate) fn manifest(reason: &str) -> Self {
+        Self::Manifest(reason.to_owned())
+    }
+}
+
 impl From<PreprocessError> for Ending {
     fn from(error: PreprocessError) -> Self {
+        let said = error.to_string();
         match error {
             // The file may be good; a start is counted, so that a file that always ends so is given up.
             PreprocessError::Refused { ref refusal, .. }
@@ -96,23 +104,17 @@ impl From<PreprocessError> for Ending {
                     Reason::DecoderCrashed | Reason::TextReaderFailed
                 ) =>
             {
-                Self::fail(FailureReason::AttemptsExhausted, error.to_string())
+                Self::fail(FailureReason::AttemptsExhausted, said)
             }
             PreprocessError::Refused { .. }
             | PreprocessError::Volume { .. }
             | PreprocessError::Frames { .. }
             | PreprocessError::Identifiers
-            | PreprocessError::Encoded { .. }
+            | PreprocessError::Encoded(_)
             | PreprocessError::DecoderPanic { .. }
-            | PreprocessError::ScreeningPanic => {
-                Self::fail(FailureReason::InputRefused, error.to_string())
-            }
-            PreprocessError::OtherRules { .. } => {
-                Self::fail(FailureReason::ModelMismatch, error.to_string())
-            }
-            PreprocessError::Manifest { .. } => {
-                Self::fail(FailureReason::Integrity, error.to_string())
-            }
+            | PreprocessError::ScreeningPanic => Self::fail(FailureReason::InputRefused, said),
+            PreprocessError::OtherRules { .. } => Self::fail(FailureReason::ModelMismatch, said),
+            PreprocessError::Manifest(_) => Self::fail(FailureReason::Integrity, said),
             PreprocessError::Store(error) => error.into(),
         }
     }

@@ -180,9 +180,7 @@ impl Inputs {
         declared: Declared<'_>,
     ) -> Result<Bytes, PreprocessError> {
         let Declared { index, input } = declared;
-        let wrong = |reason: &str| PreprocessError::Manifest {
-            reason: format!("input {index}: {reason}"),
-        };
+        let wrong = |reason: &str| PreprocessError::Manifest(format!("input {index}: {reason}"));
         let digest = |bytes: &Bytes| {
             Digest::from_slice(bytes).map_err(|_| wrong("a part's digest has another length"))
         };

@@ -26,16 +26,10 @@ impl PreprocessMetrics {
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("preprocess");
             registry.register("frames", "Frames made", ours.frames.clone());
-            registry.register(
-                "texts_masked",
-                "Names, numbers, dates and places of headers masked in the texts of tasks",
-                ours.masked.clone(),
-            );
-            registry.register(
-                "files_refused",
-                "Files refused, by reason",
-                ours.refused.clone(),
-            );
+            let help = "Names, numbers, dates and places of headers masked in the texts of tasks";
+            registry.register("texts_masked", help, ours.masked.clone());
+            let help = "Files refused, by reason";
+            registry.register("files_refused", help, ours.refused.clone());
         });
         // There before the first refusal, which would otherwise be no rise.
         for reason in Reason::ALL {

@@ -111,9 +111,6 @@ impl Puts {
     }
 
     /// Waits until all of them are stored.
-    ///
-    /// # Errors
-    /// The first failure of one of them.
     pub(crate) async fn finish(mut self) -> Result<(), StoreError> {
         let running = self
             .running

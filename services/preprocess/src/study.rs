@@ -176,9 +176,7 @@ impl Studies {
         let read = Decodes::run(&turn, move || (encoded::read(&held.bytes), held));
         let read = read.await;
         let (read, held) = read.map_err(|_| PreprocessError::DecoderPanic { index })?;
-        let encoded = read.map_err(|error| PreprocessError::Encoded {
-            reason: error.to_string(),
-        })?;
+        let encoded = read.map_err(|error| PreprocessError::Encoded(error.to_string()))?;
         Ok((encoded, held))
     }
 
@@ -200,7 +198,8 @@ impl Studies {
             let content = match outcome {
                 Ok(Prepared::Frames(_)) => {
                     let frames = entries.remove(&member);
-                    let frames = frames.ok_or_else(|| gone("a file's frames did not come"))?;
+                    let frames = frames
+                        .ok_or_else(|| PreprocessError::manifest("a file's frames did not come"))?;
                     self.count(job.puts, frames.len())?;
                     Content::Frames(frames)
                 }
@@ -388,7 +387,7 @@ impl Studies {
         let shown: Option<Vec<(File, u32)>> = shown
             .map(|(index, frame)| Some((*files.get(*index)?, *frame)))
             .collect();
-        let shown = shown.ok_or_else(|| gone("a slice is of no file"))?;
+        let shown = shown.ok_or_else(|| PreprocessError::manifest("a slice is of no file"))?;
         self.count(job.puts, shown.len())?;
         let plan = Arc::new(plan);
         let mut inputs: Vec<usize> = shown.iter().map(|(file, _)| file.input).collect();
@@ -397,7 +396,8 @@ impl Studies {
         let decoded = inputs.iter().map(async |&index| {
             let inputs = &job.study.inputs;
             let input = inputs.get(index).zip(rooms.get(index));
-            let (input, room) = input.ok_or_else(|| gone("an input is not there"))?;
+            let (input, room) =
+                input.ok_or_else(|| PreprocessError::manifest("an input is not there"))?;
             let declared = Declared { index, input };
             let held = self.inputs.read(job.tenant, declared, *room).await?;
             self.slices(job, declared, held, (wanted(&shown, index), &plan))
@@ -410,7 +410,7 @@ impl Studies {
             Some((place.0.input, decoded.swap_remove(at).1))
         });
         let taken: Option<Vec<_>> = taken.collect();
-        taken.ok_or_else(|| gone("a slice was not decoded"))
+        taken.ok_or_else(|| PreprocessError::manifest("a slice was not decoded"))
     }
 
     /// Slices of one input, each on its way to the store before the next but one is made.
@@ -524,12 +524,6 @@ impl Studies {
             channels,
             info: Some(used(origin, &info, &digest)),
         }
-    }
-}
-
-fn gone(what: &str) -> PreprocessError {
-    PreprocessError::Manifest {
-        reason: what.to_owned(),
     }
 }
 

@@ -70,14 +70,12 @@ impl Preprocess {
             .store
             .get(tenant, BlobKind::Study, &record.study)
             .await?;
-        let manifest = |reason: String| PreprocessError::Manifest { reason };
         let study = wire::StudyManifest::decode(bytes)
-            .map_err(|_| manifest("it is not the encoding of a manifest".to_owned()))?;
+            .map_err(|_| PreprocessError::manifest("it is not the encoding of a manifest"))?;
         if study.inputs.len() != record.image_count as usize {
             let (found, declared) = (study.inputs.len(), record.image_count);
-            return Err(manifest(format!(
-                "{found} inputs for {declared} declared images"
-            )));
+            let reason = format!("{found} inputs for {declared} declared images");
+            return Err(PreprocessError::Manifest(reason));
         }
         Ok(study)
     }
@@ -106,9 +104,8 @@ impl Preprocess {
             .map(|digest| Bytes::copy_from_slice(digest.as_bytes()));
         let input_digests = input_digests.collect();
         let frames = study.frames;
-        let count = u32::try_from(frames.len()).map_err(|_| PreprocessError::Manifest {
-            reason: "too many frames".to_owned(),
-        })?;
+        let count = u32::try_from(frames.len())
+            .map_err(|_| PreprocessError::manifest("too many frames"))?;
         let chunk_starts = chunk_starts(count, self.frames_per_chunk);
         // As many as CHUNKS_MAX at most.
         let chunks = chunk_starts.len() as u32;
@@ -173,9 +170,7 @@ impl Preprocess {
 fn only(digests: &[Digest]) -> Result<Digest, PreprocessError> {
     match digests {
         [digest] => Ok(*digest),
-        _ => Err(PreprocessError::Manifest {
-            reason: "it has no name".to_owned(),
-        }),
+        _ => Err(PreprocessError::manifest("it has no name")),
     }
 }
 

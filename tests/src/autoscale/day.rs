@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use toml::toml;
 
 use crate::autoscale::{BACKLOG, Scaler, backlog};
-use crate::client::{Client, PATIENCE, inline, report};
+use crate::client::{Client, PATIENCE, inline, is_final, report};
 use crate::fleet::{Fleet, Model, Options, Pace, Role};
 use crate::picture;
 
@@ -258,14 +258,10 @@ async fn follow(
             is_idle &= backlog <= 0.0 && scaler.running() == 0;
         }
         // What was sent a moment ago is not in the backlog yet.
-        if is_idle && all(client).await?.iter().all(is_final) {
+        if is_idle && all(client).await?.iter().all(|job| is_final(job.state())) {
             return Ok(());
         }
     }
-}
-
-fn is_final(job: &Job) -> bool {
-    job.state() >= JobState::Completed
 }
 
 /// Every job of the tenant.

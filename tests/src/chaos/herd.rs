@@ -7,12 +7,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use medfleet_queue::Queue;
 use medfleet_testkit::{FaultyLink, Member, NatsServer, own_address, wait_until};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::process::Child;
 use tokio::sync::Mutex;
 
@@ -21,12 +20,14 @@ use crate::chaos::load::{Clients, TENANTS};
 use crate::client::{Client, PATIENCE};
 use crate::config::{self, PORTS, Setting};
 use crate::fleet::{API_PORT, Model, Options, Pace, Role, files_below, http_get};
-use crate::process::{program, start_program};
+use crate::process::{is_ready, log_end, program, signal, start_program};
 
 const CLIENT_PORT: u16 = 4222;
 const ROUTE_PORT: u16 = 6222;
 /// What the name of a nats-server begins with; then comes its number.
 const NODE: &str = "node-";
+/// Who asks this is told of the bucket of claims.
+const CLAIMS_INFO: &str = "$JS.API.STREAM.INFO.KV_CLAIMS";
 /// Longest wait for an answer of NATS: short, because many are lost, and clients call again.
 const REQUEST_TIMEOUT: &str = "3s";
 /// More than four times that.
@@ -86,14 +87,7 @@ impl Herd {
         let disk = Disk::make(folder.path().join("disk"), options.disk)?;
         let address = own_address();
         let nodes = nodes(address, options.nodes, &disk.streams()).await?;
-        let mut tokens = BTreeMap::new();
-        let mut entries = String::new();
-        for tenant in TENANTS {
-            let (token, entry) = config::token(tenant, false)?;
-            tokens.insert(tenant, token);
-            entries.push_str(&entry);
-        }
-        fs::write(folder.path().join("tokens.toml"), entries)?;
+        let tokens = config::tokens(folder.path(), TENANTS)?;
         let mut herd = Self {
             address,
             processes: BTreeMap::new(),
@@ -223,7 +217,6 @@ impl Herd {
     pub async fn start_service(&self, id: Id) -> Result<()> {
         let mut child = self.process(id)?.child.lock().await;
         ensure!(child.is_none(), "{id:?} runs already");
-        let admin = self.admin(id);
         let program = self.process(id)?.program.lock().await.clone();
         let ready = wait_until(PATIENCE, "a process to be ready", async || {
             let running = match &mut *child {
@@ -236,7 +229,7 @@ impl Herd {
                 *child = None;
                 return None;
             }
-            matches!(http_get(admin, "/readyz").await, Ok((200, _))).then_some(())
+            is_ready(self.admin(id)).await.then_some(())
         });
         ready
             .await
@@ -279,35 +272,31 @@ impl Herd {
         self.nodes[node].lock().await.restart().await
     }
 
-    /// The nats-server that leads a stream of a cluster, once one does.
-    pub async fn leader_of(&self, stream: &str) -> Result<usize> {
-        wait_until(PATIENCE, "a stream to have a leader", async || {
-            leader_in(&self.info_of(stream).await?)
+    /// The nats-server of a cluster that leads the claims, once one does.
+    pub async fn claims_leader(&self) -> Result<usize> {
+        wait_until(PATIENCE, "the claims to have a leader", async || {
+            leader_in(&self.info_of_claims().await?)
         })
         .await
     }
 
-    /// Waits until a stream of a cluster has a leader, and every other server all of it: then the next one may be restarted.
-    pub async fn wait_whole(&self, stream: &str) -> Result<()> {
-        wait_until(
-            PATIENCE,
-            "a stream to be whole on every server",
-            async || {
-                let info = self.info_of(stream).await?;
-                leader_in(&info)?;
-                let replicas = info["cluster"]["replicas"].as_array()?;
-                let whole = replicas.iter().filter(|replica| replica["current"] == true);
-                (whole.count() + 1 == self.nodes.len()).then_some(())
-            },
-        )
+    /// Waits until the claims have a leader, and every other server of the cluster all of them: then the next one may be
+    /// restarted.
+    pub async fn wait_claims_whole(&self) -> Result<()> {
+        wait_until(PATIENCE, "claims whole on every server", async || {
+            let info = self.info_of_claims().await?;
+            leader_in(&info)?;
+            let replicas = info["cluster"]["replicas"].as_array()?;
+            let whole = replicas.iter().filter(|replica| replica["current"] == true);
+            (whole.count() + 1 == self.nodes.len()).then_some(())
+        })
         .await
     }
 
-    /// What the first nats-server says of a stream that says anything.
-    async fn info_of(&self, stream: &str) -> Option<serde_json::Value> {
-        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+    /// What the first nats-server says of the claims that says anything.
+    async fn info_of_claims(&self) -> Option<serde_json::Value> {
         for node in &self.nodes {
-            if let Ok(answer) = node.lock().await.ask(&subject).await {
+            if let Ok(answer) = node.lock().await.ask(CLAIMS_INFO).await {
                 return serde_json::from_slice(&answer).ok();
             }
         }
@@ -359,15 +348,7 @@ impl Herd {
     /// Checks that every process runs, is ready, and has not panicked since it was first started.
     pub async fn check_alive(&self) -> Result<()> {
         for (id, process) in &self.processes {
-            let ended = match &mut *process.child.lock().await {
-                Some(child) => child.try_wait()?,
-                None => bail!("{id:?} does not run"),
-            };
-            ensure!(
-                ended.is_none(),
-                "{id:?} died: {ended:?}; {}",
-                self.log_end(*id)
-            );
+            self.check_running(*id, process.child.lock().await.as_mut())?;
             let log = fs::read_to_string(self.file(*id, "log"))?;
             ensure!(
                 !log.contains("panicked at"),
@@ -375,7 +356,7 @@ impl Herd {
                 self.log_end(*id)
             );
             let ready = wait_until(PATIENCE, "a process to be ready", async || {
-                matches!(http_get(self.admin(*id), "/readyz").await, Ok((200, _))).then_some(())
+                is_ready(self.admin(*id)).await.then_some(())
             });
             ready
                 .await
@@ -410,16 +391,16 @@ impl Herd {
 
     async fn take(&self, id: Id) -> Result<Child> {
         let mut slot = self.process(id)?.child.lock().await;
-        let mut child = slot
-            .take()
-            .with_context(|| format!("{id:?} does not run"))?;
+        self.check_running(id, slot.as_mut())?;
+        slot.take().context("it runs")
+    }
+
+    fn check_running(&self, id: Id, child: Option<&mut Child>) -> Result<()> {
+        let child = child.with_context(|| format!("{id:?} does not run"))?;
         let ended = child.try_wait()?;
-        ensure!(
-            ended.is_none(),
-            "{id:?} died: {ended:?}; {}",
-            self.log_end(id)
-        );
-        Ok(child)
+        let log = || self.log_end(id);
+        ensure!(ended.is_none(), "{id:?} died: {ended:?}; {}", log());
+        Ok(())
     }
 
     async fn signal(&self, id: Id, what: Signal) -> Result<()> {
@@ -433,10 +414,7 @@ impl Herd {
     }
 
     fn log_end(&self, id: Id) -> String {
-        let text = fs::read_to_string(self.file(id, "log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let end = lines[lines.len().saturating_sub(20)..].join("\n");
-        format!("end of its log:\n{end}")
+        log_end(&self.file(id, "log"))
     }
 }
 
@@ -460,9 +438,4 @@ async fn nodes(address: Ipv4Addr, count: usize, folder: &Path) -> Result<Vec<Nat
 fn leader_in(info: &serde_json::Value) -> Option<usize> {
     let leader = info["cluster"]["leader"].as_str()?;
     leader.strip_prefix(NODE)?.parse().ok()
-}
-
-fn signal(pid: Option<u32>, what: Signal) -> Result<()> {
-    let pid = pid.context("the process has ended")?;
-    kill(Pid::from_raw(i32::try_from(pid)?), what).context("signal a process")
 }

@@ -1,6 +1,5 @@
 //! A seed's schedule: which fault hits what, when and for how long. Pure, so that a seed is a whole run.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -187,7 +186,7 @@ pub fn power_cuts(seed: u64, horizon: Duration) -> Vec<Planned> {
 /// Time that a target is left alone after a fault, so that it is up again before the next.
 const RECOVERY_MILLIS: u64 = 1_500;
 
-/// Every fault that a target can have, nats-server's kill twice as often.
+/// Every fault that a target can have, in order.
 fn every(shape: &Shape) -> Vec<(Target, Fault)> {
     let mut all = Vec::new();
     for instance in 0..shape.instances {
@@ -204,8 +203,8 @@ fn every(shape: &Shape) -> Vec<(Target, Fault)> {
     if shape.can_fill {
         all.push((Target::Store, Fault::Full));
     }
-    let unique: BTreeSet<_> = all.into_iter().collect();
-    unique.into_iter().collect()
+    all.sort_unstable();
+    all
 }
 
 fn shuffled<T>(mut items: Vec<T>, random: &mut Random) -> Vec<T> {

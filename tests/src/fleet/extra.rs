@@ -7,16 +7,15 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_testkit::wait_until;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 use tokio::process::Child;
 use toml::{Table, Value};
 
-use super::{Fleet, Role, http_get};
+use super::{Fleet, Role};
 use crate::client::PATIENCE;
 use crate::config::PORTS;
-use crate::process::start_service;
+use crate::process::{is_ready, signal, start_service};
 
 /// A worker beside the fleet's own; killed when it is dropped.
 #[derive(Debug)]
@@ -70,8 +69,7 @@ impl Extra {
     /// Waits until it takes work.
     pub async fn ready(&self) -> Result<()> {
         wait_until(PATIENCE, "another worker to be ready", async || {
-            let answer = http_get(self.admin, "/readyz").await;
-            matches!(answer, Ok((200, _))).then_some(())
+            is_ready(self.admin).await.then_some(())
         })
         .await
     }
@@ -83,8 +81,7 @@ impl Extra {
 
     /// Asks it to stop, as a controller does; [`Self::ended`] waits.
     pub fn stop(&self) -> Result<()> {
-        let pid = self.child.id().context("a worker ended by itself")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM).context("stop a worker")
+        signal(self.child.id(), Signal::SIGTERM).context("stop a worker")
     }
 
     /// Waits for its end, which must be in order.

@@ -39,16 +39,15 @@ impl Fleet {
         Ok(queue.ensure(&[]).await?)
     }
 
-    /// Publishes bytes as they are, as a client of NATS that is none of ours does.
-    pub async fn publish_raw(&self, subject: &str, bytes: &[u8]) -> Result<()> {
+    /// Publishes bytes that are no unit, as a client of NATS that is none of ours does.
+    pub async fn publish_garbage(&self, subject: &str) -> Result<()> {
+        const GARBAGE: &[u8] = &[0x0a, 0xff];
         let address = self.nats.lock().await.address();
         let (from, mut to) = TcpStream::connect(address).await?.into_split();
-        let begin = format!(
-            "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n",
-            bytes.len()
-        );
+        let length = GARBAGE.len();
+        let begin = format!("CONNECT {{\"verbose\":false}}\r\nPUB {subject} {length}\r\n");
         // It answers the ping when it has read what came before.
-        let message = [begin.as_bytes(), bytes, b"\r\nPING\r\n"].concat();
+        let message = [begin.as_bytes(), GARBAGE, b"\r\nPING\r\n"].concat();
         to.write_all(&message).await?;
         let mut lines = BufReader::new(from).lines();
         while let Some(line) = lines.next_line().await? {

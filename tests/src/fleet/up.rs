@@ -7,12 +7,12 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use medfleet_testkit::wait_until;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 
 use super::binary;
 use crate::client::PATIENCE;
+use crate::process::signal;
 
 /// `medfleet up` on a folder of its own.
 #[derive(Debug)]
@@ -103,8 +103,7 @@ impl Up {
 
     /// Asks it to stop and expects exit code 0.
     pub async fn stop(mut self) -> Result<()> {
-        let pid = self.child.id().context("it has ended already")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        signal(self.child.id(), Signal::SIGTERM)?;
         let status = tokio::time::timeout(PATIENCE, self.child.wait())
             .await
             .context("it did not stop")??;

@@ -10,7 +10,7 @@ use medfleet_testkit::{NATS_DEFAULT, clock, wait_until};
 use prost::Message;
 
 use super::left::{Left, LeftJob, LeftUpload, digits_of, file, options, release, request};
-use crate::client::{Client, PATIENCE};
+use crate::client::{Client, PATIENCE, is_encoded};
 use crate::config::{POOL, job_key};
 use crate::fleet::{Fleet, OPERATOR, Pace, Role};
 
@@ -110,15 +110,11 @@ impl Writer {
         self.fleet.stop_role(Role::Decode).await?;
         let name = self.reach(JobState::Failed, is_encoded).await?;
         self.fleet.stop_role(Role::Encode).await?;
-        self.fleet.remove_one_blob(BUSY, "tokens")?;
+        self.fleet.remove_tokens()?;
         self.fleet.start_role(Role::Encode).await?;
         self.fleet.start_role(Role::Decode).await?;
         self.busy.wait_final(&name).await?;
-        wait_until(PATIENCE, "a dead letter", async || {
-            let (letters, _) = self.busy.dead_letters(10, "").await.ok()?;
-            (letters.len() == 1).then_some(())
-        })
-        .await
+        self.busy.wait_letter().await.map(drop)
     }
 
     /// A job with a result, and one whose result was erased.
@@ -216,8 +212,4 @@ impl Writer {
         }
         Ok(jobs)
     }
-}
-
-fn is_encoded(job: &Job) -> bool {
-    job.chunks_total > 0 && job.chunks_done == job.chunks_total
 }

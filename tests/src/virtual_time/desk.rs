@@ -32,22 +32,18 @@ enum Call {
     Replay,
 }
 
-/// Why a call of a client was not answered with success.
-#[derive(Debug)]
-enum Broken {
-    Queue,
-    Store,
-}
+/// A call of a client that was not answered with success.
+struct Broken;
 
 impl From<QueueError> for Broken {
     fn from(_: QueueError) -> Self {
-        Self::Queue
+        Self
     }
 }
 
 impl From<Ending> for Broken {
     fn from(_: Ending) -> Self {
-        Self::Store
+        Self
     }
 }
 
@@ -102,9 +98,10 @@ async fn until_answered(world: &Rc<World>, asked: &Asked, call: Call) {
 /// Asks one process of `ingest`, and waits so long for its answer. The call goes on when nobody waits any more.
 async fn ask(world: &Rc<World>, asked: &Asked, call: Call, patience: u64) -> bool {
     let timeline = &world.timeline;
-    let desks: Vec<_> = world.of_role(Role::Ingest);
+    let all = world.processes.iter();
+    let desks: Vec<_> = all.filter(|process| process.role == Role::Ingest).collect();
     let chosen = timeline.between(0, desks.len() as u64 - 1) as usize;
-    let process = Rc::clone(&desks[chosen]);
+    let process = Rc::clone(desks[chosen]);
     if !process.serves.get() {
         return false;
     }
@@ -196,7 +193,7 @@ async fn cancel(wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
     match wire.apply_and_say(key, None, &Move::Cancel, now).await? {
         Applied::Refused { record, .. } => wire.say(key, &record).await?,
         // What it read is behind: the client asks again.
-        Applied::Missing => return Err(Broken::Queue),
+        Applied::Missing => return Err(Broken),
         Applied::Applied { .. } | Applied::OtherEpoch { .. } => {}
     }
     Ok(None)
@@ -214,7 +211,7 @@ async fn replay(world: &World, wire: &Wire, key: &JobKey) -> Result<Option<u64>,
         let late = pin!(wire.timeline.sleep(PENDING_AFTER / 2));
         match select(moving, late).await {
             Either::Left((tried, _)) => tried?,
-            Either::Right(_) => return Err(Broken::Queue),
+            Either::Right(_) => return Err(Broken),
         }
     };
     match tried {
@@ -225,7 +222,7 @@ async fn replay(world: &World, wire: &Wire, key: &JobKey) -> Result<Option<u64>,
         // What it read is behind: the client asks again.
         Applied::Refused { .. } | Applied::OtherEpoch { .. } | Applied::Missing => {
             forget(wire, noted).await?;
-            return Err(Broken::Queue);
+            return Err(Broken);
         }
     }
     wire.ask("discard a dead letter", |server, _| {

@@ -14,7 +14,7 @@ use medfleet_queue::{Applied, QueueError};
 
 use super::server::{Event, Stream};
 use super::wire::Wire;
-use super::{LEASE_TTL, Role, SLOTS, World};
+use super::{LEASE_TTL, SLOTS, World};
 
 const RECOUNT_EVERY: u64 = 1_000;
 const EXPIRE_EVERY: u64 = 2_000;
@@ -194,11 +194,11 @@ impl Session<'_> {
 
     async fn recount(&mut self) {
         for stage in Stage::ALL {
-            let role = Role::of(*stage);
-            let workers = self.world.of_role(role);
-            let up = workers.iter().filter(|worker| worker.is_up.get()).count();
+            let all = self.world.processes.iter();
+            let up =
+                all.filter(|process| process.role.stage() == Some(*stage) && process.is_up.get());
             let lane = (*stage, self.world.pool.clone());
-            self.index.set_slots(&lane, (up * SLOTS) as u64);
+            self.index.set_slots(&lane, (up.count() * SLOTS) as u64);
             let counted = self
                 .wire
                 .ask("count released units", |server, now| {

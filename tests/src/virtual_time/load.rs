@@ -8,7 +8,7 @@ use medfleet_proto::v1;
 use super::blobs::digest;
 use super::stages::study_of;
 use super::timeline::{Timeline, after};
-use super::{HORIZON, POOL};
+use super::{HORIZON, JOBS, POOL};
 
 const TENANTS: [&str; 5] = ["st-mary", "north", "lakeside", "mercy", "valley"];
 /// How long a job may take that is in no hurry.
@@ -82,8 +82,8 @@ impl Asked {
 }
 
 /// The jobs of a seed, by arrival.
-pub(super) fn jobs(timeline: &Timeline, count: u64) -> Vec<Asked> {
-    let mut jobs: Vec<Asked> = (0..count)
+pub(super) fn jobs(timeline: &Timeline) -> Vec<Asked> {
+    let mut jobs: Vec<Asked> = (0..JOBS)
         .filter_map(|number| job(timeline, number))
         .collect();
     jobs.sort_by_key(|asked| asked.arrives);

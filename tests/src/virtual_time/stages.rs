@@ -117,7 +117,7 @@ impl Started<'_> {
     /// What the job does to whoever works on it.
     async fn suffer(&self) -> Result<(), Ending> {
         let (stage, epoch) = (self.unit.stage, self.unit.epoch);
-        let asked = self.world.asked(&self.unit.key);
+        let asked = self.world.asked.get(&self.unit.key);
         match asked.map(|asked| asked.fate) {
             Some(Fate::Refused) if stage == Stage::Preprocess => Err(Ending::fail(
                 FailureReason::InputRefused,
@@ -129,9 +129,7 @@ impl Started<'_> {
                 std::future::pending::<()>().await;
                 Ok(())
             }
-            _ if self.wire.timeline.now() < self.wire.calm_after
-                && self.wire.timeline.once_in(60) =>
-            {
+            _ if !self.wire.is_calm() && self.wire.timeline.once_in(60) => {
                 self.wire.process.count_mishaps();
                 Err(Ending::wrong("the model stumbled"))
             }

@@ -11,9 +11,9 @@ use medfleet_core::{JobKey, JobRecord, Move, Stage, UnixMillis, WorkUnit};
 use medfleet_queue::{Applied, Changed, QueueError, Revision, Seen};
 
 use super::clocks::WallClock;
-use super::server::{Delivery, Server, Stream, Version, name_of};
+use super::server::{Delivery, Server, Stream, name_of};
 use super::timeline::{TaskId, Timeline, after};
-use super::{ACK_WAIT, Plant, REQUEST_TIMEOUT, Role};
+use super::{ACK_WAIT, HORIZON, Plant, REQUEST_TIMEOUT, Role};
 
 /// Tries, as in the queue.
 const TRIES_MAX: u32 = 16;
@@ -80,28 +80,12 @@ impl Process {
     }
 }
 
-/// What a request is called, and whether a lost answer is asked for again.
-#[derive(Debug, Clone, Copy)]
-struct Operation {
-    name: &'static str,
-    is_repeatable: bool,
-}
-
-const fn repeatable(name: &'static str) -> Operation {
-    Operation {
-        name,
-        is_repeatable: true,
-    }
-}
-
 /// The connection of one process.
 #[derive(Clone)]
 pub(super) struct Wire {
     pub(super) timeline: Timeline,
     pub(super) server: Rc<RefCell<Server>>,
     pub(super) process: Rc<Process>,
-    /// Until when there are faults.
-    pub(super) calm_after: u64,
     pub(super) plant: Plant,
 }
 
@@ -126,13 +110,15 @@ impl Wire {
     }
 
     pub(super) fn is_calm(&self) -> bool {
-        self.timeline.now() >= self.calm_after
+        self.timeline.now() >= HORIZON
     }
 
-    /// One request, at most for the request timeout and one answer that never comes.
+    /// One request, at most for the request timeout and one answer that never comes. Where a lost answer was noticed, one that is
+    /// repeatable is made again.
     async fn call<T>(
         &self,
-        operation: Operation,
+        name: &'static str,
+        is_repeatable: bool,
         mut act: impl FnMut(&mut Server, u64) -> T,
     ) -> Result<T, QueueError> {
         let begun = self.timeline.now();
@@ -148,7 +134,7 @@ impl Wire {
             let now = self.timeline.now();
             if now >= begun + REQUEST_TIMEOUT {
                 self.process.count_mishaps();
-                return Err(QueueError::unavailable(operation.name));
+                return Err(QueueError::unavailable(name));
             }
             let is_cut = self.process.cut_until.get() > now;
             if is_cut || self.server.borrow().down_until > now {
@@ -164,18 +150,14 @@ impl Wire {
                 return Ok(answer);
             }
             self.process.count_mishaps();
-            if operation.is_repeatable && self.timeline.once_in(2) {
-                // The loss was noticed: it is asked again, and done again.
+            if is_repeatable && self.timeline.once_in(2) {
                 continue;
             }
-            self.timeline.note(&format!(
-                "{} lost an answer: {}",
-                self.process.name(),
-                operation.name
-            ));
+            let who = self.process.name();
+            self.timeline.note(&format!("{who} lost an answer: {name}"));
             self.timeline.sleep(REQUEST_TIMEOUT).await;
             return Err(QueueError::TimedOut {
-                operation: operation.name,
+                operation: name,
                 waited: Duration::from_millis(REQUEST_TIMEOUT),
             });
         }
@@ -206,22 +188,18 @@ impl Wire {
         let own = self.process.own.borrow().get(key).copied().unwrap_or(0);
         let is_behind = !self.is_calm() && self.timeline.once_in(4);
         let found = self
-            .call(repeatable("read a record"), |server, now| {
+            .ask("read a record", |server, now| {
                 let (until, age) = server.outdated;
                 let behind = if is_behind && until > now { age } else { 0 };
                 server.read(key, now.saturating_sub(behind), own)
             })
             .await?;
-        Ok(found.map(
-            |Version {
-                 record, revision, ..
-             }| (record, revision),
-        ))
+        Ok(found.map(|found| (found.record, found.revision)))
     }
 
     /// Every record, for the scan of the open jobs.
     pub(super) async fn records(&self) -> Result<Vec<(JobKey, JobRecord)>, QueueError> {
-        self.call(repeatable("scan the records"), |server, _| {
+        self.ask("scan the records", |server, _| {
             let all = server.records.iter();
             let latest = all.filter_map(|(key, versions)| {
                 let version = versions.last()?;
@@ -238,12 +216,8 @@ impl Wire {
         key: &JobKey,
         record: &JobRecord,
     ) -> Result<Option<JobRecord>, QueueError> {
-        const CREATE: Operation = Operation {
-            name: "create a record",
-            is_repeatable: false,
-        };
         let stored = self
-            .call(CREATE, |server, now| {
+            .call("create a record", false, |server, now| {
                 server.create(key, record.clone(), now)
             })
             .await?;
@@ -264,12 +238,8 @@ impl Wire {
         record: &JobRecord,
         revision: u64,
     ) -> Result<Option<u64>, QueueError> {
-        const UPDATE: Operation = Operation {
-            name: "change a record",
-            is_repeatable: false,
-        };
         let stored = self
-            .call(UPDATE, |server, now| {
+            .call("change a record", false, |server, now| {
                 server.update(key, record.clone(), revision, now)
             })
             .await?;
@@ -389,7 +359,7 @@ impl Wire {
 
     /// Publishes where a record stands.
     pub(super) async fn say(&self, key: &JobKey, record: &JobRecord) -> Result<(), QueueError> {
-        self.call(repeatable("publish an event"), |server, _| {
+        self.ask("publish an event", |server, _| {
             server.say(key, record);
         })
         .await
@@ -404,7 +374,7 @@ impl Wire {
                 self.server.borrow_mut().promise(stream, unit, until);
             }
             let is_stored = self
-                .call(repeatable("publish a unit"), |server, now| {
+                .ask("publish a unit", |server, now| {
                     server.publish(stream, unit, now)
                 })
                 .await?;
@@ -412,9 +382,7 @@ impl Wire {
                 return Ok(());
             }
             let live = self
-                .call(repeatable("look at a unit"), |server, _| {
-                    server.live(stream, &name)
-                })
+                .ask("look at a unit", |server, _| server.live(stream, &name))
                 .await?;
             match live {
                 Some((sequence, live)) if protocol::replaces(unit, &live) => {
@@ -431,7 +399,7 @@ impl Wire {
 
     /// Removes a message; one that is gone is fine.
     pub(super) async fn delete(&self, stream: Stream, sequence: u64) -> Result<(), QueueError> {
-        self.call(repeatable("remove a message"), |server, _| {
+        self.ask("remove a message", |server, _| {
             server.delete(stream, sequence);
         })
         .await
@@ -477,6 +445,6 @@ impl Wire {
         name: &'static str,
         act: impl FnMut(&mut Server, u64) -> T,
     ) -> Result<T, QueueError> {
-        self.call(repeatable(name), act).await
+        self.call(name, true, act).await
     }
 }

@@ -38,9 +38,6 @@ pub(super) fn images_held(
 }
 
 /// Looks whether a prompt of this size and a text of so many tokens fit the model's context, and its memory when they are alone.
-///
-/// # Errors
-/// [`EngineError::TooLong`].
 pub(super) fn fit(
     backend: &dyn DecodeBackend,
     size: PromptSize,

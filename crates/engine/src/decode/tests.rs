@@ -26,6 +26,11 @@ const LIMITS: DecodeLimits = DecodeLimits {
     prefill_measured: false,
     speculation: None,
 };
+/// Prompts are read in one pass.
+const WHOLE: DecodeLimits = DecodeLimits {
+    prefill_tokens_max: 64,
+    ..LIMITS
+};
 const PLENTY: u64 = 1 << 30;
 
 fn greedy() -> Decoding {
@@ -44,14 +49,17 @@ fn engine(limits: DecodeLimits, kv_bytes_max: u64) -> DecodeEngine {
     DecodeEngine::start(Box::new(backend), limits).expect("a thread starts")
 }
 
-fn tokens(shade: u8) -> ImageTokens {
-    let frame = Frame {
+fn frame(shade: u8) -> Frame {
+    Frame {
         side: 8,
         channels: 1,
         pixels: vec![shade; 64].into(),
-    };
+    }
+}
+
+fn tokens(shade: u8) -> ImageTokens {
     simulated()
-        .encode(&[frame])
+        .encode(&[frame(shade)])
         .expect("the simulated encoder works")
         .remove(0)
 }
@@ -251,12 +259,27 @@ impl DecodeBackend for Wrapped {
     }
 }
 
-fn wrapped(
-    limits: DecodeLimits,
-    kv_bytes_max: u64,
-    pass: Pass,
-) -> (DecodeEngine, tokio::sync::mpsc::UnboundedReceiver<Sequence>) {
+type Releases = tokio::sync::mpsc::UnboundedReceiver<Sequence>;
+
+/// A backend that computes, and what it releases.
+fn wrap(kv_bytes_max: u64, pass: Pass) -> (Wrapped, Releases) {
+    let (released, releases) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Wrapped {
+        inner: simulated().decoder(kv_bytes_max),
+        pass,
+        computes: true,
+        makes_numbers: true,
+        released,
+    };
+    (backend, releases)
+}
+
+fn wrapped(limits: DecodeLimits, kv_bytes_max: u64, pass: Pass) -> (DecodeEngine, Releases) {
     wrapped_with(limits, kv_bytes_max, pass, Patience::SAFE)
+}
+
+async fn taken(engine: &DecodeEngine, request: DecodeRequest) -> DecodeStream {
+    engine.decode(request).await.expect("it is taken")
 }
 
 /// Far longer than the engine's thread may wait for a processor while it takes a request on.
@@ -271,46 +294,28 @@ fn wrapped_with(
     kv_bytes_max: u64,
     pass: Pass,
     patience: Patience,
-) -> (DecodeEngine, tokio::sync::mpsc::UnboundedReceiver<Sequence>) {
-    let (released, releases) = tokio::sync::mpsc::unbounded_channel();
-    let backend = Wrapped {
-        inner: simulated().decoder(kv_bytes_max),
-        pass,
-        computes: true,
-        makes_numbers: true,
-        released,
-    };
+) -> (DecodeEngine, Releases) {
+    let (backend, releases) = wrap(kv_bytes_max, pass);
     let engine = DecodeEngine::start_with(Box::new(backend), limits, None, patience);
     (engine.expect("a thread starts"), releases)
 }
 
 /// Every pass waits for permission; `false` makes it panic.
-fn gated() -> (
-    DecodeEngine,
-    blocking::Sender<bool>,
-    tokio::sync::mpsc::UnboundedReceiver<Sequence>,
-) {
+fn gated() -> (DecodeEngine, blocking::Sender<bool>, Releases) {
     let (permit, permits) = blocking::channel();
-    let limits = DecodeLimits {
-        prefill_tokens_max: 64,
-        ..LIMITS
-    };
     let pass: Pass = Box::new(move |inner, works| match permits.recv() {
         Ok(true) => inner.run(works),
         Ok(false) => panic!("the simulated device broke"),
         Err(_) => Err(EngineError::Stopped),
     });
-    let (engine, releases) = wrapped(limits, PLENTY, pass);
+    let (engine, releases) = wrapped(WHOLE, PLENTY, pass);
     (engine, permit, releases)
 }
 
 #[tokio::test]
 async fn dropping_the_stream_stops_between_two_tokens() {
     let (engine, permit, mut releases) = gated();
-    let mut stream = engine
-        .decode(request(&[1], greedy()))
-        .await
-        .expect("it is taken");
+    let mut stream = taken(&engine, request(&[1], greedy())).await;
     permit
         .send(true)
         .expect("the model waits for its first pass");
@@ -334,15 +339,8 @@ async fn who_is_gone_before_it_was_looked_at_is_not_begun() {
         let _ = (begins.send(sequences), permits.recv());
         inner.run(works)
     });
-    let limits = DecodeLimits {
-        prefill_tokens_max: 64,
-        ..LIMITS
-    };
-    let (engine, _releases) = wrapped(limits, PLENTY, pass);
-    let _first = engine
-        .decode(request(&[1], greedy()))
-        .await
-        .expect("it is taken");
+    let (engine, _releases) = wrapped(WHOLE, PLENTY, pass);
+    let _first = taken(&engine, request(&[1], greedy())).await;
     assert_eq!(begun.recv().await, Some(vec![0]));
     // The model is at its pass: this one was sent when it waits, and nobody has looked at it.
     tokio::select! {
@@ -351,10 +349,9 @@ async fn who_is_gone_before_it_was_looked_at_is_not_begun() {
         () = std::future::ready(()) => {}
     }
     // Polled in this order: the next pass begins when it was sent.
-    let (second, ()) = tokio::join!(engine.decode(request(&[3], greedy())), async {
+    let (_second, ()) = tokio::join!(taken(&engine, request(&[3], greedy())), async {
         permit.send(()).expect("the first pass waits");
     });
-    let _second = second.expect("it is taken");
     assert_eq!(begun.recv().await, Some(vec![0, 1]), "the model knows two");
     drop(permit);
 }
@@ -362,14 +359,10 @@ async fn who_is_gone_before_it_was_looked_at_is_not_begun() {
 #[tokio::test]
 async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
     let (engine, permit, _releases) = gated();
-    let first = engine
-        .decode(request(&[1], greedy()))
-        .await
-        .expect("it is taken");
+    let mut stream = taken(&engine, request(&[1], greedy())).await;
     permit
         .send(false)
         .expect("the model waits for its next step");
-    let mut stream = first;
     let error = loop {
         match stream.next().await {
             Ok(DecodeEvent::Text(_)) => {}
@@ -401,14 +394,9 @@ async fn a_pass_that_is_lost_tells_its_texts_why() {
 
 #[tokio::test]
 async fn a_device_that_computes_no_more_ends_the_engine() {
-    let (released, mut releases) = tokio::sync::mpsc::unbounded_channel();
-    let backend = Wrapped {
-        inner: simulated().decoder(PLENTY),
-        pass: Box::new(|_, _| Err(EngineError::Model("an illegal address".into()))),
-        computes: false,
-        makes_numbers: true,
-        released,
-    };
+    let pass: Pass = Box::new(|_, _| Err(EngineError::Model("an illegal address".into())));
+    let (mut backend, mut releases) = wrap(PLENTY, pass);
+    backend.computes = false;
     let engine = DecodeEngine::start(Box::new(backend), LIMITS).expect("a thread starts");
     let lost = text_of(&engine, request(&[1], greedy())).await;
     let Err(EngineError::Model(cause)) = lost else {
@@ -431,8 +419,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
         inner.run(works)
     });
     let (engine, _releases) = wrapped_with(LIMITS, PLENTY, pass, HASTY);
-    let taken = engine.decode(request(&[1], greedy())).await;
-    let mut stream = taken.expect("it is taken");
+    let mut stream = taken(&engine, request(&[1], greedy())).await;
     let (ended, event) = tokio::join!(engine.monitor().ended(), stream.next());
     assert_eq!(ended, Health::Hung);
     assert!(matches!(event, Err(EngineError::Hung)), "{event:?}");

@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use medfleet_core::{Digest, chain};
+use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
-    Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
-    PlacedImage, Progress, SamplingError, Situation, StillThinking, Want, choose, likeliest,
+    Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows, Progress,
+    SamplingError, Situation, StillThinking, Want, choose, likeliest,
 };
 
 use super::drafter::Drafter;
@@ -192,22 +192,10 @@ impl DecodeBackend for Decoder {
     ) -> Result<PromptSize, EngineError> {
         let built = self.build(&request.prompt)?;
         let guide = self.guide(&request.decoding)?;
-        let placed = built.images().iter().zip(&request.images);
-        let placed: Vec<PlacedImage> = placed
-            .map(|(first, image)| PlacedImage {
-                first: *first,
-                digest: Digest::new(*blake3::hash(&image.bytes).as_bytes()),
-            })
-            .collect();
         let tokens_per_image = self.loaded.description.tokens_per_image;
-        let cacheable = Cacheable {
-            scope: request.scope,
-            tokens: built.tokens(),
-            images: &placed,
-            tokens_per_image: tokens_per_image as usize,
-        };
+        let (placed, block_tokens) = ((built.tokens(), built.images()), self.pool.block_tokens());
         let running = Running {
-            progress: Progress::new(&cacheable, self.pool.block_tokens()),
+            progress: request.progress(placed, tokens_per_image, block_tokens),
             images: request.images.clone(),
             writing: Writing {
                 written: 0,
@@ -226,7 +214,7 @@ impl DecodeBackend for Decoder {
         }
         Ok(PromptSize {
             tokens: as_u32(built.tokens().len()),
-            image_tokens: as_u32(placed.len()) * tokens_per_image,
+            image_tokens: as_u32(built.images().len()) * tokens_per_image,
         })
     }
 
@@ -234,14 +222,7 @@ impl DecodeBackend for Decoder {
         let Some(running) = self.running.get_mut(&sequence) else {
             return 0;
         };
-        let (tokens, copies) = running.progress.begin(self.pool.blocks_mut());
-        if let Err(error) = self.pool.copy(&copies) {
-            // It is read from the start then.
-            tracing::warn!(error = chain(&error), "a known beginning was not copied");
-            running.progress.give_back(self.pool.blocks_mut());
-            return 0;
-        }
-        as_u32(tokens)
+        as_u32(super::begin(&mut running.progress, &mut self.pool))
     }
 
     fn progress(&self, sequence: Sequence) -> Option<&Progress> {

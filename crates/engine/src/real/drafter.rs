@@ -16,7 +16,7 @@ use model::{
     Situation, Want, choose,
 };
 
-use super::{BLOCK_TOKENS, failed};
+use super::{BLOCK_TOKENS, begin, failed};
 use crate::backend::{EngineError, Sequence};
 
 /// Tokens that it reads before one pass at most, of all texts together: the texts that are written wait for it.
@@ -69,9 +69,6 @@ pub(super) struct Stepped {
 
 impl Drafter {
     /// With memory for keys and values within a limit, in bytes, which is taken now; for texts of `first`.
-    ///
-    /// # Errors
-    /// When the limit holds not even one block.
     pub(super) fn new(
         model: Arc<Model>,
         bytes_max: u64,
@@ -114,7 +111,7 @@ impl Drafter {
     /// Takes over what was written since: `tokens` are all of the first model's, `proposed` follow them.
     pub(super) fn follow(&mut self, sequence: Sequence, tokens: &[u32], proposed: &[u32]) {
         if let Some(text) = self.texts.get_mut(&sequence) {
-            text.begin(&mut self.pool);
+            begin(&mut text.progress, &mut self.pool);
             text.follow(tokens, proposed, &mut self.pool);
         }
     }
@@ -219,15 +216,6 @@ impl Drafter {
 }
 
 impl Text {
-    /// Takes over what the pool holds of its beginning, where it has no memory.
-    fn begin(&mut self, pool: &mut KvPool) {
-        let (_, copies) = self.progress.begin(pool.blocks_mut());
-        if let Err(error) = pool.copy(&copies) {
-            tracing::warn!(error = chain(&error), "a known beginning was not copied");
-            self.progress.give_back(pool.blocks_mut());
-        }
-    }
-
     /// As [`Drafter::follow`]. At least one token is left to read: what comes after the last one is asked for next.
     fn follow(&mut self, tokens: &[u32], proposed: &[u32], pool: &mut KvPool) {
         let new = tokens.get(self.followed..).unwrap_or_default();

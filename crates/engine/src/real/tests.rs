@@ -27,6 +27,11 @@ const LIMITS: DecodeLimits = DecodeLimits {
     speculation: None,
 };
 
+const PURPOSE: Purpose = Purpose {
+    class: Class::Routine,
+    is_last: true,
+};
+
 fn tiny() -> Loaded {
     tiny_on(ComputeDevice::Cpu)
 }
@@ -106,6 +111,12 @@ fn frame(side: u32, seed: u32) -> Frame {
     }
 }
 
+fn answer(question: impl Into<String>) -> Question {
+    Question::Answer {
+        question: question.into(),
+    }
+}
+
 fn decoding(max_tokens: u32, temperature: f32, seed: u64) -> Decoding {
     Decoding {
         temperature,
@@ -135,15 +146,31 @@ async fn write_four(engine: &DecodeEngine, requests: &[DecodeRequest]) -> [(Stri
     [a, b, c, d]
 }
 
+/// Memory for a few texts.
+const SMALL: usize = 1 << 24;
+
+fn small_pool(model: &Model) -> model::KvPool {
+    let pool = model.kv_pool(KvOptions {
+        block_tokens: BLOCK_TOKENS,
+        budget_bytes: SMALL,
+    });
+    pool.expect("a small pool")
+}
+
+fn small_decoder(loaded: &Loaded) -> Decoder {
+    Decoder::new(loaded.clone(), small_pool(&loaded.model), SMALL as u64)
+}
+
+/// The prompt as the model reads it.
+fn built(loaded: &Loaded, request: &DecodeRequest) -> model::Prompt {
+    let built = small_decoder(loaded).build(&request.prompt);
+    built.expect("the prompt is good")
+}
+
 /// What the model writes by itself.
 fn alone(loaded: &Loaded, request: &DecodeRequest) -> (String, Vec<f32>) {
     let model = &loaded.model;
-    let pool = loaded.model.kv_pool(KvOptions {
-        block_tokens: BLOCK_TOKENS,
-        budget_bytes: 1 << 20,
-    });
-    let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 20);
-    let prompt = decoder.build(&request.prompt).expect("the prompt is good");
+    let prompt = built(loaded, request);
     let images = request.images.iter().map(|image| {
         let shape = [image.count as usize, image.width as usize];
         model::ImageTokens::from_bytes(shape, image.dtype, image.bytes.to_vec())
@@ -187,11 +214,7 @@ async fn two_images(loaded: &Loaded) -> Vec<ImageTokens> {
     let side = loaded.description().frame_side;
     let encoder = EncodeEngine::start(loaded.encoder()).expect("a thread starts");
     let frames = vec![frame(side, 1), frame(side, 2)];
-    let purpose = Purpose {
-        class: Class::Routine,
-        is_last: true,
-    };
-    let encoded = encoder.encode(frames, purpose).await;
+    let encoded = encoder.encode(frames, PURPOSE).await;
     encoded.expect("it encodes").tokens
 }
 
@@ -234,15 +257,12 @@ async fn a_batch_writes_what_the_model_writes_alone() {
     let compare = Question::Compare {
         clinical_context: "cough".to_owned(),
     };
-    let answer = Question::Answer {
-        question: "is the heart large?".to_owned(),
-    };
     let swapped = [tokens[1].clone(), tokens[0].clone()];
     let requests = [
         request(&report, &tokens[..1], decoding(12, 0.0, 0)),
         request(&compare, &tokens, decoding(20, 0.0, 0)),
         request(&compare, &swapped, decoding(20, 0.0, 0)),
-        request(&answer, &[], decoding(7, 0.8, 5)),
+        request(&answer("is the heart large?"), &[], decoding(7, 0.8, 5)),
     ];
     let together = write_four(&engine, &requests).await;
     for ((text, done), request) in together.iter().zip(&requests) {
@@ -270,9 +290,7 @@ async fn neighbours_and_classes_and_memory_change_no_token() {
     let mut preemptions = 0;
     for seed in 0..6_u64 {
         let request = |n: u64| {
-            let question = Question::Answer {
-                question: "what is seen? ".repeat((seed + n) as usize % 3 + 1),
-            };
+            let question = answer("what is seen? ".repeat((seed + n) as usize % 3 + 1));
             let images = &tokens[..(seed + n) as usize % 3];
             let mut decoding = decoding(20 + n as u32, 0.7, seed * 10 + n);
             decoding.min_p = 0.05;
@@ -309,27 +327,16 @@ async fn another_question_about_a_study_reads_the_question_alone() {
     let tokens = two_images(&loaded).await;
     for images in [&tokens[..1], &tokens[..]] {
         let engine = start(&loaded, LIMITS, KV_BYTES_MAX);
-        let ask = |question: &str| {
-            let question = Question::Answer {
-                question: question.to_owned(),
-            };
-            request(&question, images, decoding(8, 0.0, 0))
-        };
-        let pool = loaded.model.kv_pool(KvOptions {
-            block_tokens: BLOCK_TOKENS,
-            budget_bytes: 1 << 20,
-        });
-        let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 20);
         let mut known = 0;
         for question in [
             "is the heart large?",
             "are the ribs whole?",
             "what of the lungs?",
         ] {
-            let asked = ask(question);
+            let asked = request(&answer(question), images, decoding(8, 0.0, 0));
             let (text, done) = write_text(&engine, asked.clone()).await;
             check(&asked, &loaded, &text, &done);
-            let built = decoder.build(&asked.prompt).expect("the prompt is good");
+            let built = built(&loaded, &asked);
             let last = built.images().last().expect("it has images");
             let behind = last + loaded.description().tokens_per_image as usize;
             assert!(done.prefix_tokens as usize >= behind * known, "{question}");
@@ -340,16 +347,10 @@ async fn another_question_about_a_study_reads_the_question_alone() {
 
 /// Blocks that a request may need, and the bytes of one.
 fn blocks(loaded: &Loaded, request: &DecodeRequest) -> (usize, usize) {
-    let pool = loaded.model.kv_pool(KvOptions {
-        block_tokens: BLOCK_TOKENS,
-        budget_bytes: 1 << 20,
-    });
-    let mut pool = pool.expect("a small pool");
+    let mut pool = small_pool(&loaded.model);
     pool.limit_stretches(LIMITS.prefill_tokens_max as usize);
     let (layout, block_bytes) = (*pool.blocks().layout(), pool.block_bytes());
-    let decoder = Decoder::new(loaded.clone(), pool, 1 << 20);
-    let prompt = decoder.build(&request.prompt).expect("the prompt is good");
-    let tokens = prompt.tokens().len() + request.decoding.max_tokens as usize;
+    let tokens = built(loaded, request).tokens().len() + request.decoding.max_tokens as usize;
     (layout.blocks_of(tokens), block_bytes)
 }
 
@@ -499,11 +500,7 @@ async fn damage_that_loading_does_not_find_ends_an_engine_at_its_first_image() {
     let (loaded, _dir) = damaged(bias, 0, f32::MAX);
     let picture = frame(loaded.description().frame_side, 1);
     let encoder = EncodeEngine::start(loaded.encoder()).expect("a thread starts");
-    let purpose = Purpose {
-        class: Class::Routine,
-        is_last: true,
-    };
-    let failed = encoder.encode(vec![picture.clone()], purpose).await;
+    let failed = encoder.encode(vec![picture.clone()], PURPOSE).await;
     assert!(matches!(failed, Err(EngineError::Damaged)), "{failed:?}");
 
     // A token of every prompt, and not the first one, which is read when a model is loaded. Embeddings are eight times as large
@@ -516,9 +513,7 @@ async fn damage_that_loading_does_not_find_ends_an_engine_at_its_first_image() {
     let tokens = tiny.encoder().encode(&[picture]).expect("it is sound");
     let backend = loaded.decoder(KV_BYTES_MAX, LIMITS.prefill_tokens_max);
     let decoder = DecodeEngine::start(backend.expect("a block fits"), LIMITS);
-    let question = Question::Answer {
-        question: "is there an effusion?".to_owned(),
-    };
+    let question = answer("is there an effusion?");
     let request = request(&question, &tokens, Decoding::greedy(4));
     let stream = decoder.expect("a thread starts").decode(request).await;
     let failed = stream.expect("it fits").collect().await;

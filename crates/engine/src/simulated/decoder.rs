@@ -4,10 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use medfleet_core::Digest;
-use medfleet_model::{
-    BlockLayout, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage, Progress, TokenSet,
-};
+use medfleet_model::{BlockLayout, Blocks, ConstraintError, Guide, Guides, Progress, TokenSet};
 
 use super::{Simulated, digest, pause, words};
 use crate::backend::{
@@ -39,7 +36,7 @@ pub struct SimulatedDecoder {
 #[derive(Debug)]
 struct Running {
     progress: Progress,
-    /// Stretches of the prompt that were computed since it began.
+    /// Whether a stretch was computed since it has its memory.
     begun: bool,
     writing: Writing,
 }
@@ -153,20 +150,7 @@ impl DecodeBackend for SimulatedDecoder {
     ) -> Result<PromptSize, EngineError> {
         let guide = self.guide(&request.decoding)?;
         let (tokens, firsts) = self.tokens(&request.prompt);
-        let placed = firsts.iter().zip(&request.images);
-        let placed: Vec<PlacedImage> = placed
-            .map(|(first, image)| PlacedImage {
-                first: *first,
-                digest: Digest::new(*blake3::hash(&image.bytes).as_bytes()),
-            })
-            .collect();
         let tokens_per_image = self.model.description.tokens_per_image;
-        let cacheable = Cacheable {
-            scope: request.scope,
-            tokens: &tokens,
-            images: &placed,
-            tokens_per_image: tokens_per_image as usize,
-        };
         let decoding = &request.decoding;
         let digest = digest(&request.prompt, &request.images, decoding.seed);
         let writing = Writing {
@@ -180,14 +164,14 @@ impl DecodeBackend for SimulatedDecoder {
             alternatives: decoding.alternatives as usize,
         };
         let running = Running {
-            progress: Progress::new(&cacheable, BLOCK_TOKENS as usize),
+            progress: request.progress((&tokens, &firsts), tokens_per_image, BLOCK_TOKENS as usize),
             begun: false,
             writing,
         };
         self.sequences.insert(sequence, running);
         Ok(PromptSize {
             tokens: as_u32(tokens.len()),
-            image_tokens: as_u32(placed.len()).saturating_mul(tokens_per_image),
+            image_tokens: as_u32(firsts.len()).saturating_mul(tokens_per_image),
         })
     }
 

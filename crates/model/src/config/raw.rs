@@ -146,6 +146,18 @@ fn either<T: PartialEq + std::fmt::Display>(
     }
 }
 
+/// What this function makes of a value of a part of config.json; errors name it by the part and its own name.
+macro_rules! checked {
+    ($check:ident, $part:literal, $config:ident . $field:ident, $default:expr) => {
+        $check(
+            concat!($part, ".", stringify!($field)),
+            $config.$field,
+            $default,
+        )?
+    };
+}
+pub(super) use checked;
+
 const ROPE_KIND: &str = "text_config.rope_parameters.rope_type";
 
 impl Rope {
@@ -237,39 +249,19 @@ impl Text {
         let (rope_local_theta, rope_global_theta, rope_global_factor) = self.rope()?;
         let config = TextConfig {
             layers: self.layers()?,
-            vocab: size("text_config.vocab_size", self.vocab_size, 262_208)?,
-            hidden: size("text_config.hidden_size", self.hidden_size, 2304)?,
-            intermediate: size(
-                "text_config.intermediate_size",
-                self.intermediate_size,
-                9216,
-            )?,
-            heads: size(
-                "text_config.num_attention_heads",
-                self.num_attention_heads,
-                8,
-            )?,
-            kv_heads: size(
-                "text_config.num_key_value_heads",
-                self.num_key_value_heads,
-                4,
-            )?,
-            head_dim: size("text_config.head_dim", self.head_dim, 256)?,
-            query_scalar: positive(
-                "text_config.query_pre_attn_scalar",
-                self.query_pre_attn_scalar,
-                256.0,
-            )?,
-            window: size("text_config.sliding_window", self.sliding_window, 4096)?,
+            vocab: checked!(size, "text_config", self.vocab_size, 262_208),
+            hidden: checked!(size, "text_config", self.hidden_size, 2304),
+            intermediate: checked!(size, "text_config", self.intermediate_size, 9216),
+            heads: checked!(size, "text_config", self.num_attention_heads, 8),
+            kv_heads: checked!(size, "text_config", self.num_key_value_heads, 4),
+            head_dim: checked!(size, "text_config", self.head_dim, 256),
+            query_scalar: checked!(positive, "text_config", self.query_pre_attn_scalar, 256.0),
+            window: checked!(size, "text_config", self.sliding_window, 4096),
             rope_local_theta,
             rope_global_theta,
             rope_global_factor,
-            norm_eps: positive("text_config.rms_norm_eps", self.rms_norm_eps, 1e-6)?,
-            positions_max: size(
-                "text_config.max_position_embeddings",
-                self.max_position_embeddings,
-                131_072,
-            )?,
+            norm_eps: checked!(positive, "text_config", self.rms_norm_eps, 1e-6),
+            positions_max: checked!(size, "text_config", self.max_position_embeddings, 131_072),
         };
         require(
             config.head_dim.is_multiple_of(2),
@@ -320,7 +312,7 @@ impl Text {
 
     fn layers(&self) -> Result<Vec<LayerKind>, LoadError> {
         const FIELD: &str = "text_config.layer_types";
-        let count = size("text_config.num_hidden_layers", self.num_hidden_layers, 26)?;
+        let count = checked!(size, "text_config", self.num_hidden_layers, 26);
         require(
             count <= 1024,
             "text_config.num_hidden_layers",
@@ -331,14 +323,7 @@ impl Text {
             const PATTERN: &str = "text_config.sliding_window_pattern";
             let pattern = either(PATTERN, self.sliding_window_pattern, self.newer_pattern)?;
             let every = size(PATTERN, pattern, 6)?;
-            let kind = |i: usize| {
-                if (i + 1).is_multiple_of(every) {
-                    LayerKind::Global
-                } else {
-                    LayerKind::Local
-                }
-            };
-            return Ok((0..count).map(kind).collect());
+            return Ok(LayerKind::pattern(count, every));
         };
         require(
             types.len() == count,
@@ -416,25 +401,13 @@ impl Vision {
         let channels = self.num_channels.unwrap_or(3);
         require(channels == 3, "vision_config.num_channels", channels, "3")?;
         let config = VisionConfig {
-            hidden: size("vision_config.hidden_size", self.hidden_size, 768)?,
-            intermediate: size(
-                "vision_config.intermediate_size",
-                self.intermediate_size,
-                3072,
-            )?,
-            layers: size(
-                "vision_config.num_hidden_layers",
-                self.num_hidden_layers,
-                12,
-            )?,
-            heads: size(
-                "vision_config.num_attention_heads",
-                self.num_attention_heads,
-                12,
-            )?,
-            image_size: size("vision_config.image_size", self.image_size, 224)?,
-            patch_size: size("vision_config.patch_size", self.patch_size, 16)?,
-            norm_eps: positive("vision_config.layer_norm_eps", self.layer_norm_eps, 1e-6)?,
+            hidden: checked!(size, "vision_config", self.hidden_size, 768),
+            intermediate: checked!(size, "vision_config", self.intermediate_size, 3072),
+            layers: checked!(size, "vision_config", self.num_hidden_layers, 12),
+            heads: checked!(size, "vision_config", self.num_attention_heads, 12),
+            image_size: checked!(size, "vision_config", self.image_size, 224),
+            patch_size: checked!(size, "vision_config", self.patch_size, 16),
+            norm_eps: checked!(positive, "vision_config", self.layer_norm_eps, 1e-6),
             tokens_per_image: size("mm_tokens_per_image", tokens, 256)?,
         };
         let side = config.tokens_per_side();

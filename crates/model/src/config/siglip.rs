@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::VisionConfig;
-use super::raw::{ACTIVATION, Vision, positive, require, size};
+use super::raw::{ACTIVATION, Vision, checked, positive, require, size};
 use crate::error::LoadError;
 
 const MODEL_TYPE: &str = "siglip";
@@ -55,19 +55,13 @@ struct Text {
 }
 
 /// Whether a model folder says of itself that it is a SigLIP; what else it must be, `SiglipConfig::read` checks.
-///
-/// # Errors
-/// [`LoadError`] when `config.json` cannot be read or is not JSON.
 pub fn is_siglip(dir: &Path) -> Result<bool, LoadError> {
     Ok(top(dir)?.model_type.as_deref() == Some(MODEL_TYPE))
 }
 
 fn top(dir: &Path) -> Result<Top, LoadError> {
     const FILE: &str = "config.json";
-    serde_json::from_str(&super::read(dir, FILE)?).map_err(|source| LoadError::Json {
-        file: FILE.to_owned(),
-        source,
-    })
+    super::parse_json(FILE, &super::read(dir, FILE)?)
 }
 
 impl SiglipConfig {
@@ -100,28 +94,16 @@ impl Text {
             activation,
             ACTIVATION,
         )?;
-        let hidden = size("text_config.hidden_size", self.hidden_size, 768)?;
+        let hidden = checked!(size, "text_config", self.hidden_size, 768);
         let config = SiglipTextConfig {
-            vocab: size("text_config.vocab_size", self.vocab_size, 32_000)?,
+            vocab: checked!(size, "text_config", self.vocab_size, 32_000),
             hidden,
-            intermediate: size(
-                "text_config.intermediate_size",
-                self.intermediate_size,
-                3072,
-            )?,
-            layers: size("text_config.num_hidden_layers", self.num_hidden_layers, 12)?,
-            heads: size(
-                "text_config.num_attention_heads",
-                self.num_attention_heads,
-                12,
-            )?,
-            positions: size(
-                "text_config.max_position_embeddings",
-                self.max_position_embeddings,
-                64,
-            )?,
-            norm_eps: positive("text_config.layer_norm_eps", self.layer_norm_eps, 1e-6)?,
-            projection: size("text_config.projection_size", self.projection_size, hidden)?,
+            intermediate: checked!(size, "text_config", self.intermediate_size, 3072),
+            layers: checked!(size, "text_config", self.num_hidden_layers, 12),
+            heads: checked!(size, "text_config", self.num_attention_heads, 12),
+            positions: checked!(size, "text_config", self.max_position_embeddings, 64),
+            norm_eps: checked!(positive, "text_config", self.layer_norm_eps, 1e-6),
+            projection: checked!(size, "text_config", self.projection_size, hidden),
         };
         require(
             config.hidden.is_multiple_of(config.heads),

@@ -33,46 +33,32 @@ pub(crate) fn text(file: &GgufFile) -> Result<TextConfig, GgufError> {
     let head_dim = size("attention.key_length")?.unwrap_or(hidden / heads);
     let kv_heads = size("attention.head_count_kv")?.unwrap_or(heads);
     let value_dim = size("attention.value_length")?.unwrap_or(head_dim);
-    let holds = |holds: bool, key: &str, found: usize, expected: &str| {
-        if holds {
-            Ok(())
-        } else {
-            Err(meta.error(&format!("gemma3.{key}"), found.to_string(), expected))
-        }
-    };
-    holds(count <= 1024, "block_count", count, "1 to 1024")?;
-    holds(
+    meta.require(count <= 1024, "gemma3.block_count", count, "1 to 1024")?;
+    meta.require(
         value_dim == head_dim,
-        "attention.value_length",
+        "gemma3.attention.value_length",
         value_dim,
         "key_length",
     )?;
-    holds(
+    meta.require(
         head_dim.is_multiple_of(2) && head_dim > 0,
-        "attention.key_length",
+        "gemma3.attention.key_length",
         head_dim,
         "an even number",
     )?;
-    holds(
+    meta.require(
         heads.is_multiple_of(kv_heads),
-        "attention.head_count_kv",
+        "gemma3.attention.head_count_kv",
         kv_heads,
         "a divisor of head_count",
     )?;
     let every = size("attention.sliding_window_pattern")?.unwrap_or(PATTERN_DEFAULT);
-    let kind = |i: usize| {
-        if (i + 1).is_multiple_of(every) {
-            LayerKind::Global
-        } else {
-            LayerKind::Local
-        }
-    };
     let number = |key: &str| meta.positive_f32(&format!("gemma3.{key}"));
     Ok(TextConfig {
         vocab: embedding_rows(file, hidden)?,
         hidden,
         intermediate: need("feed_forward_length")?,
-        layers: (0..count).map(kind).collect(),
+        layers: LayerKind::pattern(count, every),
         heads,
         kv_heads,
         head_dim,
@@ -144,26 +130,24 @@ pub(crate) fn vision(file: &GgufFile) -> Result<VisionConfig, GgufError> {
         .unwrap_or(POOL_DEFAULT);
     let (hidden, heads) = (need("embedding_length")?, need("attention.head_count")?);
     let layers = need("block_count")?;
-    let fits = |holds: bool, key: &str, found: usize, expected: &str| {
-        if holds {
-            Ok(())
-        } else {
-            Err(meta.error(&format!("clip.vision.{key}"), found.to_string(), expected))
-        }
-    };
-    fits(layers <= 1024, "block_count", layers, "1 to 1024")?;
-    fits(
+    meta.require(
+        layers <= 1024,
+        "clip.vision.block_count",
+        layers,
+        "1 to 1024",
+    )?;
+    meta.require(
         hidden.is_multiple_of(heads),
-        "attention.head_count",
+        "clip.vision.attention.head_count",
         heads,
         "a divisor of embedding_length",
     )?;
     let expected = "at most 4096, whole patches, whole pooling windows";
-    fits(
+    meta.require(
         image_size <= 4096
             && image_size.is_multiple_of(patch_size)
             && (image_size / patch_size).is_multiple_of(pool),
-        "image_size",
+        "clip.vision.image_size",
         image_size,
         expected,
     )?;

@@ -37,13 +37,10 @@ impl GgufFile {
     /// Maps and describes the file at `path`; no tensor is read.
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
         let name = file_name(path);
-        let unreadable = |source| LoadError::Read {
-            file: name.clone(),
-            source,
-        };
-        let file = File::open(path).map_err(unreadable)?;
+        let unreadable = LoadError::unreadable(&name);
+        let file = File::open(path).map_err(&unreadable)?;
         // SAFETY: read-only and private to this value; model files are immutable while served, as with safetensors.
-        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+        let map = unsafe { Mmap::map(&file) }.map_err(&unreadable)?;
         let (metadata, tensors) = parse(&map, &name)?;
         Ok(Self {
             map,

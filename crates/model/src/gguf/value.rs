@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::error::GgufError;
 
+/// What a count or size must be.
+const SIZE: &str = "an integer from 1 to 16777216";
+
 /// A metadata value. Numbers keep no more of their width than the configuration asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
@@ -55,20 +58,33 @@ impl Metadata {
         self.error(key, Self::described(self.values.get(key)), expected)
     }
 
+    /// Refuses the file unless what was found at `key` holds.
+    pub(crate) fn require(
+        &self,
+        holds: bool,
+        key: &str,
+        found: usize,
+        expected: &str,
+    ) -> Result<(), GgufError> {
+        if holds {
+            Ok(())
+        } else {
+            Err(self.error(key, found.to_string(), expected))
+        }
+    }
+
     /// A count or size between 1 and 2²⁴ (anything larger only overflows arithmetic), or nothing.
     pub(crate) fn size(&self, key: &str) -> Result<Option<usize>, GgufError> {
-        const EXPECTED: &str = "an integer from 1 to 16777216";
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Integer(n)) if (1..=1 << 24).contains(n) => Ok(Some(*n as usize)),
-            Some(_) => Err(self.wrong(key, EXPECTED)),
+            Some(_) => Err(self.wrong(key, SIZE)),
         }
     }
 
     /// The same where the key must be there.
     pub(crate) fn need_size(&self, key: &str) -> Result<usize, GgufError> {
-        self.size(key)?
-            .ok_or_else(|| self.wrong(key, "an integer from 1 to 16777216"))
+        self.size(key)?.ok_or_else(|| self.wrong(key, SIZE))
     }
 
     /// A positive finite number, or nothing. Integers count as numbers.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype as Stored, SafeTensors};
 use serde::Deserialize;
+use tempfile::TempDir;
 
 use super::all;
 use crate::{Dtype, Frame, ImageTokens, Message, Model, Part, Prompt, Role};
@@ -20,6 +21,16 @@ pub(super) const CASES: [&str; 5] = [
 
 pub(super) fn tiny_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/tiny")
+}
+
+/// A copy of the tiny folder that a test may damage.
+pub(super) fn tiny_copy() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
 }
 
 pub(super) fn tiny() -> Model {

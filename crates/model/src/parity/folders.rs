@@ -8,22 +8,12 @@ use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
 use super::all;
-use super::fixtures::{Fixtures, tiny, tiny_dir};
+use super::fixtures::{Fixtures, tiny, tiny_copy, tiny_dir};
 use crate::{Dtype, FolderSource, LoadError, Model};
-
-/// A copy of the tiny folder that a test may damage.
-fn copy() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
-    dir
-}
 
 /// The folder with its tensors renamed, and those for which `rename` says nothing left out.
 fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
-    let dir = copy();
+    let dir = tiny_copy();
     let bytes = std::fs::read(tiny_dir().join("model.safetensors")).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
     let kept = all
@@ -32,6 +22,10 @@ fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
     let kept: BTreeMap<String, TensorView> = kept.collect();
     safetensors::serialize_to_file(kept, None, &dir.path().join("model.safetensors")).unwrap();
     dir
+}
+
+fn write_index(dir: &Path, index: &str) {
+    std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
 }
 
 fn logits(model: &Model) -> Vec<Vec<f32>> {
@@ -65,7 +59,7 @@ fn a_tied_head_may_be_absent_or_present() {
         .tensor("language_model.model.embed_tokens.weight")
         .unwrap();
     for place in ["lm_head.weight", "language_model.lm_head.weight"] {
-        let dir = copy();
+        let dir = tiny_copy();
         let mut tensors: BTreeMap<String, TensorView> =
             all.iter().map(|(n, v)| (n.to_owned(), v)).collect();
         tensors.insert(place.to_owned(), embedding.clone());
@@ -73,8 +67,7 @@ fn a_tied_head_may_be_absent_or_present() {
             .unwrap();
         check_same(dir.path());
     }
-    let untied = damaged(
-        "config.json",
+    let untied = damaged_config(
         "\"model_type\": \"gemma3\"",
         "\"model_type\": \"gemma3\", \"tie_word_embeddings\": false",
     );
@@ -88,7 +81,7 @@ fn a_tied_head_may_be_absent_or_present() {
 /// Prompts are in the chat form, whatever the files say of the end.
 #[test]
 fn the_end_of_a_turn_always_ends_an_answer() {
-    let dir = copy();
+    let dir = tiny_copy();
     let special = *tiny().tokenizer().unwrap().special();
     let ends = [special.eos, special.end_of_turn];
     let check = |stated: &str, expected: &[u32]| {
@@ -106,7 +99,7 @@ fn the_end_of_a_turn_always_ends_an_answer() {
 
 #[test]
 fn remembered_digests_are_the_computed_ones() {
-    let (dir, cache) = (copy(), TempDir::new().unwrap());
+    let (dir, cache) = (tiny_copy(), TempDir::new().unwrap());
     let source = FolderSource {
         digest_cache: Some(cache.path().to_owned()),
         ..FolderSource::new(dir.path())
@@ -120,7 +113,7 @@ fn remembered_digests_are_the_computed_ones() {
 
 #[test]
 fn shards_are_the_same_model() {
-    let dir = copy();
+    let dir = tiny_copy();
     let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
     let mut map = BTreeMap::new();
@@ -138,36 +131,26 @@ fn shards_are_the_same_model() {
         );
         safetensors::serialize_to_file(part, None, &dir.path().join(file)).unwrap();
     }
-    let index = serde_json::json!({ "weight_map": map });
-    std::fs::write(
-        dir.path().join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    write_index(dir.path(), &index);
     // Which of the two is meant nobody knows: transformers would take the other one.
     let both = error(dir.path()).to_string();
     assert!(both.contains("only one of the two is the model"), "{both}");
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     check_same(dir.path());
 
-    let outside = index
-        .to_string()
-        .replacen("model-00001", "../model-00001", 1);
-    std::fs::write(dir.path().join("model.safetensors.index.json"), outside).unwrap();
+    let outside = index.replacen("model-00001", "../model-00001", 1);
+    write_index(dir.path(), &outside);
     assert!(matches!(error(dir.path()), LoadError::Safetensors { .. }));
     std::fs::remove_file(dir.path().join("model-00002-of-00003.safetensors")).unwrap();
-    std::fs::write(
-        dir.path().join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    write_index(dir.path(), &index);
     assert!(matches!(error(dir.path()), LoadError::Read { .. }));
 }
 
 /// As where a folder was written over another that had other shards.
 #[test]
 fn a_tensor_in_two_shards_is_refused() {
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
@@ -179,9 +162,8 @@ fn a_tensor_in_two_shards_is_refused() {
     safetensors::serialize_to_file(all.iter(), None, &dir.path().join(first)).unwrap();
     let again = [(twice, all.tensor(twice).unwrap())];
     safetensors::serialize_to_file(again, None, &dir.path().join(second)).unwrap();
-    let index = serde_json::json!({ "weight_map": map });
-    let path = dir.path().join("model.safetensors.index.json");
-    std::fs::write(path, index.to_string()).unwrap();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    write_index(dir.path(), &index);
     let found = error(dir.path());
     let LoadError::Safetensors { file, reason } = &found else {
         panic!("{found}");
@@ -193,7 +175,7 @@ fn a_tensor_in_two_shards_is_refused() {
 fn one_changed_weight_changes_the_digests_it_belongs_to() {
     let expected = *tiny().digests();
     let change = |tensor: &str| {
-        let dir = copy();
+        let dir = tiny_copy();
         let path = dir.path().join("model.safetensors");
         let mut bytes = std::fs::read(&path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -213,7 +195,7 @@ fn one_changed_weight_changes_the_digests_it_belongs_to() {
 fn one_changed_setting_changes_the_settings_digest_alone() {
     let expected = tiny();
     let load = |change: &dyn Fn(&Path)| {
-        let dir = copy();
+        let dir = tiny_copy();
         change(dir.path());
         let model = Model::load(dir.path(), all(Dtype::F32)).unwrap();
         assert_eq!(model.digests(), expected.digests());
@@ -258,7 +240,7 @@ fn a_missing_tensor_is_named() {
 
 /// The error after `from` was replaced by `to` in a file of the folder.
 fn damaged(file: &str, from: &str, to: &str) -> LoadError {
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join(file);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{file} has no {from}");
@@ -266,13 +248,13 @@ fn damaged(file: &str, from: &str, to: &str) -> LoadError {
     error(dir.path())
 }
 
+fn damaged_config(from: &str, to: &str) -> LoadError {
+    damaged("config.json", from, to)
+}
+
 #[test]
 fn misshapen_tensors_are_named_with_both_shapes() {
-    let error = damaged(
-        "config.json",
-        "\"intermediate_size\": 128",
-        "\"intermediate_size\": 120",
-    );
+    let error = damaged_config("\"intermediate_size\": 128", "\"intermediate_size\": 120");
     let text = error.to_string();
     assert!(
         text.contains("layers.0.mlp.gate_proj.weight") && text.contains("[128, 64]"),
@@ -284,13 +266,11 @@ fn misshapen_tensors_are_named_with_both_shapes() {
 #[test]
 fn damaged_folders_are_refused() {
     let truncated = |file: &str, keep: f64| {
-        let dir = copy();
-        let bytes = std::fs::read(dir.path().join(file)).unwrap();
-        std::fs::write(
-            dir.path().join(file),
-            &bytes[..(bytes.len() as f64 * keep) as usize],
-        )
-        .unwrap();
+        let dir = tiny_copy();
+        let path = dir.path().join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        let kept = (bytes.len() as f64 * keep) as usize;
+        std::fs::write(path, &bytes[..kept]).unwrap();
         error(dir.path())
     };
     for keep in [0.0, 1e-6, 0.001, 0.5, 0.999] {
@@ -307,21 +287,12 @@ fn damaged_folders_are_refused() {
         truncated("tokenizer.json", 0.5),
         LoadError::Tokenizer { .. }
     ));
-    assert!(matches!(
-        truncated("config.json", 0.5),
-        LoadError::Json { .. }
-    ));
-    assert!(matches!(
-        truncated("generation_config.json", 0.5),
-        LoadError::Json { .. }
-    ));
+    for file in ["config.json", "generation_config.json"] {
+        assert!(matches!(truncated(file, 0.5), LoadError::Json { .. }));
+    }
     let template = damaged("chat_template.jinja", "<start_of_turn>", "<|turn|>");
     assert!(matches!(template, LoadError::ChatTemplate { .. }));
-    let small = damaged(
-        "config.json",
-        "\"vocab_size\": ",
-        "\"vocab_size\": 5, \"was\": ",
-    );
+    let small = damaged_config("\"vocab_size\": ", "\"vocab_size\": 5, \"was\": ");
     assert!(
         matches!(
             small,
@@ -329,8 +300,7 @@ fn damaged_folders_are_refused() {
         ),
         "{small}"
     );
-    let soft = damaged(
-        "config.json",
+    let soft = damaged_config(
         "\"image_token_index\": ",
         "\"image_token_index\": 3, \"was\": ",
     );
@@ -350,7 +320,7 @@ fn damaged_folders_are_refused() {
 
 #[test]
 fn a_stored_dtype_that_is_not_read_is_named() {
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join("model.safetensors");
     let text = "\"dtype\":\"F32\"";
     let bytes = std::fs::read(&path).unwrap();
@@ -375,7 +345,7 @@ fn refusals_say_what_was_found_and_what_was_expected() {
             assert!(text.contains(part), "{text} lacks {part}");
         }
     };
-    let dir = copy();
+    let dir = tiny_copy();
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
@@ -384,15 +354,11 @@ fn refusals_say_what_was_found_and_what_was_expected() {
         &["model.safetensors is not a complete safetensors file"],
     );
     check(
-        damaged(
-            "config.json",
-            "\"intermediate_size\": 112",
-            "\"intermediate_size\": 113",
-        ),
+        damaged_config("\"intermediate_size\": 112", "\"intermediate_size\": 113"),
         &["layers.0.mlp.fc1.weight", "[112, 48]", "expected [113, 48]"],
     );
     check(
-        damaged("config.json", "\"image_size\": 224", "\"image_size\": 56"),
+        damaged_config("\"image_size\": 224", "\"image_size\": 56"),
         &[
             "position_embedding.weight",
             "[256, 48]",
@@ -432,7 +398,7 @@ fn refusals_say_what_was_found_and_what_was_expected() {
         ],
     );
     check(
-        damaged("config.json", "\"gemma3\"", "\"gemma4\""),
+        damaged_config("\"gemma3\"", "\"gemma4\""),
         &["model_type is gemma4", "allowed is gemma3 or gemma3_text"],
     );
 }

@@ -8,33 +8,22 @@ use safetensors::SafeTensors;
 
 use super::fixtures::{CASES, Fixtures, tiny, tiny_dir};
 use super::proposals::bits;
-use super::{TOLERANCE, all, difference, println_figure};
+use super::{TOLERANCE, all, difference, on, println_figure};
 use crate::gguf::file::GgufFile;
 use crate::gguf::names;
 use crate::gguf::tests::Writer;
 use crate::gguf::write::GgufWriter;
 use crate::weights::{self, Weights};
-use crate::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadError, LoadOptions, Model};
+use crate::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadError, Model};
 
-/// llama.cpp's name of a hub tensor, found by trying every name there is.
+/// llama.cpp's name of a hub tensor, whether it is the language model's, and whether its weight holds the 1 already; of the
+/// vision tower's found by trying every name there is.
 fn gguf_name(hub: &str) -> (String, bool, bool) {
-    let text = [
-        "token_embd",
-        "output_norm",
-        "attn_norm",
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "attn_q_norm",
-        "attn_k_norm",
-        "post_attention_norm",
-        "ffn_norm",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-        "post_ffw_norm",
-    ];
+    if let Some(name) = names::gguf_name(hub) {
+        let found = names::text(&name).unwrap();
+        assert_eq!(found.name, hub);
+        return (name, true, found.one_added);
+    }
     let vision = [
         "v.patch_embd",
         "v.position_embd",
@@ -52,16 +41,6 @@ fn gguf_name(hub: &str) -> (String, bool, bool) {
     ];
     for kind in ["weight", "bias"] {
         for layer in 0..8 {
-            for part in text {
-                for name in [
-                    format!("{part}.{kind}"),
-                    format!("blk.{layer}.{part}.{kind}"),
-                ] {
-                    if let Some(found) = names::text(&name).filter(|found| found.name == hub) {
-                        return (name, true, found.one_added);
-                    }
-                }
-            }
             for part in vision {
                 for name in [
                     format!("{part}.{kind}"),
@@ -292,10 +271,7 @@ fn a_folder_that_is_quantised_is_its_gguf_as_stored() {
         ("cpu", Dtype::Bf16),
         ("cpu:portable", Dtype::F32),
     ] {
-        let options = LoadOptions {
-            device: device.parse().unwrap(),
-            ..all(dtype)
-        };
+        let options = on(device.parse().unwrap(), dtype);
         let stored = Model::load_gguf(&stored, options).unwrap();
         let made = Model::load_folder(&quantised_folder(), options).unwrap();
         let plain = Model::load(&tiny_dir(), options).unwrap();
@@ -325,10 +301,7 @@ fn types_without_kernels_are_named() {
             quantised: true,
             ..write(dir.path(), stored, usize::MAX)
         };
-        let options = LoadOptions {
-            device: device.parse().unwrap(),
-            ..all(Dtype::F32)
-        };
+        let options = on(device.parse().unwrap(), Dtype::F32);
         let model = Model::load_gguf(&source, options).unwrap();
         let what = format!("{stored:?} on {device}");
         assert_eq!(model.without_kernels(), expected, "{what}");
@@ -374,10 +347,7 @@ fn a_form_has_a_digest_of_its_own() {
 #[test]
 fn without_kernels_a_quantised_model_computes_in_f32_alone() {
     let on_generic = |dtype| {
-        let options = LoadOptions {
-            device: ComputeDevice::CpuGeneric,
-            ..all(dtype)
-        };
+        let options = on(ComputeDevice::CpuGeneric, dtype);
         Model::load_folder(&quantised_folder(), options)
     };
     let found = mean(&on_generic(Dtype::F32).unwrap());

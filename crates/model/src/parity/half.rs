@@ -2,7 +2,7 @@
 //! activations and the last step of every product are computed in f32 and rounded where the reference rounds.
 
 use super::matrix::matrix;
-use super::println_figure;
+use super::{best, println_figure};
 use crate::Dtype;
 use crate::text::Mutations;
 
@@ -29,16 +29,6 @@ fn divergence(reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
             .sum::<f64>()
     };
     reference.iter().zip(found).map(of_row).sum::<f64>() / reference.len() as f64
-}
-
-fn best(row: &[f32]) -> u32 {
-    let mut found = 0;
-    for (id, value) in row.iter().enumerate() {
-        if *value > row[found] {
-            found = id;
-        }
-    }
-    found as u32
 }
 
 /// (divergence, positions with a clear lead, those that agree)

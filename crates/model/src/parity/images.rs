@@ -3,25 +3,10 @@
 use candle_core::Device;
 
 use super::matrix::{CHECKPOINTS, matrix};
-use super::{difference, println_figure};
+use super::{cosine, difference, println_figure};
 use crate::Dtype;
 
-/// The smallest cosine between corresponding rows.
-fn cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
-    assert_eq!((a.len(), a[0].len()), (b.len(), b[0].len()));
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum::<f64>()
-    };
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt())
-        .fold(1.0, f64::min)
-}
-
-/// Pooled and projected tokens of every picture: the smallest cosine, and the largest difference.
+/// Pooled and projected tokens of every picture: the smallest cosine of a row, and the largest difference.
 fn compare(checkpoint: &str, dtype: Dtype, kind: &str) -> (f64, f32) {
     let (model, stored) = (
         matrix().model(checkpoint, dtype),
@@ -46,8 +31,9 @@ fn compare(checkpoint: &str, dtype: Dtype, kind: &str) -> (f64, f32) {
             ("projected", wide(model.project(&tokens))),
         ] {
             let expected = stored.rows(&format!("{kind}{stage}_{index}"));
-            closest = closest.min(cosine(&found, &expected));
             off = off.max(difference(&found, &expected));
+            let cosines = found.iter().zip(&expected).map(|(a, b)| cosine(a, b));
+            closest = cosines.fold(closest, f64::min);
         }
     }
     (closest, off)

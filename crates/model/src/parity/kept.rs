@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::all;
-use super::fixtures::{Fixtures, tiny_dir};
+use super::fixtures::{Fixtures, tiny_copy, tiny_dir};
+use super::on;
 use super::proposals::bits;
 use crate::digests::Memory;
 use crate::{Dtype, FolderSource, LoadError, LoadOptions, Model, Parts, QuantisedCache};
@@ -15,10 +15,7 @@ use crate::{Dtype, FolderSource, LoadError, LoadOptions, Model, Parts, Quantised
 const HEAD_BYTES: u64 = 128;
 
 fn options(device: &str, dtype: Dtype) -> LoadOptions {
-    LoadOptions {
-        device: device.parse().unwrap(),
-        ..all(dtype)
-    }
+    on(device.parse().unwrap(), dtype)
 }
 
 fn source(path: &Path, cache: Option<&Path>) -> FolderSource {
@@ -150,11 +147,7 @@ fn a_damaged_file_that_cannot_be_made_anew_says_both() {
 
 #[test]
 fn rows_of_other_weights_are_never_used() {
-    let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let (dir, cache) = (tiny_copy(), TempDir::new().unwrap());
     let first = load(dir.path(), Some(cache.path()));
     let before = rows(cache.path());
     // Other values in the same places: the last tensor's last bytes, then the sign of every value of the file.

@@ -192,56 +192,32 @@ mod reference {
     over_the_matrix!(check_reference);
 }
 
-/// A mistake, and whether a case of a prompt so long, with so many images, on a checkpoint is there to show it.
-struct Fault {
-    name: &'static str,
-    apply: fn(&mut Mutations),
-    guarded: fn(&Model, &Case) -> bool,
-}
+/// A mistake, and whether a case on a checkpoint is there to show it.
+type Fault = (&'static str, fn(&mut Mutations), fn(&Model, &Case) -> bool);
 
 const FAULTS: [Fault; 8] = [
-    Fault {
-        name: "window + 1",
-        apply: |m| m.window_delta = 1,
-        guarded: |_, _| true,
-    },
-    Fault {
-        name: "window - 1",
-        apply: |m| m.window_delta = -1,
-        guarded: |_, _| true,
-    },
-    Fault {
-        name: "no rope factor",
-        apply: |m| m.no_rope_factor = true,
-        guarded: |model, _| model.config().text.rope_global_factor > 1.0,
-    },
-    Fault {
-        name: "no image mask",
-        apply: |m| m.no_image_mask = true,
-        guarded: |_, case| !case.images.is_empty(),
-    },
-    Fault {
-        name: "head_dim scale",
-        apply: |m| m.head_dim_scale = true,
-        guarded: |_, _| true,
-    },
-    Fault {
-        name: "SiLU",
-        apply: |m| m.silu = true,
-        guarded: |_, _| true,
-    },
-    Fault {
-        name: "images scaled",
-        apply: |m| m.scaled_images = true,
-        guarded: |_, case| !case.images.is_empty(),
-    },
+    ("window + 1", |m| m.window_delta = 1, |_, _| true),
+    ("window - 1", |m| m.window_delta = -1, |_, _| true),
+    (
+        "no rope factor",
+        |m| m.no_rope_factor = true,
+        |model, _| model.config().text.rope_global_factor > 1.0,
+    ),
+    ("no image mask", |m| m.no_image_mask = true, has_images),
+    ("head_dim scale", |m| m.head_dim_scale = true, |_, _| true),
+    ("SiLU", |m| m.silu = true, |_, _| true),
+    ("images scaled", |m| m.scaled_images = true, has_images),
     // bf16 has every integer up to 256.
-    Fault {
-        name: "bf16 positions",
-        apply: |m| m.bf16_positions = true,
-        guarded: |_, case| case.prompt.tokens().len() > 258,
-    },
+    (
+        "bf16 positions",
+        |m| m.bf16_positions = true,
+        |_, case| case.prompt.tokens().len() > 258,
+    ),
 ];
+
+fn has_images(_: &Model, case: &Case) -> bool {
+    !case.images.is_empty()
+}
 
 fn check_faults(checkpoint: &str) {
     let mut model = matrix().model(checkpoint, Dtype::F32);
@@ -253,17 +229,16 @@ fn check_faults(checkpoint: &str) {
     };
     for name in matrix().case_names(checkpoint) {
         let mut case = matrix().case(&model, checkpoint, name, "");
-        for fault in FAULTS
-            .iter()
-            .filter(|fault| (fault.guarded)(&model, &case))
-            .collect::<Vec<_>>()
-        {
+        for (what, apply, shows) in FAULTS {
+            if !shows(&model, &case) {
+                continue;
+            }
             let mut mutations = Mutations::default();
-            (fault.apply)(&mut mutations);
+            apply(&mut mutations);
             model.mutate(mutations);
             let found = distance(&model, checkpoint, name, &case);
-            check(fault.name, name, found);
-            println_figure(&format!("{} on {checkpoint} {name}", fault.name), found);
+            check(what, name, found);
+            println_figure(&format!("{what} on {checkpoint} {name}"), found);
         }
         model.mutate(Mutations::default());
         if case.images.len() > 1 {

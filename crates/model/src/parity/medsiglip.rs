@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::fixtures::{self, Tensors};
-use super::{device, println_figure};
+use super::{cosine, device, println_figure};
 use crate::{Dtype, Embedder, Frame};
 
 /// 1 − cosine allowed.
@@ -50,14 +50,7 @@ fn picture(side: usize, channels: usize) -> Frame {
 
 /// 1 − cosine.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter()
-            .zip(b)
-            .map(|(x, y)| f64::from(*x) * f64::from(*y))
-            .sum()
-    };
-    1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    1.0 - cosine(a, b)
 }
 
 #[test]

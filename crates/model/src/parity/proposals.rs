@@ -5,8 +5,8 @@
 
 use super::fixtures::{CASES, Case, Fixtures, tiny_dir};
 use super::matrix::matrix;
-use super::{all, device, prefix, schedules::spans};
-use crate::{Chunk, Dtype, KvOptions, KvPool, LoadOptions, Model, Progress, Want};
+use super::{device, on, prefix, schedules};
+use crate::{Chunk, Dtype, KvPool, Model, Progress, Want};
 
 /// Tokens of the answer that are gone through.
 const STEPS: usize = 24;
@@ -26,31 +26,14 @@ const PROPOSALS: [(usize, usize); 9] = [
 /// A sequence whose prompt is read, in a pool of small blocks.
 fn begin(model: &Model, pool: &mut KvPool, case: &Case) -> Progress {
     let mut progress = prefix::progress(model, case, pool.block_tokens());
-    while progress.left() > 0 {
-        let range = progress.next(512);
-        progress.reserve(pool.blocks_mut(), range.end).unwrap();
-        let images = spans(case, &range);
-        let chunk = Chunk {
-            tokens: &progress.tokens()[range.clone()],
-            images: &images,
-            start: range.start,
-            table: progress.table(),
-            want: Want::Nothing,
-        };
-        model.forward(pool, &[chunk]).unwrap();
-        progress.advance(pool.blocks_mut(), range.end);
-    }
+    prefix::read_all(model, pool, case, &mut progress, (512, Want::Nothing));
     progress
 }
 
+/// For two sequences.
 fn pool(model: &Model, case: &Case) -> KvPool {
     let positions = case.prompt.tokens().len() + 2 * STEPS;
-    let mut pool = model
-        .kv_pool(KvOptions {
-            block_tokens: 4,
-            budget_bytes: 2 * positions.next_multiple_of(4) * model.kv_position_bytes(),
-        })
-        .unwrap();
+    let mut pool = schedules::pool(model, 4, 2 * positions.next_multiple_of(4));
     pool.limit_stretches(512);
     pool
 }
@@ -61,18 +44,7 @@ fn stepped(model: &Model, case: &Case) -> Vec<Vec<f32>> {
     let mut one = begin(model, &mut pool, case);
     let step = |token: &u32| {
         one.push(*token);
-        let end = one.tokens().len();
-        one.reserve(pool.blocks_mut(), end).unwrap();
-        let chunk = Chunk {
-            tokens: &[*token],
-            images: &[],
-            start: end - 1,
-            table: one.table(),
-            want: Want::Last,
-        };
-        let rows = model.forward(&mut pool, &[chunk]).unwrap().remove(0).rows;
-        one.advance(pool.blocks_mut(), end);
-        rows.into_iter().next().unwrap()
+        prefix::read(model, &mut pool, case, &mut one, (1, Want::Last)).remove(0)
     };
     case.greedy[..STEPS].iter().map(step).collect()
 }
@@ -171,11 +143,7 @@ fn right_and_wrong_proposals_leave_no_trace_at_any_level() {
     let fixtures = Fixtures::read();
     for device in [device(), "cpu:portable".parse().unwrap()] {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            let options = LoadOptions {
-                device,
-                ..all(dtype)
-            };
-            let model = Model::load(&tiny_dir(), options).unwrap();
+            let model = Model::load(&tiny_dir(), on(device, dtype)).unwrap();
             for name in CASES {
                 let case = fixtures.case(&model, name);
                 check(&format!("{name} on {device} in {dtype}"), &model, &case);
@@ -187,14 +155,9 @@ fn right_and_wrong_proposals_leave_no_trace_at_any_level() {
 #[test]
 fn which_devices_promise_it() {
     let promises = |device: &str| {
-        let device = device.parse().unwrap();
-        let options = LoadOptions {
-            device,
-            ..all(Dtype::F32)
-        };
-        Model::load(&tiny_dir(), options)
-            .unwrap()
-            .rows_stand_alone()
+        let options = on(device.parse().unwrap(), Dtype::F32);
+        let model = Model::load(&tiny_dir(), options).unwrap();
+        model.rows_stand_alone()
     };
     assert!(promises("cpu") && promises("cpu:portable"));
     assert!(!promises("cpu:generic"));

@@ -8,8 +8,9 @@ use serde::Deserialize;
 
 use super::cache::fetched;
 use super::fixtures::{Tensors, facts};
-use super::{all, println_figure};
-use crate::{BlockTable, Chunk, Dtype, GgufSource, KvOptions, KvPool, Model, Want};
+use super::schedules::pool;
+use super::{all, best, println_figure};
+use crate::{BlockTable, Chunk, Dtype, GgufSource, KvPool, Model, Want};
 
 /// Largest absolute difference allowed, and the gap between the two best logits below which either may win.
 const TOLERANCE: f32 = 1e-3;
@@ -148,12 +149,7 @@ impl Walk {
             .iter()
             .map(|case| (case.prompt.len() + reference.steps()).next_multiple_of(16))
             .collect();
-        let mut pool = model
-            .kv_pool(KvOptions {
-                block_tokens: 16,
-                budget_bytes: needed.iter().sum::<usize>() * model.kv_position_bytes(),
-            })
-            .unwrap();
+        let mut pool = pool(&model, 16, needed.iter().sum());
         let tables = needed
             .iter()
             .map(|n| {
@@ -247,11 +243,6 @@ impl Nearness {
     }
 }
 
-fn best(row: &[f32]) -> usize {
-    let better = |found: usize, id: usize| if row[id] > row[found] { id } else { found };
-    (0..row.len()).fold(0, better)
-}
-
 #[test]
 fn the_270m_is_the_references() {
     let reference = Reference::read();
@@ -277,7 +268,7 @@ fn the_270m_is_the_references() {
         for (case, row) in rows.iter().enumerate() {
             worst = worst.max(reference.distance(case, step, row));
             let two: Vec<(u32, f32)> = reference.top(case, step).take(2).collect();
-            if best(row) as u32 != two[0].0 {
+            if best(row) != two[0].0 {
                 let gap = two[0].1 - two[1].1;
                 assert!(gap < TOLERANCE, "case {case}, step {step}: gap {gap}");
                 ties += 1;
@@ -286,12 +277,12 @@ fn the_270m_is_the_references() {
         if step < STORED_STEPS {
             let theirs = llama.cases.iter().map(|case| &case[step]);
             for (row, theirs) in rows.iter().zip(theirs.clone()) {
-                exact_llama.add(theirs.divergence(row), best(row) as u32 == theirs.ids[0]);
+                exact_llama.add(theirs.divergence(row), best(row) == theirs.ids[0]);
             }
             let near = stored.feed(&next[..STORED_CASES]);
             for ((row, near), theirs) in rows.iter().zip(&near).zip(theirs) {
                 nearness.add(divergence(row, near), best(row) == best(near));
-                stored_llama.add(theirs.divergence(near), best(near) as u32 == theirs.ids[0]);
+                stored_llama.add(theirs.divergence(near), best(near) == theirs.ids[0]);
             }
         }
     }

@@ -58,13 +58,6 @@ pub(super) fn whole(model: &Model, tokens: &[u32], case: &Case) -> Vec<Vec<f32>>
 /// Tokens of the answer that a schedule goes through one at a time.
 const STEPS: usize = 10;
 
-/// The prompt and the beginning of the answer.
-fn tokens_of(case: &Case) -> Vec<u32> {
-    let mut tokens = case.prompt.tokens().to_vec();
-    tokens.extend(&case.greedy[..STEPS]);
-    tokens
-}
-
 /// The next positions of a case: a piece of the prompt, then one token of the answer at a time.
 fn next(case: &Case, done: usize, size: usize) -> Range<usize> {
     if done < case.prompt.tokens().len() {
@@ -77,7 +70,7 @@ fn next(case: &Case, done: usize, size: usize) -> Range<usize> {
 /// Logits of every position of the cases, all in one pool at once and out of step with each other: each prefills in
 /// chunks of its own size and then decodes, so that batches mix prompts, images and single tokens, and tables interleave.
 fn scheduled(model: &Model, cases: &[(&Case, usize)], block: usize) -> Vec<Vec<Vec<f32>>> {
-    let all: Vec<Vec<u32>> = cases.iter().map(|(case, _)| tokens_of(case)).collect();
+    let all: Vec<Vec<u32>> = cases.iter().map(|(case, _)| case.tokens(STEPS)).collect();
     let positions = all.iter().map(|t| t.len().next_multiple_of(block)).sum();
     let mut pool = pool(model, block, positions);
     let mut tables: Vec<BlockTable> = cases.iter().map(|_| BlockTable::default()).collect();
@@ -144,7 +137,7 @@ fn check_same(
 fn check_schedules(name: &str, model: &Model, cases: &[Case], sizes: &[(usize, usize)]) {
     let expected: Vec<_> = cases
         .iter()
-        .map(|case| whole(model, &tokens_of(case), case))
+        .map(|case| whole(model, &case.tokens(STEPS), case))
         .collect();
     for (case, expected) in cases.iter().zip(&expected) {
         for (size, block) in sizes {

@@ -4,6 +4,14 @@ use super::*;
 
 const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, 3.0];
 
+fn warm(temperature: f32, seed: u64) -> Sampling {
+    Sampling {
+        temperature,
+        seed,
+        ..Sampling::greedy()
+    }
+}
+
 fn pick(sampling: &Sampling, step: u64, forbidden: &[u32]) -> u32 {
     let situation = Situation {
         step,
@@ -24,35 +32,21 @@ fn check(sampling: Sampling, forbidden: &[u32], expected: &[u32]) {
 
 #[test]
 fn limits_leave_what_they_should() {
-    let warm = Sampling {
-        temperature: 1.0,
-        seed: 7,
-        ..Sampling::greedy()
-    };
+    let warm = warm(1.0, 7);
     check(Sampling::greedy(), &[], &[1]);
     check(Sampling::greedy(), &[1], &[3]);
     check(warm, &[], &[0, 1, 2, 3]);
     check(Sampling { top_k: 1, ..warm }, &[], &[1]);
     check(Sampling { top_k: 3, ..warm }, &[], &[1, 2, 3]);
-    check(
-        Sampling {
-            top_p: 0.39,
-            ..warm
-        },
-        &[],
-        &[1],
-    );
-    check(Sampling { top_p: 0.7, ..warm }, &[], &[1, 3]);
+    let nucleus = |top_p| Sampling { top_p, ..warm };
+    check(nucleus(0.39), &[], &[1]);
+    check(nucleus(0.7), &[], &[1, 3]);
     check(warm, &[1, 3], &[0, 2]);
 }
 
 #[test]
 fn frequencies_follow_probabilities() {
-    let warm = Sampling {
-        temperature: 2.0,
-        seed: 1,
-        ..Sampling::greedy()
-    };
+    let warm = warm(2.0, 1);
     let hits = (0..4000)
         .filter(|step| pick(&warm, *step, &[]) == 2)
         .count();
@@ -79,14 +73,8 @@ fn log_probability_is_the_models_own() {
 #[test]
 fn same_seed_and_step_same_token() {
     let draws = |seed| {
-        let warm = Sampling {
-            temperature: 1.0,
-            seed,
-            ..Sampling::greedy()
-        };
-        (0..50)
-            .map(|step| pick(&warm, step, &[]))
-            .collect::<Vec<_>>()
+        let draws = (0..50).map(|step| pick(&warm(1.0, seed), step, &[]));
+        draws.collect::<Vec<_>>()
     };
     assert_eq!(draws(3), draws(3));
     assert_ne!(draws(3), draws(4));
@@ -94,45 +82,22 @@ fn same_seed_and_step_same_token() {
 
 #[test]
 fn bad_values_are_named() {
-    let refused = |sampling: Sampling| match choose(&LOGITS, &sampling, &Situation::default()) {
-        Err(SamplingError::Parameter { field, .. }) => field,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(
-        refused(Sampling {
-            temperature: -1.0,
-            ..Sampling::greedy()
-        }),
-        "temperature"
-    );
-    assert_eq!(
-        refused(Sampling {
-            temperature: f32::NAN,
-            ..Sampling::greedy()
-        }),
-        "temperature"
-    );
-    assert_eq!(
-        refused(Sampling {
-            top_p: 0.0,
-            ..Sampling::greedy()
-        }),
-        "top_p"
-    );
-    assert_eq!(
-        refused(Sampling {
-            min_p: 1.5,
-            ..Sampling::greedy()
-        }),
-        "min_p"
-    );
-    assert_eq!(
-        refused(Sampling {
-            repetition_penalty: 0.0,
-            ..Sampling::greedy()
-        }),
-        "repetition_penalty"
-    );
+    type Change = fn(&mut Sampling);
+    let changes: [(&str, Change); 5] = [
+        ("temperature", |sampling| sampling.temperature = -1.0),
+        ("temperature", |sampling| sampling.temperature = f32::NAN),
+        ("top_p", |sampling| sampling.top_p = 0.0),
+        ("min_p", |sampling| sampling.min_p = 1.5),
+        ("repetition_penalty", |s| s.repetition_penalty = 0.0),
+    ];
+    for (expected, change) in changes {
+        let mut sampling = Sampling::greedy();
+        change(&mut sampling);
+        match choose(&LOGITS, &sampling, &Situation::default()) {
+            Err(SamplingError::Parameter { field, .. }) => assert_eq!(field, expected),
+            other => panic!("{other:?}"),
+        }
+    }
     assert_eq!(
         choose(&[f32::NAN; 3], &Sampling::greedy(), &Situation::default()),
         Err(SamplingError::NotFinite)
@@ -141,11 +106,7 @@ fn bad_values_are_named() {
 
 #[test]
 fn min_p_cuts_by_the_share_of_the_likeliest() {
-    let warm = Sampling {
-        temperature: 1.0,
-        seed: 7,
-        ..Sampling::greedy()
-    };
+    let warm = warm(1.0, 7);
     // Shares of the likeliest: 1, 1, e⁻¹ = 0.37, e⁻² = 0.14.
     check(Sampling { min_p: 0.1, ..warm }, &[], &[0, 1, 2, 3]);
     check(Sampling { min_p: 0.2, ..warm }, &[], &[1, 2, 3]);

@@ -98,10 +98,7 @@ impl TextTokenizer {
         let refuse = |reason: String| LoadError::Tokenizer { reason };
         let path = dir.join(SENTENCEPIECE);
         let (library, prefix) = if path.is_file() {
-            let bytes = std::fs::read(path).map_err(|source| LoadError::Read {
-                file: SENTENCEPIECE.to_owned(),
-                source,
-            })?;
+            let bytes = std::fs::read(path).map_err(LoadError::unreadable(SENTENCEPIECE))?;
             (sentencepiece(&bytes)?, true)
         } else {
             let json = crate::config::read(dir, "tokenizer.json")?;

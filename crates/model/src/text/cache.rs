@@ -191,9 +191,6 @@ impl KvPool {
     }
 
     /// Copies what [`crate::Progress::begin`] says.
-    ///
-    /// # Errors
-    /// The device's own.
     pub fn copy(&mut self, copies: &[BlockCopy]) -> Result<(), BackendError> {
         let block_tokens = self.block_tokens();
         for copy in copies {

@@ -37,9 +37,6 @@ impl Digests {
 
 impl Weights {
     /// BLAKE3 over names (without the scheme's prefix), stored dtypes, shapes and bytes, in order of names.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`].
     pub(crate) fn digests(&self) -> Result<Digests, LoadError> {
         let text = self.part_digest(Part::Text)?;
         let encoder = self.part_digest(Part::Vision)?;
@@ -73,9 +70,6 @@ impl Weights {
     }
 
     /// BLAKE3 over all tensors under their own names, for checkpoints that have one naming scheme.
-    ///
-    /// # Errors
-    /// [`LoadError::Read`].
     pub(crate) fn digest(&self) -> Result<Digest, LoadError> {
         let mut piece = vec![0; PIECE_BYTES];
         let mut hasher = blake3::Hasher::new();

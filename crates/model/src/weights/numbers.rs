@@ -8,9 +8,6 @@ use crate::error::{BackendError, LoadError};
 
 impl Scope<'_> {
     /// Checks what was read of the tensor `name`, which is stored plainly.
-    ///
-    /// # Errors
-    /// [`LoadError::NotFinite`].
     pub(super) fn check_numbers(
         &self,
         (name, entry): (&str, &Entry),

@@ -29,10 +29,7 @@ fn frames(count: u8, chunk_starts: &[u32]) -> FramesManifest {
 #[test]
 fn a_text_is_as_hasty_as_its_job() {
     let unit = WorkUnit {
-        key: JobKey {
-            tenant: "a".parse().expect("a tenant"),
-            job: JobId::from_bytes([1; 16]),
-        },
+        key: JobKey::new("a".parse().expect("a tenant"), JobId::from_bytes([1; 16])),
         stage: Stage::Decode,
         pool: PoolName::new("m").expect("a pool"),
         class: Class::Urgent,

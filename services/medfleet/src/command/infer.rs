@@ -72,6 +72,19 @@ struct Spans {
     total: Duration,
 }
 
+impl Spans {
+    /// Of what began then and has just ended, without the loading before it.
+    fn of(begun: Instant, encode: Duration, first_token: Option<Duration>) -> Self {
+        let total = begun.elapsed();
+        Self {
+            load: Duration::ZERO,
+            encode,
+            first_token: first_token.unwrap_or(total),
+            total,
+        }
+    }
+}
+
 pub(crate) fn run(args: Args) -> CommandResult {
     let images = args
         .images
@@ -213,14 +226,7 @@ fn generate(
     if let Some(error) = broken {
         return Err(error).context("cannot write the text");
     }
-    let total = begun.elapsed();
-    let spans = Spans {
-        load: Duration::ZERO,
-        encode,
-        first_token: first_token.unwrap_or(total),
-        total,
-    };
-    Ok((generation, spans))
+    Ok((generation, Spans::of(begun, encode, first_token)))
 }
 
 fn stream(text: &str) -> io::Result<()> {

@@ -119,9 +119,6 @@ impl TextReaderConfig {
     }
 
     /// Checks relations between fields, and has the program look at a small picture.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong =
             |reason: String| ConfigError::relation(format!("preprocess.text_reader.{reason}"));

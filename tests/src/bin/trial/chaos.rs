@@ -11,12 +11,9 @@ use anyhow::{Context, Result, bail};
 use medfleet_tests::chaos::disk::{Disk, Kind};
 use medfleet_tests::chaos::run::{Options, Report, run as storm};
 use medfleet_tests::chaos::table::table;
-use medfleet_tests::virtual_time;
+use medfleet_tests::virtual_time::{self, Plant};
 
 pub(crate) const USAGE: &str = "usage: medfleet-trial chaos --ledger FILE [--seeds N] [--jobs N] [--first-seed S] [--nodes 1|3] [--seconds N] [--power yes] [--virtual-seeds N]";
-
-/// Jobs of a seed in virtual time, as many as in `tests/faults`, so that its seeds are replayed here.
-const VIRTUAL_JOBS: u64 = 40;
 
 struct Arguments {
     ledger: PathBuf,
@@ -133,14 +130,10 @@ async fn all(arguments: &Arguments) -> Result<()> {
 
 /// Seeds that take no time of the machine but what their steps take; each is looked at anew in every call.
 fn in_virtual_time(first: u64, seeds: u64) -> Result<()> {
-    let options = virtual_time::Options {
-        jobs: VIRTUAL_JOBS,
-        plant: virtual_time::Plant::Nothing,
-    };
     let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in first..first + seeds {
-        let report = virtual_time::run(seed, options).with_context(|| {
+        let report = virtual_time::run(seed, Plant::Nothing).with_context(|| {
             format!(
                 "replay with: cargo xtask chaos --seeds 0 --virtual-seeds 1 --first-seed {seed}"
             )

@@ -49,7 +49,7 @@ struct Device {
     images: JoinSet<Result<Encoded, EngineError>>,
     begun: UnboundedReceiver<()>,
     permit: blocking::Sender<()>,
-    released: UnboundedReceiver<Sequence>,
+    released: Releases,
     log: Arc<Mutex<Vec<Did>>>,
 }
 
@@ -66,33 +66,22 @@ fn device(usual: Duration) -> Device {
     };
     let encoder = EncodeEngine::start(Box::new(backend)).expect("a thread starts");
     encoder.encoding().set_usual(usual);
-    let (released, releases) = unbounded_channel();
     let passes = Arc::clone(&log);
     let pass: Pass = Box::new(move |inner, works| {
         let sequences = works.iter().map(|work| work.sequence.0).collect();
         passes.lock().expect("no panic").push(Did::Pass(sequences));
         inner.run(works)
     });
-    let backend = Wrapped {
-        inner: simulated().decoder(PLENTY),
-        pass,
-        computes: true,
-        makes_numbers: true,
-        released,
-    };
-    let limits = DecodeLimits {
-        prefill_tokens_max: 64,
-        ..LIMITS
-    };
+    let (backend, released) = wrap(PLENTY, pass);
     let encoding = Some(encoder.encoding());
-    let decoder = DecodeEngine::start_beside(Box::new(backend), limits, encoding);
+    let decoder = DecodeEngine::start_beside(Box::new(backend), WHOLE, encoding);
     Device {
         encoder,
         decoder: decoder.expect("a thread starts"),
         images: JoinSet::new(),
         begun: begins,
         permit,
-        released: releases,
+        released,
         log,
     }
 }
@@ -100,20 +89,13 @@ fn device(usual: Duration) -> Device {
 impl Device {
     /// The last image of a job is being encoded, until it is permitted.
     async fn encode(&mut self, class: Class) {
-        let (encoder, purpose) = (
-            self.encoder.clone(),
-            Purpose {
-                class,
-                is_last: true,
-            },
-        );
-        let frame = Frame {
-            side: 8,
-            channels: 1,
-            pixels: vec![0; 64].into(),
+        let purpose = Purpose {
+            class,
+            is_last: true,
         };
+        let encoder = self.encoder.clone();
         self.images
-            .spawn(async move { encoder.encode(vec![frame], purpose).await });
+            .spawn(async move { encoder.encode(vec![frame(0)], purpose).await });
         self.begun.recv().await.expect("the encoder begins");
     }
 
@@ -122,7 +104,7 @@ impl Device {
             haste: Haste { class, time_left },
             ..request(&[1], greedy())
         };
-        self.decoder.decode(request).await.expect("it is taken")
+        taken(&self.decoder, request).await
     }
 
     async fn routine(&self) -> DecodeStream {

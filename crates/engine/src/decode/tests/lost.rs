@@ -55,12 +55,11 @@ async fn a_panic_is_blamed_only_on_those_that_were_computed() {
         ..LIMITS
     };
     let (engine, _releases) = wrapped(limits, PLENTY, pass);
-    let mut computed = engine.decode(routine(1)).await.expect("it is taken");
+    let mut computed = taken(&engine, routine(1)).await;
     // Polled in this order: the next pass begins when it was sent.
-    let (waits, ()) = tokio::join!(engine.decode(routine(2)), async {
+    let (mut waits, ()) = tokio::join!(taken(&engine, routine(2)), async {
         permit.send(true).expect("the first pass waits");
     });
-    let mut waits = waits.expect("it is taken");
     permit.send(false).expect("the next pass waits");
     let computed = computed.collect().await;
     assert!(
@@ -85,13 +84,12 @@ async fn a_pass_that_does_not_come_back_is_blamed_only_on_those_that_were_comput
         ..LIMITS
     };
     let (engine, _releases) = wrapped_with(limits, PLENTY, pass, HASTY);
-    let mut computed = engine.decode(routine(1)).await.expect("it is taken");
+    let mut computed = taken(&engine, routine(1)).await;
     begun.recv().await.expect("the first pass begins");
     // Polled in this order: the next pass begins when it was sent.
-    let (waits, ()) = tokio::join!(engine.decode(routine(2)), async {
+    let (mut waits, ()) = tokio::join!(taken(&engine, routine(2)), async {
         permit.send(()).expect("the first pass waits");
     });
-    let mut waits = waits.expect("it is taken");
     begun.recv().await.expect("the next pass begins");
     let (ended, computed, waits, unseen) = tokio::join!(
         engine.monitor().ended(),
@@ -108,7 +106,6 @@ async fn a_pass_that_does_not_come_back_is_blamed_only_on_those_that_were_comput
 
 /// An engine whose model makes no numbers of any text.
 fn without_numbers(makes_numbers: bool) -> DecodeEngine {
-    let (released, _releases) = tokio::sync::mpsc::unbounded_channel();
     let pass: Pass = Box::new(|inner, works| {
         let outcomes = inner.run(works)?;
         let without = |outcome: Outcome| -> Outcome {
@@ -117,13 +114,8 @@ fn without_numbers(makes_numbers: bool) -> DecodeEngine {
         };
         Ok(outcomes.into_iter().map(without).collect())
     });
-    let backend = Wrapped {
-        inner: simulated().decoder(PLENTY),
-        pass,
-        computes: true,
-        makes_numbers,
-        released,
-    };
+    let (mut backend, _releases) = wrap(PLENTY, pass);
+    backend.makes_numbers = makes_numbers;
     DecodeEngine::start(Box::new(backend), LIMITS).expect("a thread starts")
 }
 

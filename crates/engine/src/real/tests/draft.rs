@@ -13,20 +13,9 @@ use crate::real::drafter::likeliest;
 use crate::speculation::chances::Source;
 use crate::speculation::{DraftSteps, Phrases, Proposing, Speculation};
 
-/// A question without images.
-fn question() -> Question {
-    Question::Answer {
-        question: "what is seen?".to_owned(),
-    }
-}
-
 /// Prompt and text of a model that writes the likeliest tokens, whatever they are.
 fn written(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
-    let pool = model.kv_pool(KvOptions {
-        block_tokens: BLOCK_TOKENS,
-        budget_bytes: 1 << 24,
-    });
-    let (mut pool, mut table) = (pool.expect("a small pool"), model::BlockTable::default());
+    let (mut pool, mut table) = (small_pool(model), model::BlockTable::default());
     pool.reserve(&mut table, prompt.len() + count)
         .expect("it fits");
     let (mut tokens, mut start) = (prompt.to_vec(), 0);
@@ -276,7 +265,7 @@ async fn the_model_itself_proposes_what_it_writes() {
         ..LIMITS
     };
     let engine = start(&with, limits, KV_BYTES_MAX);
-    let asked = request(&question(), &[], Decoding::greedy(60));
+    let asked = request(&answer("what is seen?"), &[], Decoding::greedy(60));
     only_drafts(&engine.phrases().expect("it proposes"), asked.scope);
     let (text, done) = write_text(&engine, asked.clone()).await;
     check(&asked, &loaded, &text, &done);
@@ -310,16 +299,6 @@ fn drafted(decoder: &mut Decoder, texts: &[Sequence]) -> Proposing {
     panic!("nothing is drafted");
 }
 
-/// With this second model, and a small pool for the first.
-fn decoder(loaded: &Loaded, drafter: Drafter) -> Decoder {
-    let pool = loaded.model.kv_pool(KvOptions {
-        block_tokens: BLOCK_TOKENS,
-        budget_bytes: 1 << 24,
-    });
-    let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 24);
-    decoder.with_drafter(Some(drafter))
-}
-
 /// Takes a text on, and reads its prompt in one pass.
 fn read(decoder: &mut Decoder, sequence: Sequence, asked: &DecodeRequest) {
     decoder.open(sequence, asked).expect("it is taken on");
@@ -339,10 +318,14 @@ fn a_text_without_memory_is_no_measure_of_what_a_step_takes() {
     // Of each group of layers a block, which is less than the prompt takes.
     let bytes = (loaded.model.kv_position_bytes() * BLOCK_TOKENS) as u64;
     let small = Drafter::new(Arc::clone(&loaded.model), bytes, &loaded.model);
-    let mut decoder = decoder(&loaded, small.expect("a pool of one block"));
+    let small = small.expect("a pool of one block");
+    let mut decoder = small_decoder(&loaded).with_drafter(Some(small));
     let phrases = Phrases::new(0);
     assert!(decoder.speculate(phrases.clone()));
-    let (text, asked) = (Sequence(0), request(&question(), &[], Decoding::greedy(60)));
+    let (text, asked) = (
+        Sequence(0),
+        request(&answer("what is seen?"), &[], Decoding::greedy(60)),
+    );
     only_drafts(&phrases, asked.scope);
     read(&mut decoder, text, &asked);
     let proposing = decoder.propose(&[text], 4, 4);
@@ -354,14 +337,14 @@ fn a_text_without_memory_is_no_measure_of_what_a_step_takes() {
 #[test]
 fn a_text_that_is_released_leaves_nothing_in_either_memory() {
     let loaded = tiny();
-    let mut decoder = decoder(&loaded, drafter(&loaded));
+    let mut decoder = small_decoder(&loaded).with_drafter(Some(drafter(&loaded)));
     let phrases = Phrases::new(0);
     assert!(decoder.speculate(phrases.clone()));
     let texts = [Sequence(0), Sequence(1)];
     for (sequence, scope) in texts.into_iter().zip([1, 2]) {
         let asked = DecodeRequest {
             scope: Digest::new([scope; 32]),
-            ..request(&question(), &[], Decoding::greedy(60))
+            ..request(&answer("what is seen?"), &[], Decoding::greedy(60))
         };
         only_drafts(&phrases, asked.scope);
         read(&mut decoder, sequence, &asked);
@@ -425,7 +408,7 @@ async fn where_rows_do_not_stand_alone_a_draft_is_left_out() {
     assert!(!with.description().reproducible && tiny().description().reproducible);
     let engine = start(&with, ALWAYS, KV_BYTES_MAX);
     assert!(engine.phrases().is_none());
-    let asked = request(&question(), &[], Decoding::greedy(12));
+    let asked = request(&answer("what is seen?"), &[], Decoding::greedy(12));
     write_text(&engine, asked).await;
     assert_eq!(engine.load()().verified().proposed, 0);
 }

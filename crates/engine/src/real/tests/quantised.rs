@@ -31,9 +31,7 @@ async fn neighbours_change_no_bit() {
         let loaded = quantised(dtype);
         let tokens = two_images(&loaded).await;
         let ask = |n: usize| {
-            let question = Question::Answer {
-                question: "what is seen? ".repeat(n % 3 + 1),
-            };
+            let question = answer("what is seen? ".repeat(n % 3 + 1));
             let temperature = if n == 0 { 0.0 } else { 0.8 };
             request(
                 &question,

@@ -54,9 +54,7 @@ pub(super) fn mixed(seed: u64, tokens: &[ImageTokens]) -> Vec<DecodeRequest> {
                 clinical_context: String::new(),
             }
         } else {
-            Question::Answer {
-                question: "what is seen? ".repeat(value as usize % 2 + 1),
-            }
+            answer("what is seen? ".repeat(value as usize % 2 + 1))
         };
         let images = &tokens[..(value as usize + 2) % 3];
         let temperature = [0.0, 0.0, 0.4, 0.9][value as usize % 4];
@@ -115,9 +113,7 @@ async fn what_is_proposed_changes_no_bit_of_what_is_written() {
 async fn a_text_ends_where_it_ended_without_proposals() {
     let loaded = tiny();
     let tokens = two_images(&loaded).await;
-    let question = Question::Answer {
-        question: "what is seen?".to_owned(),
-    };
+    let question = answer("what is seen?");
     let base = request(&question, &tokens[..1], Decoding::greedy(24));
     let plain = start(&loaded, LIMITS, KV_BYTES_MAX);
     let engine = start(&loaded, ALWAYS, KV_BYTES_MAX);
@@ -196,9 +192,7 @@ async fn added(engine: &DecodeEngine, request: DecodeRequest) -> (u64, u64) {
 
 /// The same question of a tenant each time.
 fn of(scope: u8) -> DecodeRequest {
-    let question = Question::Answer {
-        question: "what is seen?".to_owned(),
-    };
+    let question = answer("what is seen?");
     DecodeRequest {
         scope: Digest::new([scope; 32]),
         ..request(&question, &[], decoding(24, 0.9, 5))
@@ -234,9 +228,7 @@ async fn nothing_is_proposed_where_a_row_depends_on_those_beside_it() {
     let generic = on("cpu:generic");
     let engine = start(&generic, ALWAYS, KV_BYTES_MAX);
     assert!(engine.phrases().is_none());
-    let question = Question::Answer {
-        question: "what is seen?".to_owned(),
-    };
+    let question = answer("what is seen?");
     for _ in 0..2 {
         let asked = request(&question, &[], Decoding::greedy(20));
         let (text, done) = write_text(&engine, asked.clone()).await;

@@ -18,6 +18,11 @@ fn keys_in(scope: Digest, tokens: &[u32], images: &[PlacedImage]) -> Vec<BlockKe
     cacheable.keys(4)
 }
 
+/// Of tokens that count up, without an image.
+fn counting(tokens: Range<u32>) -> Vec<BlockKey> {
+    keys(&tokens.collect::<Vec<u32>>(), &[])
+}
+
 fn image(first: usize, shade: u8) -> PlacedImage {
     PlacedImage {
         first,
@@ -29,6 +34,19 @@ fn share(blocks: &mut Blocks, keys: &[BlockKey], may_end: impl Fn(usize) -> bool
     let (table, _, copies) = blocks.share((keys, &[]), may_end);
     assert!(copies.is_empty(), "there are no parts");
     table
+}
+
+/// Reads a prompt a block at a time. Gives the table, and which block of the second group each stretch was written to.
+fn read(blocks: &mut Blocks, keys: &[BlockKey]) -> (BlockTable, Vec<Option<u32>>) {
+    let (mut table, mut written) = (BlockTable::default(), Vec::new());
+    for (index, key) in keys.iter().enumerate() {
+        let end = (index + 1) * 4;
+        blocks.reserve(&mut table, end).expect("there is room");
+        written.push(table.block(1, index));
+        blocks.publish(&table, index, *key);
+        blocks.trim(&mut table, end);
+    }
+    (table, written)
 }
 
 #[test]
@@ -67,13 +85,8 @@ fn a_key_says_everything_that_a_block_depends_on() {
 #[test]
 fn what_was_published_is_shared_and_survives_its_user() {
     let mut blocks = Blocks::new(4, BlockLayout::global(4));
-    let tokens: Vec<u32> = (0..12).collect();
-    let keys = keys(&tokens, &[]);
-    let mut first = BlockTable::default();
-    blocks.reserve(&mut first, 12).unwrap();
-    for (index, key) in keys.iter().enumerate() {
-        blocks.publish(&first, index, *key);
-    }
+    let keys = counting(0..12);
+    let (first, _) = read(&mut blocks, &keys);
     let second = share(&mut blocks, &keys, |end| end < 12);
     assert_eq!(second.blocks(), &first.blocks()[..2], "cut where allowed");
     assert_eq!(blocks.available(), 1);
@@ -89,14 +102,9 @@ fn what_was_published_is_shared_and_survives_its_user() {
 #[test]
 fn the_least_recently_used_goes_first_and_the_end_before_the_beginning() {
     let mut blocks = Blocks::new(4, BlockLayout::global(4));
-    let of = |from: u32| keys(&(from..from + 8).collect::<Vec<u32>>(), &[]);
-    let (old, new) = (of(0), of(100));
+    let (old, new) = (counting(0..8), counting(100..108));
     for keys in [&old, &new] {
-        let mut table = BlockTable::default();
-        blocks.reserve(&mut table, 8).unwrap();
-        keys.iter()
-            .enumerate()
-            .for_each(|(index, key)| blocks.publish(&table, index, *key));
+        let (table, _) = read(&mut blocks, keys);
         blocks.release(table);
     }
     let known = |blocks: &mut Blocks, keys: &[BlockKey]| {
@@ -157,15 +165,8 @@ fn local_groups_give_back_what_has_left_their_window() {
 #[test]
 fn a_shared_beginning_needs_of_local_groups_only_the_window() {
     let mut blocks = windowed(18);
-    let tokens: Vec<u32> = (0..20).collect();
-    let keys = keys(&tokens, &[]);
-    let mut first = BlockTable::default();
-    for (index, key) in keys.iter().enumerate() {
-        let end = (index + 1) * 4;
-        blocks.reserve(&mut first, end).unwrap();
-        blocks.publish(&first, index, *key);
-        blocks.trim(&mut first, end);
-    }
+    let keys = counting(0..20);
+    let (first, _) = read(&mut blocks, &keys);
     // Five global ones and the last of each local group are held; what was given back can still be found.
     assert_eq!((first.held(), blocks.available()), (7, 11));
     let shared = |blocks: &mut Blocks, most: usize| {
@@ -219,13 +220,8 @@ fn what_was_taken_for_nothing_is_given_back_in_every_group() {
 #[test]
 fn what_is_forgotten_is_found_no_more_and_its_memory_is_free() {
     let mut blocks = Blocks::new(4, BlockLayout::global(4));
-    let tokens: Vec<u32> = (0..8).collect();
-    let keys = keys(&tokens, &[]);
-    let mut table = BlockTable::default();
-    blocks.reserve(&mut table, 8).expect("there is room");
-    for (index, key) in keys.iter().enumerate() {
-        blocks.publish(&table, index, *key);
-    }
+    let keys = counting(0..8);
+    let (table, _) = read(&mut blocks, &keys);
     let shared = share(&mut blocks, &keys, |_| true);
     assert_eq!(shared.blocks().len(), 2);
     blocks.forget(&table, keys.iter().copied());
@@ -236,24 +232,10 @@ fn what_is_forgotten_is_found_no_more_and_its_memory_is_free() {
     assert!(shared.blocks().is_empty());
 }
 
-/// Reads a prompt a block at a time. Gives the table, and which block of the second group each stretch was written to.
-fn read(blocks: &mut Blocks, keys: &[BlockKey]) -> (BlockTable, Vec<Option<u32>>) {
-    let (mut table, mut written) = (BlockTable::default(), Vec::new());
-    for (index, key) in keys.iter().enumerate() {
-        let end = (index + 1) * 4;
-        blocks.reserve(&mut table, end).expect("there is room");
-        written.push(table.block(1, index));
-        blocks.publish(&table, index, *key);
-        blocks.trim(&mut table, end);
-    }
-    (table, written)
-}
-
 #[test]
 fn what_local_groups_have_given_back_is_forgotten_with_its_beginning() {
     let mut blocks = windowed(18);
-    let tokens: Vec<u32> = (0..20).collect();
-    let keys = keys(&tokens, &[]);
+    let keys = counting(0..20);
     let (wrong, _) = read(&mut blocks, &keys);
     blocks.forget(&wrong, keys.iter().copied());
     blocks.release(wrong);

@@ -1,6 +1,6 @@
 //! `infer --draft`: the same text by the engine's decoder, in which a second model proposes what the first one verifies.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use medfleet_core::Digest;
@@ -68,13 +68,7 @@ pub(super) fn generate(
     });
     outcome.map_err(|fault| fault.error)?;
     let done = ended.context("the decoder ended without an answer")?;
-    let total = begun.elapsed();
-    let spans = Spans {
-        load: Duration::ZERO,
-        encode,
-        first_token: first_token.unwrap_or(total),
-        total,
-    };
+    let spans = Spans::of(begun, encode, first_token);
     let verified = engine.load()().verified();
     Ok((generation(&done, text), spans, verified))
 }

@@ -10,12 +10,6 @@ use crate::turns::OVERTAKEN_MAX;
 /// How long a state may take to come.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Prompts are read in one pass.
-const WHOLE: DecodeLimits = DecodeLimits {
-    prefill_tokens_max: 64,
-    ..LIMITS
-};
-
 impl Recorded {
     fn passes(&self) -> Vec<Vec<(u64, u32)>> {
         self.passes.lock().expect("no panic").clone()
