@@ -311,7 +311,7 @@ async fn a_job_that_the_hub_cannot_read_holds_up_no_other() -> Result<()> {
     })
     .await?;
     let record = format!("$KV.JOBS_0.{}", job_key("st-mary", &theirs)?);
-    hub.publish_raw(&record, &[0x0a, 0xff]).await?;
+    hub.publish_garbage(&record).await?;
     hub.start_role(Role::Preprocess).await?;
     site.link().mend();
     let next = edge.submit(pictures(&[1])?).await?.name;

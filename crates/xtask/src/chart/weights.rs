@@ -95,7 +95,7 @@ fn cache(chart: &Chart) -> Result<Vec<String>> {
                 ));
             }
         }
-        let made = of_kind(&objects, "PersistentVolumeClaim").map(|made| self::name(made));
+        let made = of_kind(&objects, "PersistentVolumeClaim").map(self::name);
         let expected = claim.filter(|claim| *claim != "c");
         if made.collect::<Vec<_>>() != Vec::from_iter(expected) {
             violations.push(format!("{name}: another claim than {expected:?} is made"));
