@@ -96,7 +96,8 @@ impl Rewriter {
         // An undefined length may hide items behind a tag that is not known at all.
         let vr = vr.filter(|_| standard_vr(tag).is_some());
         let action = match action(tag, vr, &self.profile) {
-            Action::Keep | Action::Clean if tag == tags::SPECIFIC_CHARACTER_SET => Action::Keep,
+            // Also within a dummy: its text is written in this set.
+            Action::Keep | Action::Clean if tag == tags::SPECIFIC_CHARACTER_SET => Action::Clean,
             action if self.dummies => action.within_dummy(vr),
             action => action,
         };

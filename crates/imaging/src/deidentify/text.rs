@@ -3,8 +3,9 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
-use super::terms::is_term;
+use super::terms::{has_only_terms, is_term};
 use crate::Identifiers;
+use crate::vocabulary::standard_vr;
 
 /// Digits in a row that may be a number of a person.
 const DIGITS_MIN: usize = 5;
@@ -27,7 +28,8 @@ pub(super) struct Field {
 
 /// The text without them; `None` if there was nothing to take out.
 pub(super) fn clean(text: &str, field: Field, identifiers: &Identifiers) -> Option<String> {
-    if field.vr == VR::CS {
+    // Also where a writer called it another kind of text.
+    if field.vr == VR::CS || standard_vr(field.tag) == Some(VR::CS) {
         return codes(text, field.tag, identifiers);
     }
     if is_term(field.tag, text) {
@@ -44,10 +46,16 @@ pub(super) fn clean(text: &str, field: Field, identifiers: &Identifiers) -> Opti
 }
 
 /// Codes have no room for a mask, nor for anything that was not meant to be a word of a list: each of the values is left empty in
-/// which something is found. Words of the standard say nothing of a patient, whatever the patient is called.
+/// which something is found, or a character that no code has. Words of the standard say nothing of a patient, whatever the patient
+/// is called.
 fn codes(text: &str, tag: Tag, identifiers: &Identifiers) -> Option<String> {
     let values = text.split('\\').map(|value| {
-        let stays = is_term(tag, value) || identifiers.screen(value).masked.is_empty();
+        let stays = value.trim_matches([' ', '\0']).is_empty()
+            || is_term(tag, value)
+            || !has_only_terms(tag)
+                && !value.contains(['^', '=', '@'])
+                && !patterns(value).1
+                && identifiers.screen(value).masked.is_empty();
         if stays { value } else { "" }
     });
     let cleaned = values.collect::<Vec<_>>().join("\\");
@@ -161,12 +169,39 @@ mod tests {
         let left = "ORIGINAL\\PRIMARY\\\\OTHER";
         check_field(image_type, "ORIGINAL\\PRIMARY\\DOE_J\\OTHER", Some(left));
         check_field((tags::BODY_PART_EXAMINED, VR::CS, false), "DOE", Some(""));
+        // Nobody that the header names.
+        let scan_options = (tags::SCAN_OPTIONS, VR::CS, false);
+        check_field(
+            scan_options,
+            "HELICAL MODE\\FS\\ROE^ANN",
+            Some("HELICAL MODE\\FS\\"),
+        );
+        check_field(scan_options, "PID4711234", Some(""));
         check_field(
             (tags::BODY_PART_EXAMINED, VR::CS, false),
             "PRIMARY",
             Some(""),
         );
         assert!(fits("[name]", VR::SH) && !fits("[name] [name] [name]", VR::SH));
+    }
+
+    #[test]
+    fn codes_that_a_file_is_decoded_by_are_words_of_the_standard() {
+        let modality = (tags::MODALITY, VR::CS, false);
+        check_field(modality, "CT", None);
+        check_field(modality, " ", None);
+        check_field(modality, "ROE^ANN", Some(""));
+        check_field(modality, "ROE", Some(""));
+        check_field((tags::MODALITY, VR::LO, false), "ROE", Some(""));
+        let set = (tags::SPECIFIC_CHARACTER_SET, VR::CS, false);
+        check_field(set, "\\ISO 2022 IR 87", None);
+        check_field(set, "ISO_IR 100\\ROE^ANN", Some("ISO_IR 100\\"));
+        let corrected = (tags::CORRECTED_IMAGE, VR::CS, false);
+        check_field(corrected, "ATTN\\DECY ", None);
+        check_field(corrected, "ATTN\\ROE\\DECY", Some("ATTN\\\\DECY"));
+        // Retired, and without a list here.
+        check_field((tags::IMAGE_FORMAT, VR::CS, false), "RECT", None);
+        check_field((tags::IMAGE_FORMAT, VR::CS, false), "DOE", Some(""));
     }
 
     #[test]
