@@ -141,6 +141,10 @@ mod tests {
             "Patient: JOHN Q. PUBLIC DOB: 12.03.60 MRN: 4711",
             "Patient: [removed] DOB: [removed] MRN: [removed]",
         ),
+        (
+            "Dr. E. Smith, Dr. Anna E Smith",
+            "Dr. [removed], Dr. [removed]",
+        ),
         ("DrSmith reported", "[removed] reported"),
         ("Patient: Smith, Anna M.; 45 y", "Patient: [removed].; 45 y"),
         ("Pat. Schmidt, Hans", "Pat. [removed]"),

@@ -177,7 +177,7 @@ impl Part {
     /// Whether no letter is right before it, as in "T2".
     fn is_free(&self, text: &[char]) -> bool {
         let before = self.range.start.checked_sub(1);
-        !before.is_some_and(|before| text[before].is_alphabetic())
+        before.is_none_or(|before| !text[before].is_alphabetic())
     }
 }
 

@@ -112,7 +112,7 @@ fn titled(tokens: &Tokens<'_>, at: usize) -> Option<Range<usize>> {
         next = tokens.behind_space(tokens.behind_mark(next + 1, "."));
     }
     // The next title has its own name.
-    if behind_title(tokens, next).is_some() || tokens.is_word(next, JOINTS) {
+    if behind_title(tokens, next).is_some() || is_joint(tokens, next) {
         return None;
     }
     let is_small = tokens.is(next, Kind::Word) && !tokens.is_large(next);
@@ -287,6 +287,11 @@ fn begins_another(tokens: &Tokens<'_>, at: usize) -> bool {
 /// The name behind an "and".
 fn behind_joint(tokens: &Tokens<'_>, at: usize) -> Option<usize> {
     let next = tokens.behind_blank(at + 1);
-    let names = tokens.is_word(at, JOINTS) && tokens.is_large(next) && !is_clinical(tokens, next);
+    let names = is_joint(tokens, at) && tokens.is_large(next) && !is_clinical(tokens, next);
     names.then_some(next)
+}
+
+/// "E." is an initial.
+fn is_joint(tokens: &Tokens<'_>, at: usize) -> bool {
+    tokens.is_word(at, JOINTS) && !tokens.is_large(at)
 }
