@@ -139,6 +139,18 @@ fn codes_are_no_place_for_names() {
     }
 }
 
+#[test]
+fn numbers_are_no_place_for_names() {
+    let objects = deidentified(|object| {
+        put(object, tags::ACQUISITION_NUMBER, VR::IS, "DOE^JANE");
+        put(object, tags::KVP, VR::DS, "120");
+    });
+    for object in objects {
+        assert_eq!(text(&object, tags::ACQUISITION_NUMBER), "");
+        assert_eq!(text(&object, tags::KVP), "120");
+    }
+}
+
 fn with_words(object: &mut InMemDicomObject) {
     set(object, tags::PATIENT_NAME, "Axial^Hu^Inverse");
     set(object, tags::IMAGE_TYPE, "ORIGINAL\\PRIMARY\\AXIAL\\HU");
