@@ -145,6 +145,10 @@ mod tests {
             "Dr. E. Smith, Dr. Anna E Smith",
             "Dr. [removed], Dr. [removed]",
         ),
+        (
+            "Radiologist: Pat Smith, Patient Pat. Ott",
+            "Radiologist: [removed], Patient Pat. [removed]",
+        ),
         ("DrSmith reported", "[removed] reported"),
         ("Patient: Smith, Anna M.; 45 y", "Patient: [removed].; 45 y"),
         ("Pat. Schmidt, Hans", "Pat. [removed]"),
@@ -199,6 +203,7 @@ mod tests {
         "CT Abdomen/Pelvis w/ KM 120 ml 3 ml/s",
         "axial 5/5/0.75 B30f",
         "L3-4, L4-5 and L5-S1",
+        "Patient Name:\nAge: 45\nSex: F",
         "Pat. mit Dyspnoe",
         "Protocol Name: T2 FLAIR 5 mm",
         "PATIENT POSITION SUPINE",

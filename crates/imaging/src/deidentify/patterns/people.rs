@@ -144,11 +144,14 @@ fn labelled(tokens: &Tokens<'_>, at: usize) -> Option<Range<usize>> {
     };
     // "Pat" alone is a name itself, and a point behind another label ends its sentence; "MD" stands behind a name, too.
     let is_label = colon || word != "md" && point == (word == "pat");
+    // A field of a form that nobody filled in.
+    let is_empty =
+        tokens.kind_before(next) == Some(Kind::Break) && tokens.is_mark(next + 1, ":=：");
     if !is_label
+        || is_empty
         || of_thing()
-        || tokens.is_word(next, LABELS)
         || is_clinical(tokens, next)
-        || behind_title(tokens, next).is_some()
+        || begins_another(tokens, next)
     {
         return None;
     }
@@ -280,8 +283,8 @@ fn is_initial(tokens: &Tokens<'_>, at: usize) -> bool {
 
 /// Whether a title or a label is here, which has a name of its own.
 fn begins_another(tokens: &Tokens<'_>, at: usize) -> bool {
-    let is_label = tokens.is_word(at, LABELS) && !tokens.is_word(at, "pat");
-    is_label || behind_title(tokens, at).is_some()
+    let is_name = tokens.is_word(at, "pat") && !tokens.is_mark(at + 1, ".");
+    tokens.is_word(at, LABELS) && !is_name || behind_title(tokens, at).is_some()
 }
 
 /// The name behind an "and".
