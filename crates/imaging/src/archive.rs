@@ -68,6 +68,67 @@ pub fn members(bytes: &[u8], limits: &Limits, each: &mut dyn FnMut(Member)) -> R
     })
 }
 
+/// Bytes of the largest file of an archive, as the archive says before anything is unpacked, 0 where it says nothing: of a packed
+/// tar it says the first, and of gzip members one after the other the last. It may lie, but never beyond what the limits let pass.
+pub fn largest_member(bytes: &[u8], limits: &Limits) -> u64 {
+    let budget = Budget {
+        limits,
+        entries: 0,
+        bytes: 0,
+        packed: bytes.len() as u64,
+    };
+    let said = match Archive::of(bytes) {
+        Some(Archive::Tar) => largest_of_tar(bytes, limits).min(budget.packed),
+        Some(Archive::Zip) => largest_of_zip(bytes, limits),
+        Some(Archive::Gzip) => size_of_gzip(bytes),
+        None => 0,
+    };
+    said.min(budget.left())
+}
+
+fn largest_of_tar(bytes: &[u8], limits: &Limits) -> u64 {
+    let (mut at, mut largest) = (0_usize, 0);
+    for _ in 0..limits.archive_entries_max {
+        let header = bytes.get(at..at.saturating_add(TAR_BLOCK_BYTES));
+        let Some(size) = header.and_then(|header| octal(&header[124..136])) else {
+            break;
+        };
+        largest = size.max(largest);
+        let blocks = size.div_ceil(TAR_BLOCK_BYTES as u64).saturating_add(1);
+        let next = usize::try_from(blocks.saturating_mul(TAR_BLOCK_BYTES as u64));
+        at = at.saturating_add(next.unwrap_or(usize::MAX));
+    }
+    largest
+}
+
+fn largest_of_zip(bytes: &[u8], limits: &Limits) -> u64 {
+    let Ok(directory) = Directory::find(bytes) else {
+        return 0;
+    };
+    let (mut at, mut largest) = (directory.start, 0);
+    for _ in 0..u32::from(directory.entries).min(limits.archive_entries_max) {
+        let Ok(entry) = Entry::read(bytes, at) else {
+            break;
+        };
+        if !is_hidden(&entry.name) {
+            largest = largest.max(entry.size as u64);
+        }
+        at = entry.next;
+    }
+    largest
+}
+
+/// What a gzip stream ends with (RFC 1952, 2.3.1: ISIZE), or the first file of the tar in it.
+fn size_of_gzip(bytes: &[u8]) -> u64 {
+    let mut head = [0; TAR_BLOCK_BYTES];
+    let is_whole = MultiGzDecoder::new(bytes).read_exact(&mut head).is_ok();
+    if is_whole && Archive::of(&head) == Some(Archive::Tar) {
+        return octal(&head[124..136]).unwrap_or(0);
+    }
+    let size = bytes.len().checked_sub(4).map(|at| u32_at(bytes, at));
+    size.and_then(Result::ok).map_or(0, u64::from)
+}
+
 /// What happens to a file of an archive.
 pub(crate) enum Step {
     /// So many bytes are unpacked next, as the archive says; never more, though perhaps less. Not said of the only file.
@@ -357,22 +418,44 @@ impl Entry {
     }
 }
 
+/// Where the central directory of a zip is.
+struct Directory {
+    entries: u16,
+    start: usize,
+    /// Where the end record is.
+    end: usize,
+}
+
+impl Directory {
+    fn find(bytes: &[u8]) -> Result<Self, Refusal> {
+        const END_BYTES: usize = 22;
+        const COMMENT_MAX: usize = 65_535;
+        let from = bytes.len().saturating_sub(END_BYTES + COMMENT_MAX);
+        let end = bytes[from..]
+            .windows(4)
+            .rposition(|four| four == ZIP_EMPTY)
+            .map(|at| from + at)
+            .ok_or_else(|| Refusal::new(Reason::Truncated))?;
+        let (entries, start) = (u16_at(bytes, end + 10)?, u32_at(bytes, end + 16)?);
+        // 0xffff and 0xffffffff mean that the numbers are elsewhere: archives beyond 4 GiB, which no limit lets in.
+        if entries == u16::MAX || start == u32::MAX {
+            return Err(Refusal::new(Reason::Malformed));
+        }
+        Ok(Self {
+            entries,
+            start: start as usize,
+            end,
+        })
+    }
+}
+
 /// The central directory is what counts (APPNOTE 4.3.12): it alone has the sizes of streamed members.
 fn zip(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Step)) -> Result<(), Refusal> {
-    const END_BYTES: usize = 22;
-    const COMMENT_MAX: usize = 65_535;
-    let from = bytes.len().saturating_sub(END_BYTES + COMMENT_MAX);
-    let end = bytes[from..]
-        .windows(4)
-        .rposition(|four| four == ZIP_EMPTY)
-        .map(|at| from + at)
-        .ok_or_else(|| Refusal::new(Reason::Truncated))?;
-    let (entries, start) = (u16_at(bytes, end + 10)?, u32_at(bytes, end + 16)?);
-    // 0xffff and 0xffffffff mean that the numbers are elsewhere: archives beyond 4 GiB, which no limit lets in.
-    if entries == u16::MAX || start == u32::MAX {
-        return Err(Refusal::new(Reason::Malformed));
-    }
-    let mut at = start as usize;
+    let Directory {
+        entries,
+        start: mut at,
+        end,
+    } = Directory::find(bytes)?;
     for _ in 0..entries {
         let entry = Entry::read(bytes, at)?;
         budget.entry()?;

@@ -8,9 +8,10 @@
 //! at any time; without it they lead nowhere.
 //!
 //! Reading order: this file, `profile` (the standard's table), `rewrite` (element by element), `replace` (what stands instead),
-//! `text` (text that is cleaned), `terms` (words that stay), `pixels` (text in frames), `write` (elements and file meta
-//! information); `whose` (the pseudonyms alone).
+//! `text` (text that is cleaned), `patterns` (what looks like an identifier), `terms` (words that stay), `pixels` (text in frames),
+//! `write` (elements and file meta information); `whose` (the pseudonyms alone).
 
+mod patterns;
 mod pixels;
 mod profile;
 mod replace;

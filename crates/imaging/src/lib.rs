@@ -54,7 +54,7 @@ mod vocabulary;
 mod voi;
 mod volume;
 
-pub use archive::{Archive, Member, members};
+pub use archive::{Archive, Member, largest_member, members};
 pub use burned_in::BurnedIn;
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
 pub use codestream::{CodestreamError, Codestreams, Decoder, Here, OnThread, Plane, THREADS};

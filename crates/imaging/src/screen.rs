@@ -94,6 +94,13 @@ impl std::fmt::Debug for Identifiers {
     }
 }
 
+/// Byte ranges of everything in a text that is written as a date.
+pub(crate) fn dates(text: &str) -> Vec<Range<usize>> {
+    let folded = Folded::new(text);
+    let dates = birth_date::every(&folded.chars);
+    dates.into_iter().map(|date| folded.bytes(date)).collect()
+}
+
 impl Identifiers {
     /// Adds those of another header of the job.
     pub fn merge(&mut self, other: Self) {
@@ -330,6 +337,8 @@ mod tests {
             "March 12th, 1960",
             "12. März 1960",
             "12 mars 1960",
+            "12 marzo 1960",
+            "12 de março de 1960",
             "12MAR1960",
             "12-Mar-60",
             "600312",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use medfleet_core::{BlobKind, Digest, TenantId};
-use medfleet_imaging::{Options, Reason, Refusal, files_beside, unpacks};
+use medfleet_imaging::{Options, Reason, Refusal, files_beside, largest_member, unpacks};
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::BlobStore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,7 +16,7 @@ use crate::error::PreprocessError;
 
 /// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
 const MEMORY_STEP_BYTES: u64 = 64 << 10;
-/// Room for what is unpacked at a time, to begin with: an archive of slices needs less, a packed volume may need more.
+/// Room for what is unpacked at a time, to begin with, where the file does not say that it needs more.
 const UNPACKED_BYTES_FIRST: u64 = 32 << 20;
 /// How much more room a file gets that did not have enough. What was done until then is done again.
 const UNPACKED_BYTES_TIMES: u64 = 4;
@@ -148,7 +148,8 @@ impl Inputs {
         let most = self.memory_bytes.saturating_sub(declared.input.size_bytes);
         let mut held = self.read(tenant, declared, 0).await?;
         if most > 0 && unpacks(&held.bytes) {
-            let room = UNPACKED_BYTES_FIRST.min(most);
+            let said = largest_member(&held.bytes, self.options.limits());
+            let room = said.max(UNPACKED_BYTES_FIRST).min(most);
             held = self.widened(tenant, declared, (held, room)).await?;
         }
         let digest = self.store.digest(tenant, &held.bytes).await;
@@ -218,6 +219,7 @@ fn steps(bytes: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::ready;
     use std::time::Duration;
 
@@ -234,10 +236,10 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// An input, and as many bytes as its memory is short of.
-    async fn inputs(bytes: &'static [u8]) -> (Inputs, TenantId, wire::StudyInput) {
+    async fn inputs(bytes: impl Into<Bytes>) -> (Inputs, TenantId, wire::StudyInput) {
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
         let tenant: TenantId = "a".parse().expect("a tenant");
-        let bytes = Bytes::from_static(bytes);
+        let bytes: Bytes = bytes.into();
         let digest = store.digest(&tenant, &bytes).await;
         let input = wire::StudyInput {
             part_digests: vec![Bytes::copy_from_slice(digest.as_bytes())],
@@ -293,6 +295,30 @@ mod tests {
         check(GZIP, most + 1, Err(Reason::UnpackedTooLarge)).await;
         // A file that unpacks something though it does not look like it.
         check(b"\x89PNG", 1, Ok(UNPACKED_BYTES_FIRST)).await;
+    }
+
+    /// A volume of 200 MiB was unpacked three times.
+    #[tokio::test]
+    async fn an_archive_that_says_its_size_is_unpacked_once() {
+        let size = 200_u32 << 20;
+        let mut bytes = GZIP.to_vec();
+        bytes.resize(256 << 10, 0);
+        bytes.extend(size.to_le_bytes());
+        let (inputs, tenant, input) = inputs(bytes).await;
+        let tries = Cell::new(0);
+        let decode = |_turn: Arc<Turn>, held: Held| {
+            tries.set(tries.get() + 1);
+            let outcome = if held.room < u64::from(size) {
+                Err(Refusal::new(Reason::UnpackedTooLarge))
+            } else {
+                Ok(())
+            };
+            ready(Ok((outcome, held)))
+        };
+        let made = inputs.make(&tenant, first(&input), decode).await;
+        let made = made.expect("it was read");
+        assert_eq!((made.room, tries.get()), (u64::from(size), 1));
+        made.outcome.expect("it had room");
     }
 
     #[tokio::test]

@@ -86,6 +86,30 @@ fn files_come_in_order_and_nothing_else_does() {
 }
 
 #[test]
+fn archives_say_how_large_their_largest_file_is() {
+    #[track_caller]
+    fn check(bytes: &[u8], expected: u64) {
+        assert_eq!(largest_member(bytes, &Limits::default()), expected);
+    }
+    let (small, large) = (vec![7; 300], vec![7; 3000]);
+    let zip = zipped(&[("a", &small), ("b", &large), ("__MACOSX/b", &[7; 4000])]);
+    check(&zip, 3000);
+    check(&zip[..zip.len() - 30], 0);
+    check(&gzipped(&large), 3000);
+    let tar = tar_of(&[tar_member("a", b'0', &large), tar_member("b", b'0', &small)]);
+    check(&tar, 3000);
+    // Not all of the tar: its files are in memory one by one.
+    check(&gzipped(&tar), 3000);
+    check(b"no archive", 0);
+    check(GZIP_MAGIC, 0);
+    // What it says is no reason to set aside more than could ever come.
+    let mut lies = gzipped(b"little");
+    let (size, packed) = (lies.len() - 4, lies.len() as u64);
+    lies[size..].fill(0xff);
+    check(&lies, packed * 1000);
+}
+
+#[test]
 fn gzip_streams_are_read_to_their_end() {
     let two = [gzipped(b"first, "), gzipped(b"second")].concat();
     check(&two, Limits::default(), Ok(&[("", b"first, second")]));

@@ -107,7 +107,7 @@ pub(super) fn action(tag: Tag, vr: Option<VR>, profile: &Profile) -> Action {
         Some(line) => listed(tag, vr, *line, profile),
         // What the table does not know of a patient is newer than it: names to use, pronouns, dates in other calendars.
         None if group == PATIENT => Action::Remove,
-        None => unlisted(tag, vr, profile),
+        None => unlisted(vr, profile),
     }
 }
 
@@ -151,10 +151,8 @@ fn listed(tag: Tag, vr: VR, line: Line, profile: &Profile) -> Action {
 }
 
 /// The profile keeps what it does not list, but for the patient's group; names, dates, UIDs and text are looked at all the same.
-fn unlisted(tag: Tag, vr: VR, profile: &Profile) -> Action {
+fn unlisted(vr: VR, profile: &Profile) -> Action {
     match vr {
-        // Words that decoding depends on.
-        VR::CS if tag == tags::MODALITY || tag.group() == 0x0028 => Action::Keep,
         VR::SQ => Action::Items,
         VR::UI => Action::Map,
         VR::PN => Action::Empty,
@@ -233,7 +231,12 @@ mod tests {
         ] {
             check(newer, Action::Remove, Action::Remove);
         }
-        check(tags::MODALITY, Action::Keep, Action::Keep);
+        check(tags::MODALITY, Action::Clean, Action::Clean);
+        check(
+            tags::PHOTOMETRIC_INTERPRETATION,
+            Action::Clean,
+            Action::Clean,
+        );
         check(tags::BODY_PART_EXAMINED, Action::Clean, Action::Clean);
         check(tags::ROWS, Action::Keep, Action::Keep);
         check(tags::PIXEL_DATA, Action::Keep, Action::Keep);

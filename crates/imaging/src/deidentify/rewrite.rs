@@ -96,8 +96,10 @@ impl Rewriter {
         // An undefined length may hide items behind a tag that is not known at all.
         let vr = vr.filter(|_| standard_vr(tag).is_some());
         let action = match action(tag, vr, &self.profile) {
-            Action::Keep | Action::Clean if tag == tags::SPECIFIC_CHARACTER_SET => Action::Keep,
+            // Also within a dummy: its text is written in this set.
+            Action::Keep | Action::Clean if tag == tags::SPECIFIC_CHARACTER_SET => Action::Clean,
             action if self.dummies => action.within_dummy(vr),
+            Action::Keep if has_words(tag, subject.value) => Action::Empty,
             action => action,
         };
         let changes = &mut self.changes;
@@ -260,6 +262,17 @@ fn known_vr(extent: &Extent) -> Option<VR> {
     } else {
         written
     })
+}
+
+/// Whether a number, a time or an age holds what is none: whoever writes a file may put any text there.
+fn has_words(tag: Tag, value: &[u8]) -> bool {
+    let known: &[u8] = match standard_vr(tag) {
+        Some(VR::IS | VR::DS) => b"0123456789+-.Ee\\ \0",
+        Some(VR::TM) => b"0123456789.:-\\ \0",
+        Some(VR::AS) => b"0123456789DWMY\\ \0",
+        _ => return false,
+    };
+    !value.iter().all(|byte| known.contains(byte))
 }
 
 fn age(value: &[u8]) -> Vec<u8> {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use dicom_core::Tag;
+use dicom_dictionary_std::tags;
 
 use super::profile::tag_of;
 
@@ -29,10 +30,15 @@ pub(super) fn is_term(tag: Tag, value: &str) -> bool {
     TERMS.get(&tag).is_some_and(|words| words.contains(&value))
 }
 
+/// Whether an attribute has no values but those: what a file is decoded and admitted by.
+pub(super) fn has_only_terms(tag: Tag) -> bool {
+    let decides = matches!(tag, tags::MODALITY | tags::SPECIFIC_CHARACTER_SET);
+    (decides || tag.group() == 0x0028) && TERMS.contains_key(&tag)
+}
+
 #[cfg(test)]
 mod tests {
     use dicom_core::VR;
-    use dicom_dictionary_std::tags;
 
     use super::*;
     use crate::deidentify::profile::is_text;

@@ -3,18 +3,10 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
-use super::terms::is_term;
+use super::patterns::masked;
+use super::terms::{has_only_terms, is_term};
 use crate::Identifiers;
-
-/// Digits in a row that may be a number of a person.
-const DIGITS_MIN: usize = 5;
-/// The same with separators between them, as in telephone numbers and dates.
-const GROUPED_DIGITS_MIN: usize = 6;
-/// What stands before the name of a person.
-const TITLES: &[&str] = &[
-    "dr", "prof", "mr", "mrs", "ms", "miss", "herr", "frau", "mme", "doctor", "patient:", "name:",
-];
-const MASK: &str = "[removed]";
+use crate::vocabulary::standard_vr;
 
 /// Where a text stands.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +19,8 @@ pub(super) struct Field {
 
 /// The text without them; `None` if there was nothing to take out.
 pub(super) fn clean(text: &str, field: Field, identifiers: &Identifiers) -> Option<String> {
-    if field.vr == VR::CS {
+    // Also where a writer called it another kind of text.
+    if field.vr == VR::CS || standard_vr(field.tag) == Some(VR::CS) {
         return codes(text, field.tag, identifiers);
     }
     if is_term(field.tag, text) {
@@ -39,15 +32,20 @@ pub(super) fn clean(text: &str, field: Field, identifiers: &Identifiers) -> Opti
     if field.published && field.tag == tags::CODE_VALUE {
         return found.then_some(screened.text);
     }
-    let (cleaned, patterns) = patterns(&screened.text);
-    (found || patterns).then_some(cleaned)
+    masked(&screened.text).or_else(|| found.then_some(screened.text))
 }
 
 /// Codes have no room for a mask, nor for anything that was not meant to be a word of a list: each of the values is left empty in
-/// which something is found. Words of the standard say nothing of a patient, whatever the patient is called.
+/// which something is found, or a character that no code has. Words of the standard say nothing of a patient, whatever the patient
+/// is called.
 fn codes(text: &str, tag: Tag, identifiers: &Identifiers) -> Option<String> {
     let values = text.split('\\').map(|value| {
-        let stays = is_term(tag, value) || identifiers.screen(value).masked.is_empty();
+        let stays = value.trim_matches([' ', '\0']).is_empty()
+            || is_term(tag, value)
+            || !has_only_terms(tag)
+                && !value.contains(['^', '=', '@'])
+                && masked(value).is_none()
+                && identifiers.screen(value).masked.is_empty();
         if stays { value } else { "" }
     });
     let cleaned = values.collect::<Vec<_>>().join("\\");
@@ -67,65 +65,11 @@ pub(super) fn fits(text: &str, vr: VR) -> bool {
     values.all(|value| value.chars().count() <= most)
 }
 
-/// Masks words with many digits, addresses of mail, and what follows a title. White space stays as it is.
-fn patterns(text: &str) -> (String, bool) {
-    let (mut out, mut found, mut titled) = (String::with_capacity(text.len()), false, false);
-    for piece in text.split_inclusive(|c: char| c.is_whitespace() || c == '\\') {
-        let word = piece.trim_end_matches(|c: char| c.is_whitespace() || c == '\\');
-        let bare = word.trim_end_matches(['.', ',']).to_lowercase();
-        let named = titled && word.chars().any(char::is_alphabetic);
-        titled = TITLES.contains(&bare.as_str()) || TITLES.contains(&word.to_lowercase().as_str());
-        if !titled && (named || is_number(word) || is_mail(word)) {
-            out.push_str(MASK);
-            out.push_str(&piece[word.len()..]);
-            found = true;
-        } else {
-            out.push_str(piece);
-        }
-    }
-    (out, found)
-}
-
-fn is_number(word: &str) -> bool {
-    let (mut row, mut most, mut all) = (0, 0, 0);
-    for c in word.chars() {
-        row = if c.is_numeric() { row + 1 } else { 0 };
-        most = most.max(row);
-        all += usize::from(c.is_numeric());
-    }
-    let groups = word
-        .split(|c: char| !c.is_numeric())
-        .filter(|group| !group.is_empty());
-    let date = groups.count() == 3 && word.contains(['/', '-', '.']) && all >= 4;
-    most >= DIGITS_MIN || all >= GROUPED_DIGITS_MIN || date
-}
-
-fn is_mail(word: &str) -> bool {
-    word.split_once('@')
-        .is_some_and(|(name, host)| !name.is_empty() && host.contains('.'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::charset::CharacterSet;
     use crate::elements::VrEncoding;
-
-    #[track_caller]
-    fn check(text: &str, expected: &str) {
-        assert_eq!(patterns(text).0, expected);
-    }
-
-    #[test]
-    fn what_looks_like_an_identifier_is_masked_and_prose_is_not() {
-        check("CHEST 2 VIEWS, 120 kV", "CHEST 2 VIEWS, 120 kV");
-        check("MRN 4711234 of Dr. Doe", "MRN [removed] of Dr. [removed]");
-        check(
-            "call 555-0199-22 or a.b@c.org ",
-            "call [removed] or [removed] ",
-        );
-        check("seen 12/3/60\r\nSlice 1.25", "seen [removed]\r\nSlice 1.25");
-    }
 
     /// Of a patient whose names are words of the standard, and one that is not: Primary^Hu^Doe, with the id 717310.
     fn identifiers() -> Identifiers {
@@ -161,12 +105,39 @@ mod tests {
         let left = "ORIGINAL\\PRIMARY\\\\OTHER";
         check_field(image_type, "ORIGINAL\\PRIMARY\\DOE_J\\OTHER", Some(left));
         check_field((tags::BODY_PART_EXAMINED, VR::CS, false), "DOE", Some(""));
+        // Nobody that the header names.
+        let scan_options = (tags::SCAN_OPTIONS, VR::CS, false);
+        check_field(
+            scan_options,
+            "HELICAL MODE\\FS\\ROE^ANN",
+            Some("HELICAL MODE\\FS\\"),
+        );
+        check_field(scan_options, "PID4711234", Some(""));
         check_field(
             (tags::BODY_PART_EXAMINED, VR::CS, false),
             "PRIMARY",
             Some(""),
         );
         assert!(fits("[name]", VR::SH) && !fits("[name] [name] [name]", VR::SH));
+    }
+
+    #[test]
+    fn codes_that_a_file_is_decoded_by_are_words_of_the_standard() {
+        let modality = (tags::MODALITY, VR::CS, false);
+        check_field(modality, "CT", None);
+        check_field(modality, " ", None);
+        check_field(modality, "ROE^ANN", Some(""));
+        check_field(modality, "ROE", Some(""));
+        check_field((tags::MODALITY, VR::LO, false), "ROE", Some(""));
+        let set = (tags::SPECIFIC_CHARACTER_SET, VR::CS, false);
+        check_field(set, "\\ISO 2022 IR 87", None);
+        check_field(set, "ISO_IR 100\\ROE^ANN", Some("ISO_IR 100\\"));
+        let corrected = (tags::CORRECTED_IMAGE, VR::CS, false);
+        check_field(corrected, "ATTN\\DECY ", None);
+        check_field(corrected, "ATTN\\ROE\\DECY", Some("ATTN\\\\DECY"));
+        // Retired, and without a list here.
+        check_field((tags::IMAGE_FORMAT, VR::CS, false), "RECT", None);
+        check_field((tags::IMAGE_FORMAT, VR::CS, false), "DOE", Some(""));
     }
 
     #[test]

@@ -1,30 +1,57 @@
-//! A date of birth as people write it: digits alone, with separators in each order, with the month's name in four languages.
+//! A date of birth as people write it: digits alone, with separators in each order, with the month's name in six languages. And
+//! what else is written as a date.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::Identifiers;
 use super::fold::Folded;
 
 /// Months as they are written, folded; abbreviations are their beginnings.
 const MONTHS: [&[&str]; 12] = [
-    &["january", "januar", "janvier", "enero"],
-    &["february", "februar", "fevrier", "febrero"],
-    &["march", "marz", "maerz", "mars", "marzo"],
-    &["april", "avril", "abril"],
-    &["may", "mai", "mayo"],
-    &["june", "juni", "juin", "junio"],
-    &["july", "juli", "juillet", "julio"],
+    &[
+        "january", "januar", "janvier", "enero", "gennaio", "janeiro",
+    ],
+    &[
+        "february",
+        "februar",
+        "fevrier",
+        "febrero",
+        "febbraio",
+        "fevereiro",
+    ],
+    &["march", "marz", "maerz", "mars", "marzo", "marco"],
+    &["april", "avril", "abril", "aprile"],
+    &["may", "mai", "mayo", "maggio", "maio"],
+    &["june", "juni", "juin", "junio", "giugno", "junho"],
+    &["july", "juli", "juillet", "julio", "luglio", "julho"],
     &["august", "aout", "agosto"],
-    &["september", "septembre", "septiembre"],
-    &["october", "oktober", "octobre", "octubre"],
-    &["november", "novembre", "noviembre"],
-    &["december", "dezember", "decembre", "diciembre"],
+    &[
+        "september",
+        "septembre",
+        "septiembre",
+        "settembre",
+        "setembro",
+    ],
+    &[
+        "october", "oktober", "octobre", "octubre", "ottobre", "outubro",
+    ],
+    &["november", "novembre", "noviembre", "novembro"],
+    &[
+        "december",
+        "dezember",
+        "decembre",
+        "diciembre",
+        "dicembre",
+        "dezembro",
+    ],
 ];
 const ABBREVIATION_LETTERS_MIN: usize = 3;
 /// Words within a date.
 const FILLERS: &[&str] = &["st", "nd", "rd", "th", "of", "de", "年", "月", "日"];
 /// Separators between two parts.
 const SEPARATORS_MAX: usize = 3;
+/// Years that a date may have where nothing else says that it is one.
+const YEARS: RangeInclusive<u32> = 1850..=2100;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BirthDate {
@@ -118,6 +145,90 @@ impl BirthDate {
             || (month(a) && day(b) && year(c))
             || (year(a) && month(b) && day(c))
     }
+}
+
+impl Part {
+    fn is_named(&self) -> bool {
+        matches!(self.value, Value::Month(_))
+    }
+
+    fn is_day(&self) -> bool {
+        matches!(self.value, Value::Number(1..=31, 1 | 2))
+    }
+
+    fn is_month(&self) -> bool {
+        self.is_named() || matches!(self.value, Value::Number(1..=12, 1 | 2))
+    }
+
+    fn is_long_year(&self) -> bool {
+        matches!(self.value, Value::Number(year, 4) if YEARS.contains(&year))
+    }
+
+    fn is_year(&self) -> bool {
+        self.is_long_year() || matches!(self.value, Value::Number(_, 2))
+    }
+
+    /// Whether it is a month's whole name, and nothing else.
+    fn is_whole_name(&self, text: &[char]) -> bool {
+        let word: String = text[self.range.clone()].iter().collect();
+        word != "may" && MONTHS.iter().any(|names| names.contains(&word.as_str()))
+    }
+
+    /// Whether no letter is right before it, as in "T2".
+    fn is_free(&self, text: &[char]) -> bool {
+        let before = self.range.start.checked_sub(1);
+        before.is_none_or(|before| !text[before].is_alphabetic())
+    }
+}
+
+/// Every date in a text, as ranges of folded characters: of day, month and year, or of two of them where they are plainly those.
+pub(super) fn every(text: &[char]) -> Vec<Range<usize>> {
+    let parts = parts(text);
+    let mut found = Vec::new();
+    for index in 0..parts.len() {
+        let of = |count: usize| parts.get(index..index + count).unwrap_or_default();
+        let range = whole(text, of(3)).or_else(|| half(text, of(2)));
+        found.extend(range);
+    }
+    found
+}
+
+fn whole(text: &[char], three: &[Part]) -> Option<Range<usize>> {
+    let [a, b, c] = three else { return None };
+    let is_date = a.is_day() && b.is_month() && c.is_year()
+        || a.is_month() && b.is_day() && c.is_year()
+        || a.is_year() && b.is_month() && c.is_day();
+    // Numbers alone may also be measures.
+    let alike = || {
+        let (first, second) = (between(text, a, b), between(text, b, c));
+        first == second && ["/", ".", "-", "–"].contains(&first.as_str())
+            || first == "年" && second == "月"
+    };
+    let told = a.is_named() || b.is_named() || alike();
+    (is_date && told && a.is_free(text) && near(text, a, b) && near(text, b, c))
+        .then_some(a.range.start..c.range.end)
+}
+
+fn half(text: &[char], two: &[Part]) -> Option<Range<usize>> {
+    let [a, b] = two else { return None };
+    let is_date = if a.is_named() {
+        b.is_long_year() || a.is_whole_name(text) && b.is_day()
+    } else if b.is_named() {
+        a.is_day() && b.is_whole_name(text)
+    } else {
+        a.is_month() && b.is_long_year() && between(text, a, b) == "/"
+    };
+    (is_date && a.is_free(text) && near(text, a, b)).then_some(a.range.start..b.range.end)
+}
+
+/// Whether two parts are of one line and of one value.
+fn near(text: &[char], a: &Part, b: &Part) -> bool {
+    joined(text, a, b) && !between(text, a, b).contains('\\')
+}
+
+fn between(text: &[char], a: &Part, b: &Part) -> String {
+    let between: String = text[a.range.end..b.range.start].iter().collect();
+    between.trim().to_owned()
 }
 
 /// Numbers and names of months, the same for every date.

@@ -120,6 +120,37 @@ fn text_that_its_writer_called_bytes_is_text() {
     }
 }
 
+/// Burned In Annotation keeps the gate open, whatever the modality is.
+#[test]
+fn codes_are_no_place_for_names() {
+    let objects = deidentified(|object| {
+        set(object, tags::BURNED_IN_ANNOTATION, "NO");
+        set(object, tags::MODALITY, "DOE^JANE");
+        set(object, tags::CORRECTED_IMAGE, "DECY\\SMITH_BOB");
+        set(object, tags::SCAN_OPTIONS, "HELICAL MODE\\DOE^JANE");
+    });
+    for object in objects {
+        assert_eq!(text(&object, tags::BURNED_IN_ANNOTATION), "NO");
+        assert_eq!(text(&object, tags::MODALITY), "");
+        assert_eq!(text(&object, tags::CORRECTED_IMAGE), "DECY\\");
+        assert_eq!(text(&object, tags::SCAN_OPTIONS), "HELICAL MODE\\");
+        let photometric = text(&object, tags::PHOTOMETRIC_INTERPRETATION);
+        assert_eq!(photometric, "MONOCHROME2");
+    }
+}
+
+#[test]
+fn numbers_are_no_place_for_names() {
+    let objects = deidentified(|object| {
+        put(object, tags::ACQUISITION_NUMBER, VR::IS, "DOE^JANE");
+        put(object, tags::KVP, VR::DS, "120");
+    });
+    for object in objects {
+        assert_eq!(text(&object, tags::ACQUISITION_NUMBER), "");
+        assert_eq!(text(&object, tags::KVP), "120");
+    }
+}
+
 fn with_words(object: &mut InMemDicomObject) {
     set(object, tags::PATIENT_NAME, "Axial^Hu^Inverse");
     set(object, tags::IMAGE_TYPE, "ORIGINAL\\PRIMARY\\AXIAL\\HU");
