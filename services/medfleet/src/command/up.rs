@@ -265,9 +265,10 @@ fn model(args: &Args, given: &Given, places: &Places) -> Result<Vec<String>> {
 }
 
 /// What a model is computed in where nobody has said it: what a folder's weights are in. A GGUF's matrices may be of types that are
-/// multiplied in f32 alone.
+/// multiplied in f32 alone, and a MedSigLIP runs in nothing else in a fleet.
 pub(super) fn dtype_of(model: &Path) -> Dtype {
-    let stored = if is_gguf(model) {
+    // Whoever loads a folder that cannot be read says so.
+    let stored = if is_gguf(model) || medfleet_model::is_siglip(model).unwrap_or(false) {
         None
     } else {
         medfleet_model::stored_dtype(model)
