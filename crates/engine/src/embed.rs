@@ -10,7 +10,7 @@ use medfleet_model as model;
 use model::Dtype;
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
-use crate::health::{Call, Monitor, Patience, Reporter, Suspect};
+use crate::health::{Call, Health, Monitor, Patience, Reporter, Suspect};
 use crate::real::{as_u32, failed, model_frame, name_of};
 use crate::turns::Turns;
 
@@ -121,7 +121,7 @@ impl LoadedEmbedder {
     ///
     /// # Errors
     /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`], [`EngineError::Hung`], and
-    /// [`EngineError::Stopped`] where another comparison hangs.
+    /// [`EngineError::Stopped`] where another comparison hangs, or the model broke before this one began.
     pub async fn compare(
         &self,
         images: &[ImageTokens],
@@ -163,6 +163,10 @@ impl LoadedEmbedder {
         let turn = self.turns.take(class);
         let suspect = Suspect::default();
         let turn = self.monitor.answer(&suspect, turn).await?;
+        if self.monitor.health() != Health::Running {
+            // A model that broke in a turn before is not used again.
+            return Err(EngineError::Stopped);
+        }
         let (model, reporter) = (Arc::clone(&self.model), Arc::clone(&self.reporter));
         let asked = suspect.clone();
         let computing = tokio::task::spawn_blocking(move || {
@@ -265,7 +269,6 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::health::Health;
 
     const CPU: model::ComputeDevice = model::ComputeDevice::Cpu;
 
@@ -328,6 +331,39 @@ mod tests {
         let broken = compute(true).await;
         assert!(matches!(broken, Err(EngineError::Panicked)), "{broken:?}");
         assert_eq!(loaded.monitor().ended().await, Health::Failed);
+    }
+
+    /// What a panic left half-done is never seen, and who comes then is not to blame.
+    #[tokio::test]
+    async fn a_comparison_that_waits_while_the_model_breaks_is_done_elsewhere() {
+        let loaded = LoadedEmbedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
+        let (permit, permits) = mpsc::channel::<()>();
+        let breaks = loaded.alone(
+            Class::Routine,
+            Call::compute(1),
+            move || -> Result<(), EngineError> {
+                // A test that is over permits nothing.
+                let _ = permits.recv();
+                panic!("the test breaks it")
+            },
+        );
+        let (does, did) = mpsc::channel();
+        let compute = || {
+            let does = does.clone();
+            loaded.alone(Class::Routine, Call::compute(1), move || {
+                does.send(()).expect("the test listens");
+                Ok(())
+            })
+        };
+        // Polled in this order.
+        let (broken, waited, ()) = tokio::join!(breaks, compute(), async {
+            drop(permit);
+        });
+        assert!(matches!(broken, Err(EngineError::Panicked)), "{broken:?}");
+        for later in [waited, compute().await] {
+            assert!(matches!(later, Err(EngineError::Stopped)), "{later:?}");
+        }
+        assert!(did.try_recv().is_err(), "the model was used again");
     }
 
     #[tokio::test]

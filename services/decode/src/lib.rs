@@ -76,7 +76,9 @@ pub async fn run(
         }
         let phrases = engine.phrases();
         if phrases.is_none() {
-            tracing::info!("no tokens are proposed: not asked for, or not exact on this device");
+            tracing::info!(
+                "no tokens are proposed: not asked for, or not exact with this model on this device"
+            );
         }
         dependencies.follow_erasures({
             let scopes = scopes.clone();

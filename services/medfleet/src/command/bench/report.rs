@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use medfleet_engine::{Images, Question};
 use medfleet_model::{
-    ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Parts, Request,
+    ComputeDevice, Config, Continue, LoadOptions, Message, Model, Parts, Request,
 };
 use medfleet_proto::v1::{Class, Result as Draft, result::Output};
 use serde_json::json;
@@ -23,7 +23,7 @@ use super::job::{Asked, SHOWN};
 use super::programs::tail;
 use super::sample::{Sample, head, median};
 use crate::client::{AddressFile, Client, Fleet, Retry};
-use crate::command::{on_one_thread, picture};
+use crate::command::{on_one_thread, picture, up};
 use crate::exit::{CommandResult, Exit};
 use crate::fleet::child;
 use crate::fleet::settings::quoted_path;
@@ -267,7 +267,7 @@ impl ThroughFleet {
     }
 }
 
-/// The model without anything around it, with the fleet's own prompt.
+/// The model without anything around it, with the fleet's own prompt and computed in what the fleet computes in.
 struct Alone {
     model: Model,
     messages: Vec<Message>,
@@ -278,7 +278,7 @@ struct Alone {
 impl Alone {
     fn load(model: &Path, args: &Args) -> Result<Self> {
         let options = LoadOptions {
-            dtype: Dtype::F32,
+            dtype: up::dtype_of(model),
             parts: Parts::All,
             device: ComputeDevice::Cpu,
         };
@@ -393,4 +393,34 @@ pub(super) fn picture(folder: &Path, side: usize, run: u32) -> Result<PathBuf> {
         .save(&path)
         .context("cannot write a picture")?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_model::Dtype;
+
+    use super::*;
+
+    /// Else the difference of both is not what the fleet adds.
+    #[test]
+    fn the_model_alone_is_computed_in_what_the_fleet_computes_in() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let args = Args {
+            model: None,
+            draft: None,
+            jobs: 1,
+            otlp: None,
+            simulate: false,
+            rounds: 1,
+            at_once: 1,
+            max_tokens: 1,
+            json: false,
+        };
+        let check = |folder: &str, expected: Dtype| {
+            let alone = Alone::load(&root.join(folder), &args).expect("it loads");
+            assert_eq!(alone.model.dtype(), expected, "{folder}");
+        };
+        check("deploy/demo/phantom-demo", Dtype::Bf16);
+        check("deploy/tiny", Dtype::F32);
+    }
 }

@@ -224,6 +224,9 @@ fn a_model_is_computed_in_what_its_weights_are_in() {
     // Gemma 3 overflows it.
     check(r#"{"dtype": "float16"}"#, ModelDtype::F32);
     check("{}", ModelDtype::F32);
+    // A fleet takes its embeddings in nothing else.
+    let siglip = r#"{"model_type": "siglip", "dtype": "bfloat16"}"#;
+    check(siglip, ModelDtype::F32);
 }
 
 /// MedGemma 4B's, as the hub has it: class defaults left out.
