@@ -49,11 +49,23 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("result_extraction", &extraction()),
         sample("result_class", &result_with_class()),
         sample("result_weights", &result_with_weights()),
-        sample("result_encoded", &result_encoded()),
-        sample("result_cached", &result_cached()),
-        sample("result_devices", &result_with_devices()),
-        sample("result_settings", &result_with_settings()),
-        sample("result_reproducible", &result_reproducible()),
+        sample(
+            "result_encoded",
+            &of_provenance(|it| it.encoder_device = "cuda:sm_90".into()),
+        ),
+        sample("result_cached", &of_provenance(|it| it.frames_cached = 1)),
+        sample(
+            "result_devices",
+            &of_provenance(|it| it.encoder_devices = vec!["cuda:sm_90".into(), "cpu:amx".into()]),
+        ),
+        sample(
+            "result_settings",
+            &of_provenance(|it| it.settings_digest = "05".repeat(32)),
+        ),
+        sample(
+            "result_reproducible",
+            &of_provenance(|it| it.reproducible = true),
+        ),
     ]
 }
 
@@ -319,13 +331,6 @@ fn tokens_with_device() -> work::TokensManifest {
     }
 }
 
-fn result_encoded() -> v1::Result {
-    of_provenance(v1::Provenance {
-        encoder_device: "cuda:sm_90".into(),
-        ..provenance()
-    })
-}
-
 fn tokens() -> work::TokensManifest {
     let entry = work::TokensEntry {
         digest: digest(8),
@@ -351,39 +356,13 @@ fn cached_tokens() -> work::TokensManifest {
     tokens
 }
 
-fn of_provenance(provenance: v1::Provenance) -> v1::Result {
+fn of_provenance(change: impl FnOnce(&mut v1::Provenance)) -> v1::Result {
+    let mut provenance = provenance();
+    change(&mut provenance);
     v1::Result {
         provenance: Some(provenance),
         ..Default::default()
     }
-}
-
-fn result_with_devices() -> v1::Result {
-    of_provenance(v1::Provenance {
-        encoder_devices: vec!["cuda:sm_90".into(), "cpu:amx".into()],
-        ..provenance()
-    })
-}
-
-fn result_with_settings() -> v1::Result {
-    of_provenance(v1::Provenance {
-        settings_digest: "05".repeat(32),
-        ..provenance()
-    })
-}
-
-fn result_reproducible() -> v1::Result {
-    of_provenance(v1::Provenance {
-        reproducible: true,
-        ..provenance()
-    })
-}
-
-fn result_cached() -> v1::Result {
-    of_provenance(v1::Provenance {
-        frames_cached: 1,
-        ..provenance()
-    })
 }
 
 fn event() -> work::JobEvent {
@@ -581,9 +560,8 @@ fn extraction() -> v1::Result {
 }
 
 fn result_with_weights() -> v1::Result {
-    of_provenance(v1::Provenance {
-        weights: "q4_k, q6_k".into(),
-        ..provenance()
+    of_provenance(|it| {
+        it.weights = "q4_k, q6_k".into();
     })
 }
 
