@@ -135,9 +135,10 @@ mod tests {
         let corrected = (tags::CORRECTED_IMAGE, VR::CS, false);
         check_field(corrected, "ATTN\\DECY ", None);
         check_field(corrected, "ATTN\\ROE\\DECY", Some("ATTN\\\\DECY"));
-        // Retired, and without a list here.
-        check_field((tags::IMAGE_FORMAT, VR::CS, false), "RECT", None);
-        check_field((tags::IMAGE_FORMAT, VR::CS, false), "DOE", Some(""));
+        // Image Format: retired, and without a list here.
+        let format = (Tag(0x0028, 0x0040), VR::CS, false);
+        check_field(format, "RECT", None);
+        check_field(format, "DOE", Some(""));
     }
 
     #[test]
