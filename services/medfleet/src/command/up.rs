@@ -234,15 +234,8 @@ fn model(args: &Args, given: &Given, places: &Places) -> Result<Vec<String>> {
         };
     };
     let gguf = is_gguf(path);
-    // A GGUF's matrices may be of types that are multiplied in f32 alone.
-    let stored = if gguf {
-        None
-    } else {
-        medfleet_model::stored_dtype(path)
-    };
-    let dtype = stored.unwrap_or(Dtype::F32);
     let mut settings = given.missing(&[
-        ("model.dtype", dtype.to_string()),
+        ("model.dtype", dtype_of(path).to_string()),
         ("model.digest_cache", quoted_path(&places.digests)?),
     ]);
     let kind = if gguf { "gguf" } else { "folder" };
@@ -269,6 +262,17 @@ fn model(args: &Args, given: &Given, places: &Places) -> Result<Vec<String>> {
         settings.push(format!("model.weights={form}"));
     }
     Ok(settings)
+}
+
+/// What a model is computed in where nobody says: what its weights are in.
+pub(super) fn dtype_of(model: &Path) -> Dtype {
+    // A GGUF's matrices may be of types that are multiplied in f32 alone.
+    let stored = if is_gguf(model) {
+        None
+    } else {
+        medfleet_model::stored_dtype(model)
+    };
+    stored.unwrap_or(Dtype::F32)
 }
 
 fn is_gguf(model: &Path) -> bool {

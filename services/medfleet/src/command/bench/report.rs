@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use medfleet_engine::{Images, Question};
 use medfleet_model::{
-    ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Parts, Request,
+    ComputeDevice, Config, Continue, LoadOptions, Message, Model, Parts, Request,
 };
 use medfleet_proto::v1::{Class, Result as Draft, result::Output};
 use serde_json::json;
@@ -23,7 +23,7 @@ use super::job::{Asked, SHOWN};
 use super::programs::tail;
 use super::sample::{Sample, head, median};
 use crate::client::{AddressFile, Client, Fleet, Retry};
-use crate::command::{on_one_thread, picture};
+use crate::command::{on_one_thread, picture, up};
 use crate::exit::{CommandResult, Exit};
 use crate::fleet::child;
 use crate::fleet::settings::quoted_path;
@@ -277,13 +277,8 @@ struct Alone {
 
 impl Alone {
     fn load(model: &Path, args: &Args) -> Result<Self> {
-        let options = LoadOptions {
-            dtype: Dtype::F32,
-            parts: Parts::All,
-            device: ComputeDevice::Cpu,
-        };
         Ok(Self {
-            model: Model::load(model, options).context("cannot load the model")?,
+            model: Model::load(model, options(model)).context("cannot load the model")?,
             messages: messages(&Question::Report {
                 clinical_context: String::new(),
             })?,
@@ -309,6 +304,15 @@ impl Alone {
             .context("cannot generate")?;
         self.measured.text = generation.text;
         Ok((begun.elapsed(), encode))
+    }
+}
+
+/// As the fleet loads it: otherwise the two would not do the same work.
+fn options(model: &Path) -> LoadOptions {
+    LoadOptions {
+        dtype: up::dtype_of(model),
+        parts: Parts::All,
+        device: ComputeDevice::Cpu,
     }
 }
 
@@ -393,4 +397,22 @@ pub(super) fn picture(folder: &Path, side: usize, run: u32) -> Result<PathBuf> {
         .save(&path)
         .context("cannot write a picture")?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_model::Dtype;
+
+    use super::*;
+
+    #[test]
+    fn the_model_alone_is_computed_in_what_the_fleet_computes_it_in() {
+        let check = |config: &str, expected: Dtype| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            std::fs::write(folder.path().join("config.json"), config).expect("a file");
+            assert_eq!(options(folder.path()).dtype, expected, "{config}");
+        };
+        check(r#"{"dtype": "bfloat16"}"#, Dtype::Bf16);
+        check(r#"{"dtype": "float32"}"#, Dtype::F32);
+    }
 }
