@@ -16,6 +16,8 @@ use crate::{fetch, options, places, process};
 const TASKS: [&str; 4] = ["report", "answer", "localise", "zero-shot"];
 /// Columns of a film, as they were for the figures in the README.
 const COLUMNS: &str = "1024";
+/// What the model was computed in for them; `up` would take what its weights are in.
+const DTYPE: &str = "model.dtype=\"f32\"";
 /// Phantoms of a set where the arguments name no other number.
 const COUNT: u64 = 500;
 /// Their seed where the arguments name no other.
@@ -34,7 +36,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let (films, pairs) = (folder.join("films"), folder.join("pairs"));
     phantoms(&films, count, seed, &[])?;
     phantoms(&pairs, count, seed.wrapping_add(1), &["--pairs"])?;
-    let fleet = Fleet::start("eval", &["--model", MODEL, "--embedder", EMBEDDER])?;
+    let models = ["--model", MODEL, "--embedder", EMBEDDER];
+    let fleet = Fleet::start("eval", &[&models[..], &["--set", DTYPE]].concat())?;
     let asked = TASKS
         .iter()
         .try_for_each(|task| ask(&fleet, &films, task, &folder))

@@ -124,6 +124,8 @@ pub(crate) fn unix_millis(at: Timestamp) -> UnixMillis {
 /// A record as the API shows it.
 pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
     let times = &record.times;
+    // That the hub has a job may be heard long after its end.
+    let handed_on = record.forwarded.as_ref().map(|forwarded| forwarded.at);
     let steps = [
         times.released,
         times.preprocessed,
@@ -131,7 +133,7 @@ pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
         times.decoding,
         times.finished,
         record.erased,
-        record.forwarded.as_ref().map(|forwarded| forwarded.at),
+        handed_on.filter(|_| times.finished.is_none()),
     ];
     let updated = steps
         .into_iter()
@@ -251,7 +253,7 @@ pub(crate) const fn task_kind(kind: &v1::task::Kind) -> TaskKind {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_core::JobState;
+    use medfleet_core::{JobState, Move};
 
     use super::*;
 
@@ -309,6 +311,13 @@ mod tests {
         assert_eq!(updated(&record), at(20));
         record.times.encoded = Some(UnixMillis(began + 30));
         assert_eq!(updated(&record), at(30));
+        let now = |millis| UnixMillis(began + millis);
+        let ended = record.apply(&Move::Cancel, now(40)).expect("it goes on");
+        let found = Move::FoundAtHub {
+            job: key.job.clone(),
+        };
+        let known = ended.apply(&found, now(50)).expect("it has ended");
+        assert_eq!(updated(&known), at(40));
     }
 
     #[test]

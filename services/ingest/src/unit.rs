@@ -338,17 +338,20 @@ impl Index {
         }
     }
 
-    /// Whether so many units wait at the stage behind this one that what is left of its intake is for STAT: what is let on here
+    /// Whether so many units wait at a stage behind this one that what is left of its intake is for STAT: what is let on here
     /// would take that room.
     fn is_next_full(&self, stage: Stage) -> bool {
-        let next = match stage {
-            Stage::Preprocess => Stage::Encode,
-            Stage::Encode => Stage::Decode,
-            Stage::Decode => return false,
+        let next: &[Stage] = match stage {
+            // A job without images has nothing to encode.
+            Stage::Preprocess => &[Stage::Encode, Stage::Decode],
+            Stage::Encode => &[Stage::Decode],
+            Stage::Decode => &[],
         };
-        let there = self.lanes.iter().filter(|((stage, _), _)| *stage == next);
-        let waiting: u64 = there.map(|(_, lane)| lane.waiting()).sum();
-        waiting >= self.waiting_max
+        next.iter().any(|next| {
+            let there = self.lanes.iter().filter(|((stage, _), _)| stage == next);
+            let waiting: u64 = there.map(|(_, lane)| lane.waiting()).sum();
+            waiting >= self.waiting_max
+        })
     }
 
     fn remember(&mut self, held: &Held) {

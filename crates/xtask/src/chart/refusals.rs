@@ -84,6 +84,7 @@ fn ingest() -> Vec<Refusal> {
 fn settings() -> Vec<Refusal> {
     refusals![
         all {"ingest": {"config": {"limits": {"images_maxx": 2}}}} => "/ingest/config/limits", "images_maxx";
+        all {"ingest": {"config": {"limits": {"images_max": 65537}}}} => "/ingest/config/limits/images_max", "maximum";
         all {"ingest": {"config": {"tokens_reload": "2 seconds"}}} => "/ingest/config/tokens_reload", "does not match";
         all {"ingest": {"config": {"dispatcher": {"decode_reserved": {"bulk": 1}}}}} => "/ingest/config/dispatcher/decode_reserved", "bulk";
         all {"ingest": {"config": {"dispatcher": {"tenant_weights": {"st-mary": 0}}}}}

@@ -18,7 +18,7 @@ pub struct Limits {
     /// Bytes of inputs sent within the submit request, together; the public contract says 3 MiB.
     pub inline_bytes_max: ByteSize,
     /// Files of one job. A CT or MR series is a file a slice; how many of them a model is shown preprocess decides.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = INPUTS_MAX))]
     pub images_max: u32,
     /// Bytes of a question, context or target; the public contract says 16 KiB.
     pub text_bytes_max: ByteSize,

@@ -146,3 +146,17 @@ fn to_a_stage_whose_intake_is_nearly_full_only_stat_is_let_on() {
     index.insert(text(21, Bulk));
     assert_eq!(sequences(&index.take(100, NOW)), [21]);
 }
+
+/// Jobs without images come to decode from preprocess.
+#[test]
+fn past_encode_only_stat_is_let_on_to_a_nearly_full_intake() {
+    use Class::{Routine, Stat};
+    let mut index = index(MANY, &[(1, Routine), (2, Stat)]);
+    index.set_waiting_max(3);
+    for sequence in 21..24 {
+        index.insert(text(sequence, Routine));
+    }
+    // No worker of decode is there: one unit is let on to it.
+    assert_eq!(sequences(&index.take(100, NOW)), [2, 21]);
+    assert_eq!(sequences(&index.take(100, NOW)), [1], "there is room again");
+}
