@@ -444,8 +444,14 @@ mod tests {
     #[test]
     fn layers_come_in_groups_as_large_as_that_of_the_global_ones() {
         let config = |layers: usize| {
-            let text = format!(r#"{{"model_type": "gemma3_text", "num_hidden_layers": {layers}}}"#);
-            crate::config::Config::parse(&text, None).unwrap().text
+            let text = serde_json::json!({
+                "model_type": "gemma3_text",
+                "num_hidden_layers": layers,
+                "sliding_window": 1024,
+            });
+            crate::config::Config::parse(&text.to_string(), None)
+                .unwrap()
+                .text
         };
         // As MedGemma 4B: every sixth of 34 layers is global.
         let of_4b = config(34);
