@@ -139,8 +139,8 @@ unsafe fn weigh<S: Lanes, T: Number>(numbers: &mut [T], seen: Range<usize>, wide
         for at in lines {
             let weight = S::load(wide[at..].as_ptr());
             let quotient = weight.mul(by);
-            // What is left of the weight brings the last bit, as in a division, which takes as long as half of the rest; at the
-            // portable level, whose multiply-adds round twice, nearly always.
+            // What is left of the weight brings the last bit, as a division would; at the portable level, whose multiply-adds round
+            // twice, nearly always.
             let left = quotient.mul_add(sum, weight);
             T::store(numbers[at..].as_mut_ptr(), left.mul_add(by, quotient));
         }
