@@ -79,13 +79,23 @@ impl Room {
     /// [`QueueError::Full`], where only a reserve is left that is not for it; or as it was noted, if that was just now.
     pub(crate) fn check(&self, now: UnixMillis, class: Class) -> Result<(), QueueError> {
         self.check_reserve(is_of_submits)?;
-        if class != Class::Stat {
-            none_of(&self.lock().low, is_intake, FOR_STAT)?;
-        }
+        self.check_intake(class)?;
         self.check_noted(now)
     }
 
-    /// Whether there may be room for what is asked once more of a job that has its record.
+    /// Whether the intake may take one more unit of this class.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], where only its reserve is left and the class is another than STAT.
+    pub(crate) fn check_intake(&self, class: Class) -> Result<(), QueueError> {
+        match class {
+            Class::Stat => Ok(()),
+            _ => none_of(&self.lock().low, is_intake, FOR_STAT),
+        }
+    }
+
+    /// Whether there may be room for what is asked once more of a job that has its record. The intake's reserve is another question
+    /// ([`Room::check_intake`]): it may wait there already.
     ///
     /// # Errors
     /// As [`Room::check`].
@@ -222,6 +232,8 @@ mod tests {
             }
             // What has its record may wait for release already.
             assert!(room.check_again(UnixMillis(0)).is_ok());
+            let again = room.check_intake(Class::Bulk).is_ok();
+            assert_eq!(again, is_for_all, "{usage:?}");
         };
         check(used(INTAKE_STREAM, 1_499), true);
         check(used(INTAKE_STREAM, 1_500), false);
