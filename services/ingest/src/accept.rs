@@ -190,6 +190,10 @@ impl Acceptor {
         // The budget is counted once the job is known to be whole, so that one that comes at once with others may be urgent then.
         let class = self.quotas.class_now(tenant, asked);
         self.room.check(self.clock.now(), class)?;
+        let is_bounded = class != Class::Stat || self.quotas.bound_stat(tenant);
+        if !is_bounded && !self.open.has_few(tenant) {
+            self.room.check_unbounded()?;
+        }
         self.quotas
             .one_more(tenant, self.open.count(tenant), class)?;
         let (held, beyond) = match self.quotas.hold(tenant, inline) {

@@ -338,6 +338,40 @@ async fn with_full_intake(queue: &Queue) -> Vec<StreamUsage> {
     usage
 }
 
+/// A tenant without a budget calls everything STAT.
+#[tokio::test]
+async fn a_flood_of_stat_leaves_room_for_a_neighbours() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |_| ()).await;
+    let mut ingest = ingest_of(&queue);
+    let (key, record) = kit::record(1, 1);
+    ingest.open.take_record(&key, &record);
+    ingest.room.look(&with_full_intake(&queue).await);
+    let stat = |request_id: &str| v1::SubmitJobRequest {
+        class: v1::Class::Stat.into(),
+        ..report(request_id)
+    };
+    let flood = Caller::of(&key.tenant);
+    let refused = ingest.accept(&flood, stat("a")).await;
+    assert!(is_full(&refused), "{refused:?}");
+    let neighbour = Caller::of(&TenantId::new("st-john").expect("a tenant"));
+    let accepted = ingest.accept(&neighbour, stat("b")).await;
+    let class = accepted.expect("room is kept for it").record.class;
+    assert_eq!(class, Class::Stat);
+    // A budget bounds it as well.
+    let quotas = QuotasConfig {
+        default: Quota {
+            stat_per_minute: Some(1),
+            ..Quota::default()
+        },
+        ..QuotasConfig::default()
+    };
+    ingest.quotas = Quotas::new(quotas, Duration::ZERO, ingest.clock.clone());
+    let accepted = ingest.accept(&flood, stat("a")).await;
+    assert!(!accepted.expect("it is within its budget").already);
+    assert_eq!(waiting(&queue).await, 2);
+}
+
 /// Its record is of a time when there was no room, and others with a record wait there already.
 #[tokio::test]
 async fn a_job_that_is_asked_for_again_takes_no_place_of_the_intakes_reserve() {
