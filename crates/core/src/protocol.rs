@@ -204,7 +204,7 @@ pub fn standing(
         Standing::Over(Box::new(record.clone()))
     } else if Guard::StopDone.acts(is_done(unit, record)) {
         Standing::Done(Box::new(record.clone()))
-    } else if now > record.expires {
+    } else if Guard::StopExpired.acts(now > record.expires) {
         Standing::Expired
     } else {
         Standing::Mine
@@ -303,7 +303,7 @@ pub fn verdict_of_failure(failure: Failure) -> Verdict {
 #[must_use]
 pub fn verdict_of_final(record: &JobRecord) -> Verdict {
     match &record.failure {
-        Some(_) if record.erased.is_some() => Verdict::Done,
+        Some(_) if Guard::LetterOfErased.acts(record.erased.is_some()) => Verdict::Done,
         Some(failure) if Guard::LetterAgain.acts(true) => verdict_of_failure(failure.clone()),
         _ => Verdict::Done,
     }
