@@ -9,9 +9,7 @@ use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
-use medfleet_core::{
-    Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain, doubled,
-};
+use medfleet_core::{Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain};
 use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
 };
@@ -232,7 +230,7 @@ impl<H: Handler> Slot<H> {
         let config = &self.worker.config;
         let (first, longest) = (config.retry_first.get(), config.retry_longest.get());
         Verdict::Retry {
-            after: doubled(first, longest, delivery.deliveries.saturating_sub(1)),
+            after: delivery.unit.pause(first, longest, delivery.deliveries),
         }
     }
 
