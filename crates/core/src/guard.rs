@@ -1,5 +1,5 @@
 //! What the protocol refuses, and what it repeats, by name. Each is needed: the model check takes them away one at a
-//! time and must find a run that goes wrong. Outside this crate's own tests a guard cannot be taken away.
+//! time and must find a run that goes wrong, and so does a walk through all moves with those that the model does not meet. Outside this crate's own tests a guard cannot be taken away.
 
 macro_rules! guards {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
@@ -56,12 +56,28 @@ guards! {
     StopOver,
     /// Work that somebody else has finished stops when it is noticed.
     StopDone,
+    /// Work on a job whose time is over stops when it is noticed.
+    StopExpired,
     /// Who finds its unit done queues what follows.
     RepeatWhatFollows,
     /// The dead letter of a failed job is written again when its unit comes again.
     LetterAgain,
     /// A unit left over from an older epoch gives way.
     OlderGivesWay,
+    /// Only a job that has ended is erased.
+    EraseOfEnded,
+    /// An erased job does not start over.
+    ReplayOfErased,
+    /// An erased job brings no dead letter.
+    LetterOfErased,
+    /// Whether the time of a job that the hub does is over the hub says.
+    ExpireHere,
+    /// Only a job that the hub does ends as the hub's.
+    EndAtHub,
+    /// What the hub turns out to have has ended here.
+    FoundOfEnded,
+    /// The hub erases only what is erased here.
+    ErasedAtHub,
 }
 
 impl Guard {

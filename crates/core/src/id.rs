@@ -146,6 +146,14 @@ impl JobId {
         let first = first.and_then(|two| usize::from_str_radix(two, 16).ok());
         first.unwrap_or_default() % shards.max(1)
     }
+
+    /// Its first half as a number.
+    pub(crate) fn number(&self) -> u64 {
+        let half = self.0.get(..ID_CHARS / 2);
+        // An id is hexadecimal.
+        let half = half.and_then(|half| u64::from_str_radix(half, 16).ok());
+        half.unwrap_or_default()
+    }
 }
 
 impl UploadId {

@@ -30,6 +30,10 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
     {
         return Some("a job that the hub does is done here as well");
     }
+    let has_hub_erased = record.forwarded.as_ref().is_some_and(|hub| hub.is_erased);
+    if has_hub_erased && record.erased.is_none() {
+        return Some("the hub has erased a job that is not erased here");
+    }
     if (record.state == JobState::Failed) != record.failure.is_some() {
         return Some("a job has a failure exactly when it failed");
     }

@@ -29,7 +29,7 @@ pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
 pub use limits::{FRAMES_MAX, STOP_BYTES_MAX, STOPS_MAX};
-pub use pause::doubled;
+pub use pause::{doubled, spread};
 pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{
     CHUNKS_MAX, Chunks, Ended, Forwarded, JobRecord, JobState, Move, NewJob, Outcome, Refused,

@@ -12,6 +12,15 @@ pub fn doubled(first: Duration, longest: Duration, times: u64) -> Duration {
     first.saturating_mul(1 << times).min(longest)
 }
 
+/// A pause less up to half of it, by a number that is another for each who waits: what failed together does not come back together.
+#[must_use]
+pub fn spread(pause: Duration, number: u64) -> Duration {
+    let half = pause / 2;
+    // Below 1024.
+    let share = u32::try_from(number % 1024).unwrap_or(0);
+    half + half * share / 1024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,5 +36,14 @@ mod tests {
         check(4, 1_600);
         check(60, 30_000);
         check(u64::MAX, 30_000);
+    }
+
+    #[test]
+    fn a_pause_is_shortened_by_half_at_the_most() {
+        let pause = Duration::from_secs(4);
+        assert_eq!(spread(pause, 0), Duration::from_secs(2));
+        assert_eq!(spread(pause, 512), Duration::from_secs(3));
+        let all = (0..2048).map(|number| spread(pause, number));
+        assert!(all.into_iter().all(|pause| pause.as_secs() < 4));
     }
 }

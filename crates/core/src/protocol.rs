@@ -130,6 +130,27 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     }
 }
 
+/// How often a unit is left to a worker without other work before it begins beside others, for each of its starts beyond the first:
+/// where all workers have work all the time, nobody would ever begin it.
+const LEFT_ALONE_MAX: u64 = 6;
+
+/// Whether a unit is to begin only where nothing else is at work, as it has been started twice or more without an end. It may be what
+/// ends its workers. It does not matter to what is beside it for the first time.
+#[must_use]
+pub fn is_to_be_alone(unit: &WorkUnit, record: &JobRecord, deliveries: u64) -> bool {
+    if record.epoch != unit.epoch || record.state.is_final() || is_done(unit, record) {
+        return false;
+    }
+    // Chunks that are started at the same time are counted together.
+    let (starts, units) = match unit.stage {
+        Stage::Preprocess => (record.starts.preprocess, 1),
+        Stage::Encode => (record.starts.encode, record.chunks.total),
+        Stage::Decode => (record.starts.decode, 1),
+    };
+    let again = u64::from(starts.saturating_sub(units));
+    again > 0 && deliveries <= 1 + again.saturating_mul(1 + LEFT_ALONE_MAX)
+}
+
 /// Whether the outcome of a unit is in its job's record already.
 fn is_done(unit: &WorkUnit, record: &JobRecord) -> bool {
     match unit.stage {
@@ -204,7 +225,7 @@ pub fn standing(
         Standing::Over(Box::new(record.clone()))
     } else if Guard::StopDone.acts(is_done(unit, record)) {
         Standing::Done(Box::new(record.clone()))
-    } else if now > record.expires {
+    } else if Guard::StopExpired.acts(now > record.expires) {
         Standing::Expired
     } else {
         Standing::Mine
@@ -303,7 +324,7 @@ pub fn verdict_of_failure(failure: Failure) -> Verdict {
 #[must_use]
 pub fn verdict_of_final(record: &JobRecord) -> Verdict {
     match &record.failure {
-        Some(_) if record.erased.is_some() => Verdict::Done,
+        Some(_) if Guard::LetterOfErased.acts(record.erased.is_some()) => Verdict::Done,
         Some(failure) if Guard::LetterAgain.acts(true) => verdict_of_failure(failure.clone()),
         _ => Verdict::Done,
     }

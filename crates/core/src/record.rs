@@ -490,7 +490,7 @@ impl JobRecord {
             // Whatever the hub still makes of it, nobody here wants to see it any more.
             ended.finish(JobState::Cancelled, now);
         }
-        if !ended.state.is_final() {
+        if Guard::EraseOfEnded.acts(!ended.state.is_final()) {
             return Err(self.illegal("erase"));
         }
         Ok(Self {
@@ -505,7 +505,7 @@ impl JobRecord {
         if Guard::ReplayOfFailed.acts(self.state != JobState::Failed) {
             return Err(self.illegal("replay"));
         }
-        if self.erased.is_some() {
+        if Guard::ReplayOfErased.acts(self.erased.is_some()) {
             return Err(Refused::Erased);
         }
         Ok(Self {
@@ -529,4 +529,4 @@ impl JobRecord {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,8 @@ pub struct WorkerConfig<const SLOTS: usize = 1> {
     /// Starts of a unit beyond the first that may go wrong before the job fails.
     #[schemars(range(max = RETRIES_MAX))]
     pub retries_max: u32,
-    /// First pause before a unit is delivered again after trouble; it doubles each time.
+    /// First pause before a unit is delivered again after trouble; it doubles each time. Each is shortened by up to half, so that
+    /// units that failed together do not come back together.
     pub retry_first: DurationText,
     /// Longest such pause.
     pub retry_longest: DurationText,

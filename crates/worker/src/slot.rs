@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
-    Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
+    Standing, Start, after_start, is_to_be_alone, next, standing, verdict_of_failure,
+    verdict_of_final,
 };
-use medfleet_core::{
-    Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain, doubled,
-};
+use medfleet_core::{Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain};
 use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
 };
@@ -19,6 +18,7 @@ use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet
 use tokio::sync::{Mutex, Semaphore, broadcast};
 use tracing::{Instrument, Span, field};
 
+use crate::company::{Company, Member};
 use crate::config::WorkerConfig;
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
@@ -28,6 +28,8 @@ use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 
 /// Pause after the queue refused to be pulled from.
 const AFTER_TROUBLE: Duration = Duration::from_secs(1);
+/// How long a unit that is to be alone is left to others at most: not so long that its job would be set aside.
+const UNTIL_ALONE: Duration = Duration::from_secs(4);
 /// How long the event of an encode's start may be put off: too short for a watcher to notice.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(250);
 
@@ -80,6 +82,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
     let every = (puller, Arc::new(Semaphore::new(slots)));
     let every = repeat_n(every, slots.saturating_mul(1 + H::ASIDE));
     let of_stat = (of_stat, Arc::new(Semaphore::new(H::STAT_SLOTS)));
+    let company = Company::default();
     let slots = every
         .chain(repeat_n(of_stat, H::STAT_SLOTS))
         .map(|(puller, places)| {
@@ -90,6 +93,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
                 hints: hints.clone(),
                 places,
                 place: Arc::new(Place::counted_in(worker.metrics.aside())),
+                company: company.clone(),
             };
             worker.tasks.start(kind, slot.run(puller))
         });
@@ -125,6 +129,8 @@ struct Slot<H> {
     places: Arc<Semaphore>,
     /// The place of the unit in this slot.
     place: Arc<Place>,
+    /// What the slots are at work on.
+    company: Company,
 }
 
 impl<H: Handler> Slot<H> {
@@ -232,8 +238,14 @@ impl<H: Handler> Slot<H> {
         let config = &self.worker.config;
         let (first, longest) = (config.retry_first.get(), config.retry_longest.get());
         Verdict::Retry {
-            after: doubled(first, longest, delivery.deliveries.saturating_sub(1)),
+            after: delivery.unit.pause(first, longest, delivery.deliveries),
         }
+    }
+
+    /// The unit's place among those at work; none where it has to be alone and is not.
+    fn join(&self, delivery: &Delivery, record: &JobRecord) -> Option<Member> {
+        let is_alone = is_to_be_alone(&delivery.unit, record, delivery.deliveries);
+        self.company.join(is_alone)
     }
 
     /// Starts the unit and works on it; an error here means that nothing was started.
@@ -259,6 +271,10 @@ impl<H: Handler> Slot<H> {
         let Some((known, revision)) = queue.record(&unit.key).await? else {
             // As core's `Start::Later` says.
             return Ok(self.retry(delivery));
+        };
+        let Some(_at_work) = self.join(delivery, &known) else {
+            let after = unit.pause(UNTIL_ALONE, UNTIL_ALONE, delivery.deliveries);
+            return Ok(Verdict::Retry { after });
         };
         // A record of another epoch must not be moved by this unit.
         let seen = if known.epoch == unit.epoch {

@@ -1,7 +1,8 @@
 //! What stops a unit from outside: a newer attempt, a final job, its expiry, the end of the drain time.
-//! The record is read at every heartbeat; a cancel hint only makes it sooner.
+//! The record is read at every heartbeat, and when the job's time is over; a cancel hint only makes it sooner.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -64,10 +65,16 @@ pub(crate) async fn stopped(
     let heartbeat = queue.heartbeat();
     let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut end = pin!(tokio::time::sleep(until_passed(unit.expires, clock.now())));
+    let mut is_end_awaited = true;
     loop {
         let due = tokio::select! {
             _ = beat.tick() => true,
             () = hinted(hints, &unit.key) => false,
+            () = &mut end, if is_end_awaited => {
+                is_end_awaited = false;
+                false
+            }
         };
         let progress = async {
             if due && let Err(error) = delivery.progress().await {
@@ -95,25 +102,29 @@ pub(crate) async fn stopped(
             }
         };
         let Some(stopped) = stopped else { continue };
-        let is_by_time = matches!(stopped, Stopped::Expired);
-        if !is_by_time || has_passed(queue, expires).await {
+        if !matches!(stopped, Stopped::Expired) {
             return stopped;
+        }
+        // This process's clock may be ahead: the queue's decides. While that does not answer, the next heartbeat asks again.
+        match queue.time().await {
+            Ok(now) if now > expires => return stopped,
+            Ok(now) => {
+                end.as_mut()
+                    .reset(Instant::now() + until_passed(expires, now));
+                is_end_awaited = true;
+            }
+            Err(error) => tracing::debug!(
+                error = chain(&error),
+                "the queue did not say what time it is"
+            ),
         }
     }
 }
 
-/// Whether a time has passed by the queue's clock too, as this process's may be ahead; false while the queue does not answer.
-async fn has_passed(queue: &Queue, time: UnixMillis) -> bool {
-    match queue.time().await {
-        Ok(now) => now > time,
-        Err(error) => {
-            tracing::debug!(
-                error = chain(&error),
-                "the queue did not say what time it is"
-            );
-            false
-        }
-    }
+/// From now on, how long until a time has passed.
+fn until_passed(time: UnixMillis, now: UnixMillis) -> Duration {
+    let millis = time.0.saturating_sub(now.0).saturating_add(1);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
 /// Resolves on a hint about this job, or when hints were missed.
@@ -188,13 +199,27 @@ mod tests {
 
     /// A queue on a server, of workers that report so often, and a unit in the hands of one.
     async fn at_work(server: &NatsServer, heartbeat: DurationText) -> Result<(Queue, Delivery)> {
+        at_work_for(server, heartbeat, HOUR).await
+    }
+
+    /// As [`at_work`], of a job that has so much time left.
+    async fn at_work_for(
+        server: &NatsServer,
+        heartbeat: DurationText,
+        left: DurationText,
+    ) -> Result<(Queue, Delivery)> {
         let mut config = kit::config(&server.url());
         config.ack_wait = HOUR;
         config.heartbeat = Some(heartbeat);
         let queue = kit::queue(&config).await?;
-        let (key, record) = kit::record(1, 1);
+        let (key, mut record) = kit::record(1, 1);
+        let millis = i64::try_from(left.as_millis())?;
+        record.expires = UnixMillis(SystemClock.now().0 + millis);
         queue.create_record(&key, &record).await?;
-        let unit = kit::unit(&key, Stage::Preprocess, Class::Routine, 0);
+        let unit = WorkUnit {
+            expires: record.expires,
+            ..kit::unit(&key, Stage::Preprocess, Class::Routine, 0)
+        };
         queue.publish_work(&unit, &Vec::new()).await?;
         let mut puller = queue.puller(Stage::Preprocess, kit::pool());
         let delivery = tokio::time::timeout(PATIENCE, puller.next()).await??;
@@ -219,6 +244,24 @@ mod tests {
             heard = heard => heard,
             stopped = stopped(&queue, &SystemClock, &delivery, None, &mut hints) => bail!("{stopped:?}"),
         }
+    }
+
+    /// With nobody but the worker to end it.
+    #[tokio::test]
+    async fn the_end_of_a_jobs_time_stops_the_work_long_before_the_next_heartbeat() -> Result<()> {
+        let server = NatsServer::start().await?;
+        let (heartbeat, left) = (
+            DurationText::from_secs(1200),
+            DurationText::from_millis(500),
+        );
+        let (queue, delivery) = at_work_for(&server, heartbeat, left).await?;
+        let (_sender, mut hints) = broadcast::channel(1);
+        let working = stopped(&queue, &SystemClock, &delivery, None, &mut hints);
+        let stopped = tokio::time::timeout(PATIENCE, working).await?;
+        ensure!(matches!(stopped, Stopped::Expired), "{stopped:?}");
+        let now = queue.time().await?;
+        ensure!(now > delivery.unit.expires, "{now:?}");
+        Ok(())
     }
 
     /// A clock by which every job's time is over, and how often it was looked at.

@@ -190,6 +190,10 @@ impl Acceptor {
         // The budget is counted once the job is known to be whole, so that one that comes at once with others may be urgent then.
         let class = self.quotas.class_now(tenant, asked);
         self.room.check(self.clock.now(), class)?;
+        let is_bounded = class != Class::Stat || self.quotas.bound_stat(tenant);
+        if !is_bounded && !self.open.has_few(tenant) {
+            self.room.check_unbounded()?;
+        }
         self.quotas
             .one_more(tenant, self.open.count(tenant), class)?;
         let (held, beyond) = match self.quotas.hold(tenant, inline) {
@@ -336,7 +340,7 @@ impl Acceptor {
         if record.state == JobState::Accepted {
             if noted.is_none() {
                 // Refused before the audit gets a line, where the queue would refuse it again.
-                let room = self.room.check_again(self.clock.now());
+                let room = self.room_again(&key, &record).await;
                 let job = key.job.clone();
                 room.map_err(|source| Refusal::Unfinished { job, source })?;
             }
@@ -358,6 +362,19 @@ impl Acceptor {
             record,
             already: true,
         })
+    }
+
+    /// Whether there may be room for what follows a record that was there before. One that does not wait in the intake yet must not
+    /// take the place that is kept there for a STAT job.
+    async fn room_again(&self, key: &JobKey, record: &JobRecord) -> Result<(), QueueError> {
+        self.room.check_again(self.clock.now())?;
+        let Err(full) = self.room.check_intake(record.class) else {
+            return Ok(());
+        };
+        match protocol::first(key, record) {
+            Some(unit) if !self.queue.is_queued(&unit).await? => Err(full),
+            _ => Ok(()),
+        }
     }
 
     /// Why the submit of a job without a record is refused. A full stream is remembered, so that submits right after are refused

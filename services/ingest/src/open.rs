@@ -46,6 +46,11 @@ impl OpenJobs {
         self.lock().open_jobs(tenant)
     }
 
+    /// As [`Ledger::has_few`].
+    pub(crate) fn has_few(&self, tenant: &TenantId) -> bool {
+        self.lock().has_few(tenant)
+    }
+
     /// The jobs of each tenant that have not ended.
     pub(crate) fn counts(&self) -> HashMap<TenantId, Open> {
         let ledger = self.lock();

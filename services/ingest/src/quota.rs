@@ -164,6 +164,11 @@ impl Quotas {
         }
     }
 
+    /// Whether a tenant has a budget of STAT jobs.
+    pub(crate) fn bound_stat(&self, tenant: &TenantId) -> bool {
+        self.of(tenant).stat_per_minute.is_some()
+    }
+
     /// Counts a job of class STAT; false when it is more than its tenant's budget.
     pub(crate) fn stat(&self, tenant: &TenantId) -> bool {
         let job = Charge {

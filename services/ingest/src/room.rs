@@ -8,7 +8,8 @@
 //! even half a reserve.
 //!
 //! The reserve of the intake is for STAT jobs: whoever fills it with others, as a tenant without a quota may, keeps no patient out
-//! who waits.
+//! who waits. Half of that is for STAT jobs within a budget, and of tenants that have few jobs: whoever calls everything STAT keeps
+//! no neighbour out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,9 @@ const RESERVED: &str = "what is left is kept for jobs under way, cancels and era
 const LAST: &str = "what is left is kept for erasures and operators";
 /// Why there is no room where only the intake's reserve is left.
 const FOR_STAT: &str = "what is left is kept for STAT jobs";
+/// Why there is no room where only half of the intake's reserve is left.
+const FOR_FEW: &str =
+    "what is left is kept for STAT jobs within a budget, and of tenants that have few jobs";
 
 /// How long submits are refused after one has found a stream full; then the next one tries again.
 pub(crate) const FULL_FOR: Duration = Duration::from_secs(1);
@@ -79,13 +83,31 @@ impl Room {
     /// [`QueueError::Full`], where only a reserve is left that is not for it; or as it was noted, if that was just now.
     pub(crate) fn check(&self, now: UnixMillis, class: Class) -> Result<(), QueueError> {
         self.check_reserve(is_of_submits)?;
-        if class != Class::Stat {
-            none_of(&self.lock().low, is_intake, FOR_STAT)?;
-        }
+        self.check_intake(class)?;
         self.check_noted(now)
     }
 
-    /// Whether there may be room for what is asked once more of a job that has its record.
+    /// Whether the intake may take one more unit of this class.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], where only its reserve is left and the class is another than STAT.
+    pub(crate) fn check_intake(&self, class: Class) -> Result<(), QueueError> {
+        match class {
+            Class::Stat => Ok(()),
+            _ => none_of(&self.lock().low, is_intake, FOR_STAT),
+        }
+    }
+
+    /// Whether the intake may take a STAT job that no budget bounds, of a tenant that has its part of the open jobs already.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], where only half of its reserve is left.
+    pub(crate) fn check_unbounded(&self) -> Result<(), QueueError> {
+        none_of(&self.lock().lowest, is_intake, FOR_FEW)
+    }
+
+    /// Whether there may be room for what is asked once more of a job that has its record. The intake's reserve is another question
+    /// ([`Room::check_intake`]): it may wait there already.
     ///
     /// # Errors
     /// As [`Room::check`].
@@ -222,6 +244,8 @@ mod tests {
             }
             // What has its record may wait for release already.
             assert!(room.check_again(UnixMillis(0)).is_ok());
+            let again = room.check_intake(Class::Bulk).is_ok();
+            assert_eq!(again, is_for_all, "{usage:?}");
         };
         check(used(INTAKE_STREAM, 1_499), true);
         check(used(INTAKE_STREAM, 1_500), false);
@@ -232,8 +256,18 @@ mod tests {
         };
         check(of_messages(29), true);
         check(of_messages(30), false);
+        let check = |usage: StreamUsage, is_for_all: bool| {
+            room.look(std::slice::from_ref(&usage));
+            assert_eq!(room.check_unbounded().is_ok(), is_for_all, "{usage:?}");
+        };
+        check(used(INTAKE_STREAM, 1_549), true);
+        check(used(INTAKE_STREAM, 1_550), false);
+        check(of_messages(30), true);
+        check(of_messages(31), false);
+        check(used(AUDIT_STREAM, 1_600), true);
         // The stages have intakes of their own, which submits do not write to.
         check(used("INTAKE_ENCODE", 1_600), true);
+        assert!(room.check(UnixMillis(0), Class::Bulk).is_ok());
     }
 
     #[test]

@@ -52,11 +52,13 @@ pub(crate) enum PreprocessError {
         "the study was refused: TOO_MANY_IDENTIFIERS: its headers name more people and numbers than belong to one patient"
     )]
     Identifiers,
-    /// The decoder broke off.
-    #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
+    /// The decoder broke off: a defect of medfleet, whatever the file is.
+    #[error("input {index} was not read to its end: DECODER_PANIC: medfleet's decoder broke off")]
     DecoderPanic { index: usize },
-    /// The screening of the task's texts broke off.
-    #[error("the study was refused: SCREENING_PANIC: the screening of its texts broke off")]
+    /// The screening of the task's texts broke off: a defect of medfleet as well.
+    #[error(
+        "the texts of the study were not screened: SCREENING_PANIC: medfleet's screening broke off"
+    )]
     ScreeningPanic,
     /// The file is not the encoded study that it was declared to be; only a hospital's edge declares one.
     #[error("the encoded study was refused: {0}")]
@@ -110,9 +112,11 @@ impl From<PreprocessError> for Ending {
             | PreprocessError::Volume { .. }
             | PreprocessError::Frames { .. }
             | PreprocessError::Identifiers
-            | PreprocessError::Encoded(_)
-            | PreprocessError::DecoderPanic { .. }
-            | PreprocessError::ScreeningPanic => Self::fail(FailureReason::InputRefused, said),
+            | PreprocessError::Encoded(_) => Self::fail(FailureReason::InputRefused, said),
+            // The same input ends the same way again. A dead letter is left, by which the job is started over once that is mended.
+            PreprocessError::DecoderPanic { .. } | PreprocessError::ScreeningPanic => {
+                Self::fail(FailureReason::Internal, said)
+            }
             PreprocessError::OtherRules { .. } => Self::fail(FailureReason::ModelMismatch, said),
             PreprocessError::Manifest(_) => Self::fail(FailureReason::Integrity, said),
             PreprocessError::Store(error) => error.into(),
@@ -122,6 +126,9 @@ impl From<PreprocessError> for Ending {
 
 #[cfg(test)]
 mod tests {
+    use medfleet_core::Verdict;
+    use medfleet_core::protocol::verdict_of_failure;
+
     use super::*;
 
     #[test]
@@ -155,5 +162,20 @@ mod tests {
         check(Reason::TextReaderFailed, FailureReason::AttemptsExhausted);
         check(Reason::DecoderTooSlow, FailureReason::InputRefused);
         check(Reason::DecodeFailed, FailureReason::InputRefused);
+    }
+
+    #[test]
+    fn what_breaks_off_here_is_no_fault_of_the_input_and_leaves_a_dead_letter() {
+        for error in [
+            PreprocessError::DecoderPanic { index: 0 },
+            PreprocessError::ScreeningPanic,
+        ] {
+            let Ending::Fail(failure) = Ending::from(error) else {
+                panic!("another try would end the same way")
+            };
+            assert_eq!(failure.reason, FailureReason::Internal);
+            let verdict = verdict_of_failure(failure);
+            assert!(matches!(verdict, Verdict::Reject(_)), "{verdict:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use futures::future::{Either, select};
 use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
-use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit, doubled};
+use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit};
 use medfleet_queue::{Applied, Changed, QueueError, Revision, Seen};
 use medfleet_worker::{Ending, Stopped};
 
@@ -107,11 +107,9 @@ impl Slot {
 
     fn retry(&self, delivery: &Delivery) -> Verdict {
         Verdict::Retry {
-            after: doubled(
-                RETRY_FIRST,
-                RETRY_LONGEST,
-                delivery.deliveries.saturating_sub(1),
-            ),
+            after: delivery
+                .unit
+                .pause(RETRY_FIRST, RETRY_LONGEST, delivery.deliveries),
         }
     }
 

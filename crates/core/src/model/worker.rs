@@ -208,6 +208,10 @@ impl Model {
                     Some(Err("a fenced worker has seen it and goes on"))
                 } else if record.state.is_final() || done {
                     Some(Err("a worker has seen that its unit is over and goes on"))
+                } else if world.time() > record.expires {
+                    Some(Err(
+                        "a worker has seen that the job's time is over and goes on",
+                    ))
                 } else {
                     None
                 }

@@ -214,6 +214,36 @@ fn a_chunk_that_is_done_is_never_exhausted() {
 }
 
 #[test]
+fn what_was_started_twice_in_vain_is_to_be_alone_for_a_while() {
+    let check = |stage, starts: u32, chunks, deliveries, expected: bool| {
+        let mut record = record(JobState::Encoding, chunks);
+        record.starts.encode = starts;
+        record.starts.decode = starts;
+        let found = is_to_be_alone(&unit(stage, 1), &record, deliveries);
+        assert_eq!(found, expected, "{stage}, {starts}, {deliveries}");
+    };
+    check(Stage::Decode, 1, BOTH, 2, false);
+    check(Stage::Decode, 2, BOTH, 3, true);
+    check(Stage::Decode, 2, BOTH, 8, true);
+    check(Stage::Decode, 2, BOTH, 9, false);
+    check(Stage::Decode, 3, BOTH, 10, true);
+    check(Stage::Decode, 3, BOTH, 16, false);
+    // Each chunk has its own start.
+    check(Stage::Encode, 2, ONE_OF_TWO, 1, false);
+    check(Stage::Encode, 3, ONE_OF_TWO, 2, true);
+    check(Stage::Encode, 3, BOTH, 2, false);
+    let ended = record(JobState::Cancelled, BOTH);
+    let ended = JobRecord {
+        starts: Starts {
+            decode: 4,
+            ..Starts::default()
+        },
+        ..ended
+    };
+    assert!(!is_to_be_alone(&unit(Stage::Decode, 0), &ended, 5));
+}
+
+#[test]
 fn any_unit_of_a_failed_job_brings_its_dead_letter() {
     let failure = Failure::new(FailureReason::Integrity, "x");
     let failed = JobRecord {

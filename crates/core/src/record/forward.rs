@@ -76,7 +76,7 @@ impl JobRecord {
 
     /// The hub ends what it does itself: it may have a result that this side has not heard of yet.
     pub(super) fn expire(&mut self, now: UnixMillis) -> Result<(), Refused> {
-        if self.state == JobState::Forwarded {
+        if Guard::ExpireHere.acts(self.state == JobState::Forwarded) {
             return Err(self.illegal("expire"));
         }
         self.finish(JobState::Expired, now);
@@ -107,7 +107,7 @@ impl JobRecord {
     }
 
     pub(super) fn end(&mut self, ended: &Ended, now: UnixMillis) -> Result<(), Refused> {
-        if self.state != JobState::Forwarded {
+        if Guard::EndAtHub.acts(self.state != JobState::Forwarded) {
             return Err(self.illegal("end as the hub did"));
         }
         self.attempt = self.attempt.max(ended.attempt);
@@ -132,11 +132,8 @@ impl JobRecord {
 
     /// The hub keeps what it was sent until it is told to erase it.
     pub(super) fn found_at_hub(&self, job: &JobId, now: UnixMillis) -> Result<Self, Refused> {
-        if !self.state.is_final() {
-            return Err(Refused::Illegal {
-                step: "find at the hub",
-                state: self.state,
-            });
+        if Guard::FoundOfEnded.acts(!self.state.is_final()) {
+            return Err(self.illegal("find at the hub"));
         }
         let mut next = self.clone();
         next.forwarded.get_or_insert_with(|| Forwarded {
@@ -150,11 +147,10 @@ impl JobRecord {
 
     pub(super) fn erased_at_hub(&self) -> Result<Self, Refused> {
         let mut next = self.clone();
-        match (&mut next.forwarded, self.erased) {
-            (Some(forwarded), Some(_)) => forwarded.is_erased = true,
-            _ => {
-                return Err(self.illegal("erase at the hub"));
-            }
+        let is_kept = self.erased.is_none();
+        match &mut next.forwarded {
+            Some(forwarded) if !Guard::ErasedAtHub.acts(is_kept) => forwarded.is_erased = true,
+            _ => return Err(self.illegal("erase at the hub")),
         }
         Ok(next)
     }

@@ -4,7 +4,22 @@ use std::collections::HashSet;
 use std::slice;
 
 use super::*;
-use crate::FailureReason;
+use crate::guard::tests::without;
+use crate::invariant::{violated_by_step, violation};
+use crate::protocol::verdict_of_final;
+use crate::{FailureReason, Verdict};
+
+/// Guards of what follows an end, and of what an edge and its hub do: the model check does not meet them, and a walk that goes
+/// without any one of them must go wrong.
+pub(crate) const WALKED: &[Guard] = &[
+    Guard::EraseOfEnded,
+    Guard::ReplayOfErased,
+    Guard::LetterOfErased,
+    Guard::ExpireHere,
+    Guard::EndAtHub,
+    Guard::FoundOfEnded,
+    Guard::ErasedAtHub,
+];
 
 const NOW: UnixMillis = UnixMillis(1_000);
 
@@ -280,21 +295,57 @@ fn a_start_of_a_chunk_that_is_done_is_no_second_start() {
     assert!(matches!(again, Err(Refused::Illegal { .. })), "{again:?}");
 }
 
-/// Every record to which these moves lead from an accepted job, in whatever order and however many. Each keeps the invariants.
-fn explore(alphabet: &[Move]) -> HashSet<JobRecord> {
+/// Every record to which these moves lead from an accepted job, in whatever order and however many; or what went wrong.
+fn explore(alphabet: &[Move]) -> Result<HashSet<JobRecord>, &'static str> {
+    assert_eq!(violation(&accepted()), None);
     let (mut known, mut open) = (HashSet::from([accepted()]), vec![accepted()]);
     while let Some(record) = open.pop() {
-        assert_eq!(crate::invariant::violation(&record), None);
         for step in alphabet {
-            if let Ok(next) = record.apply(step, NOW) {
-                assert_eq!(crate::invariant::violated_by_step(&record, &next), None);
-                if known.insert(next.clone()) {
-                    open.push(next);
-                }
+            let Ok(next) = record.apply(step, NOW) else {
+                continue;
+            };
+            if let Some(wrong) = wrong(&record, step, &next) {
+                return Err(wrong);
+            }
+            // A second replay leads to nothing new.
+            if next.epoch < 2 && known.insert(next.clone()) {
+                open.push(next);
             }
         }
     }
-    known
+    Ok(known)
+}
+
+fn wrong(before: &JobRecord, step: &Move, after: &JobRecord) -> Option<&'static str> {
+    let ends_at_hub = before.state == JobState::Forwarded && after.state.is_final();
+    if ends_at_hub && after.erased.is_none() && !matches!(step, Move::End(_)) {
+        return Some("a job that the hub does ended otherwise than the hub's");
+    }
+    if after.erased.is_some() && verdict_of_final(after) != Verdict::Done {
+        return Some("an erased job has a dead letter");
+    }
+    violated_by_step(before, after)
+}
+
+/// What an edge does to a job, and what comes back from its hub.
+fn moves_at_an_edge() -> [Move; 13] {
+    [
+        forward(7),
+        forward(8),
+        Move::Cancel,
+        Move::Expire,
+        Move::Erase,
+        Move::ErasedAtHub,
+        ended(Outcome::Completed(Digest::new([5; 32]))),
+        ended(Outcome::Failed(Failure::new(FailureReason::Internal, "x"))),
+        ended(Outcome::Cancelled),
+        ended(Outcome::Expired),
+        found(7),
+        start(Stage::Preprocess),
+        Move::Replay {
+            expires: UnixMillis(20_000),
+        },
+    ]
 }
 
 #[test]
@@ -313,24 +364,22 @@ fn no_sequence_breaks_an_invariant() {
         ended(Outcome::Completed(Digest::new([5; 32]))),
         Move::ErasedAtHub,
     ];
-    let mut here = explore(&alphabet).into_iter();
+    let here = explore(&alphabet).expect("nothing is wrong");
     let is_end = |record: JobRecord| record.state == JobState::Completed && record.erased.is_some();
-    assert!(here.any(is_end), "what follows an end is not explored");
-    let hub = [
-        forward(7),
-        forward(8),
-        Move::Cancel,
-        Move::Expire,
-        Move::Erase,
-        Move::ErasedAtHub,
-        ended(Outcome::Completed(Digest::new([5; 32]))),
-        ended(Outcome::Failed(Failure::new(FailureReason::Internal, "x"))),
-        ended(Outcome::Cancelled),
-        ended(Outcome::Expired),
-        found(7),
-        start(Stage::Preprocess),
-    ];
-    explore(&hub);
+    assert!(
+        here.into_iter().any(is_end),
+        "what follows an end is not explored"
+    );
+    explore(&moves_at_an_edge()).expect("nothing is wrong");
+}
+
+#[test]
+fn without_any_one_guard_of_the_walk_a_sequence_goes_wrong() {
+    for guard in WALKED {
+        let found = without(*guard, || explore(&moves_at_an_edge()));
+        println!("{guard:?} {:?}", found.as_ref().err());
+        assert!(found.is_err(), "{guard:?} is not missed");
+    }
 }
 
 fn forward(job: u8) -> Move {

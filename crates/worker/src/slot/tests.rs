@@ -41,6 +41,7 @@ fn slot(queue: Queue) -> Slot<Nothing> {
         hints: broadcast::channel(HINTS_MAX).0,
         places: Arc::new(Semaphore::new(1)),
         place: Arc::default(),
+        company: Company::default(),
     }
 }
 
@@ -155,6 +156,39 @@ async fn of_a_unit_that_is_done_what_follows_is_queued() -> Result<()> {
     ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
     let waiting = queue.waiting_for_release(Stage::Encode).await?;
     ensure!(waiting == 2, "{waiting} chunks are queued");
+    Ok(())
+}
+
+/// It may be what ends its worker, and would take along those beside it, each time the same ones.
+#[tokio::test]
+async fn a_unit_that_was_started_twice_in_vain_begins_where_nothing_else_is_at_work() -> Result<()>
+{
+    let (_server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let start = Move::Start {
+        stage: Nothing::STAGE,
+        unit: 0,
+        retries_max: 4,
+    };
+    for start in [&start, &start] {
+        step(&queue, &key, start).await?;
+    }
+    let unit = kit::unit(&key, Nothing::STAGE, Class::Routine, 0);
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let slot = slot(queue.clone());
+    let beside = slot.company.join(false);
+    let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
+    ensure!(matches!(verdict, Ok(Verdict::Retry { .. })), "{verdict:?}");
+    let (stands, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(stands.starts.preprocess == 2, "it was started: {stands:?}");
+    drop(beside);
+    let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
+    ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
+    let (stands, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(stands.starts.preprocess == 3, "{stands:?}");
+    ensure!(slot.company.join(true).is_some(), "it is not at work");
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! The jobs of one tenant that wait for the hub, and which of them is offered next. Pure.
 //!
-//! One is offered at a time. One that could not be handed on goes back to its place, so that a job of a higher class that has
-//! come meanwhile is next. Where the reason is the job's own, such as a record that this release cannot read, the job is left out
-//! for a while and holds up no other. What an operator holds back is looked at once, as it may have ended, and then left out until
-//! it is let go. Of each job is remembered whether it is doubtful: the hub may have it although our record
-//! does not say so.
+//! Of each class one is offered at a time, and none while one of a higher class is. One of a higher class than all that are
+//! being offered does not wait for these: their files may be on the line for hours. One that could not be handed on goes back to
+//! its place, so that a job of a higher class that has come meanwhile is next. Where the reason is the job's own, such as a record
+//! that this release cannot read, the job is left out for a while and holds up no other. What an operator holds back is looked at
+//! once, as it may have ended, and then left out until it is let go. Of each job is remembered whether it is doubtful: the hub may
+//! have it although our record does not say so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,14 +27,19 @@ pub(super) struct Lane {
     left: BTreeMap<Place, Waiting>,
     /// Those that an operator holds back, until [`Lane::let_go`].
     held: BTreeMap<Place, Waiting>,
-    /// The one that is being offered.
-    offered: Option<Place>,
-    /// It has ended meanwhile.
-    is_woken: bool,
-    /// Ends the pause after the offer under way: a job of a higher class has come.
-    hurry: Arc<Notify>,
+    /// Those that are being offered, the latest first, as it is of a higher class than the others.
+    offered: BTreeMap<Place, Offer>,
     /// Offers in a row that failed.
     tries: u32,
+}
+
+/// An offer under way.
+#[derive(Debug, Default)]
+struct Offer {
+    /// Its job has ended meanwhile.
+    is_woken: bool,
+    /// Ends the pause after it: a job of a higher class has come.
+    hurry: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -71,19 +77,26 @@ impl Lane {
             until: None,
         };
         self.waiting.insert(place, waiting);
-        if self.offered.is_some_and(|offered| place.0 < offered.0) {
-            self.end_pause();
+        for (offered, offer) in &self.offered {
+            if place.0 < offered.0 {
+                offer.hurry.notify_one();
+            }
         }
     }
 
-    /// Ends the pause after the offer under way, also one that has not begun.
+    /// Ends the pauses after the offers under way, also those that have not begun.
     pub(super) fn end_pause(&self) {
-        self.hurry.notify_one();
+        for offer in self.offered.values() {
+            offer.hurry.notify_one();
+        }
     }
 
-    /// What ends the pause after the offer under way early.
+    /// What ends the pause after the latest offer under way early.
     pub(super) fn hurry(&self) -> Arc<Notify> {
-        Arc::clone(&self.hurry)
+        let latest = self.offered.values().next();
+        latest
+            .map(|offer| Arc::clone(&offer.hurry))
+            .unwrap_or_default()
     }
 
     /// How many wait.
@@ -91,20 +104,19 @@ impl Lane {
         self.waiting.len() + self.left.len() + self.held.len()
     }
 
-    /// The job to offer now; `None` while another is offered, or the hub's time for it has not come. Without room for the tenant at
-    /// the hub only a STAT job is offered.
+    /// The job to offer now; `None` while one of no lower class is offered, or the hub's time for it has not come. Without room for
+    /// the tenant at the hub only a STAT job is offered.
     pub(super) fn next(&mut self, has_room: bool, now: Instant) -> Option<Turn> {
-        if self.offered.is_some() {
-            return None;
-        }
+        // Those that are offered stay among the waiting ones until it is known what became of them.
         let (place, first) = self.waiting.first_key_value()?;
+        let latest = self.offered.keys().next();
+        let is_behind = latest.is_some_and(|latest| place.0 >= latest.0);
         let is_early = first.until.is_some_and(|until| now < until);
-        if is_early || (!has_room && place.0 != Class::Stat) {
+        if is_behind || is_early || (!has_room && place.0 != Class::Stat) {
             return None;
         }
-        (self.offered, self.is_woken) = (Some(*place), false);
-        // A wish that came too late for the offer before is none of this one's.
-        self.hurry = Arc::default();
+        // A wish that came too late for an offer before is none of this one's.
+        self.offered.insert(*place, Offer::default());
         Some(Turn {
             entry: first.entry.clone(),
             is_doubtful: first.is_doubtful,
@@ -114,18 +126,20 @@ impl Lane {
 
     /// The offered job needs no further offer.
     pub(super) fn done(&mut self, entry: &IntakeEntry) {
-        self.waiting.remove(&place(entry));
-        self.offered = None;
+        let place = place(entry);
+        self.waiting.remove(&place);
+        self.offered.remove(&place);
         self.tries = 0;
     }
 
     /// The offer failed. The job is doubtful from now on: the hub may have taken it, and only its answer was lost. `until`: when the
     /// hub wants to see it again; it is not sent in vain because another ended its pause.
     pub(super) fn not_done(&mut self, entry: &IntakeEntry, until: Option<Instant>) {
-        if let Some(waiting) = self.waiting.get_mut(&place(entry)) {
+        let place = place(entry);
+        if let Some(waiting) = self.waiting.get_mut(&place) {
             (waiting.is_doubtful, waiting.until) = (true, until);
         }
-        self.offered = None;
+        self.offered.remove(&place);
         self.tries = self.tries.saturating_add(1);
     }
 
@@ -139,18 +153,18 @@ impl Lane {
             };
             self.left.insert(place, waiting);
         }
-        self.offered = None;
+        self.offered.remove(&place);
     }
 
     /// The offered job is held back, unless it has ended since its record was read.
     pub(super) fn hold(&mut self, entry: &IntakeEntry) {
         let place = place(entry);
-        if !self.is_woken
+        let offer = self.offered.remove(&place);
+        if !offer.is_some_and(|offer| offer.is_woken)
             && let Some(waiting) = self.waiting.remove(&place)
         {
             self.held.insert(place, waiting);
         }
-        self.offered = None;
     }
 
     /// Lets the jobs that were held back be offered again.
@@ -161,8 +175,9 @@ impl Lane {
     /// A job has ended, and is offered again if it was held back: the hub may have to be told.
     pub(super) fn wake(&mut self, job: &JobId) {
         let is_it = |waiting: &Waiting| waiting.entry.unit.key.job == *job;
-        let offered = self.offered.and_then(|place| self.waiting.get(&place));
-        self.is_woken |= offered.is_some_and(is_it);
+        for (place, offer) in &mut self.offered {
+            offer.is_woken |= self.waiting.get(place).is_some_and(is_it);
+        }
         let woken = self.held.iter().filter(|(_, waiting)| is_it(waiting));
         let woken: Vec<Place> = woken.map(|(place, _)| *place).collect();
         for place in woken {
@@ -230,6 +245,59 @@ mod tests {
             lane.done(entry);
         }
         assert_eq!((lane.len(), lane.next(true, Instant::now())), (0, None));
+    }
+
+    /// Its files may be on the line for hours, or the pauses between their parts be long.
+    #[test]
+    fn a_job_of_a_higher_class_does_not_wait_for_the_offer_of_another() {
+        let stat = |sequence| entry(Class::Stat, Stage::Preprocess, sequence);
+        let urgent = entry(Class::Urgent, Stage::Preprocess, 3);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        check(&mut lane, &routine(1), false, 0);
+        for entry in [&routine(2), &urgent, &stat(4), &stat(5)] {
+            lane.add(entry.clone(), false);
+        }
+        // Of its own class, and below it, none goes beside it.
+        check(&mut lane, &stat(4), false, 0);
+        lane.done(&stat(4));
+        check(&mut lane, &stat(5), false, 0);
+        lane.not_done(&stat(5), None);
+        check(&mut lane, &stat(5), true, 1);
+        lane.done(&stat(5));
+        check(&mut lane, &urgent, false, 0);
+        // It is held back, and the one below it has ended.
+        lane.wake(&routine(1).unit.key.job);
+        lane.hold(&urgent);
+        assert_eq!(lane.next(true, Instant::now()), None, "one a class");
+        lane.hold(&routine(1));
+        check(&mut lane, &routine(1), false, 0);
+        lane.done(&routine(1));
+        check(&mut lane, &routine(2), false, 0);
+        lane.done(&routine(2));
+        lane.let_go();
+        check(&mut lane, &urgent, false, 0);
+        lane.done(&urgent);
+        assert_eq!(lane.len(), 0);
+    }
+
+    /// As where the connection to the queue was lost.
+    #[test]
+    fn the_pauses_of_all_offers_under_way_can_be_ended() {
+        let is_hurried = |hurry: &Notify| hurry.notified().now_or_never().is_some();
+        let stat = entry(Class::Stat, Stage::Preprocess, 2);
+        let mut lane = Lane::default();
+        lane.end_pause();
+        lane.add(routine(1), false);
+        check(&mut lane, &routine(1), false, 0);
+        let first = lane.hurry();
+        assert!(!is_hurried(&first), "it was not under way");
+        lane.add(stat.clone(), false);
+        check(&mut lane, &stat, false, 0);
+        let second = lane.hurry();
+        assert!(is_hurried(&first) && !is_hurried(&second));
+        lane.end_pause();
+        assert!(is_hurried(&first) && is_hurried(&second));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use medfleet_core::{
     Chunks, Ended, Failure, FailureReason, JobId, JobRecord, JobState, Outcome, Stage, UnixMillis,
-    doubled,
+    doubled, spread,
 };
 use medfleet_proto::v1;
 use medfleet_queue::wire::reason_from_wire;
@@ -157,9 +157,7 @@ pub(super) fn pause(
     asked: Option<Duration>,
     random: u64,
 ) -> Duration {
-    let whole = doubled(least, most, tries.into());
-    let share = u32::try_from(random % 1024).unwrap_or(0);
-    let own = whole / 2 + whole / 2 * share / 1024;
+    let own = spread(doubled(least, most, tries.into()), random);
     asked.map_or(own, |asked| asked + own.min(least))
 }
 

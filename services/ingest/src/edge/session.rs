@@ -1,5 +1,5 @@
-//! What the leader does for as long as it leads: it offers each tenant's jobs to the hub one after the other, in the order of the
-//! tenant's [`Lane`], and follows all jobs that the hub has at the same time. A tenant whose jobs wait holds up no other.
+//! What the leader does for as long as it leads: it offers each tenant's jobs to the hub, of each class one after the other, in the
+//! order of the tenant's [`Lane`], and follows all jobs that the hub has at the same time. A tenant whose jobs wait holds up no other.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -292,7 +292,7 @@ impl Session {
         }
     }
 
-    /// Offers the next job of every tenant.
+    /// Offers the next job of every tenant, beside what is being offered of lower classes.
     fn offer_next(&mut self) {
         let (most, now) = (self.edge.config.in_flight_max, Instant::now());
         let mut at_hub: HashMap<&TenantId, u32> = HashMap::new();

@@ -281,6 +281,14 @@ impl Ledger {
         self.of_tenant.get(tenant).map_or(0, |counts| counts.all)
     }
 
+    /// Whether a tenant has no more of the open jobs than its part, were there one tenant more than there is.
+    #[must_use]
+    pub fn has_few(&self, tenant: &TenantId) -> bool {
+        let parts = self.of_tenant.len() as u64 + 1;
+        let all: u64 = self.of_tenant.values().map(|counts| counts.all).sum();
+        self.open_jobs(tenant).saturating_mul(parts) <= all
+    }
+
     /// Every tenant with open jobs, and how many it has.
     pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, u64)> {
         self.of_tenant

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use medfleet_core::Stage;
 use medfleet_core::setting::ByteSize;
-use medfleet_queue::{AUDIT_STREAM, INTAKE_STREAM, JOBS_STREAM, PENDING_STREAM, QueueConfig};
+use medfleet_queue::{
+    AUDIT_STREAM, INTAKE_STREAM, JOBS_STREAM, PENDING_STREAM, QueueConfig, StreamUsage,
+};
 use medfleet_runtime::ManualClock;
 use medfleet_store::Relied;
 use medfleet_testkit::NatsServer;
@@ -326,6 +328,84 @@ async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sw
     assert_eq!(pending(&ingest).await, 0);
 }
 
+/// How full the streams would be if next to nothing were left of the intake.
+async fn with_full_intake(queue: &Queue) -> Vec<StreamUsage> {
+    let mut usage = queue.usage().await.expect("lists");
+    let mut streams = usage.iter_mut();
+    let intake = streams.find(|stream| stream.stream == INTAKE_STREAM);
+    let intake = intake.expect("it is there");
+    intake.bytes = intake.bytes_max.expect("a limit") - 1;
+    usage
+}
+
+/// A tenant without a budget calls everything STAT.
+#[tokio::test]
+async fn a_flood_of_stat_leaves_room_for_a_neighbours() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |_| ()).await;
+    let mut ingest = ingest_of(&queue);
+    let (key, record) = kit::record(1, 1);
+    ingest.open.take_record(&key, &record);
+    ingest.room.look(&with_full_intake(&queue).await);
+    let stat = |request_id: &str| v1::SubmitJobRequest {
+        class: v1::Class::Stat.into(),
+        ..report(request_id)
+    };
+    let flood = Caller::of(&key.tenant);
+    let refused = ingest.accept(&flood, stat("a")).await;
+    assert!(is_full(&refused), "{refused:?}");
+    let neighbour = Caller::of(&TenantId::new("st-john").expect("a tenant"));
+    let accepted = ingest.accept(&neighbour, stat("b")).await;
+    let class = accepted.expect("room is kept for it").record.class;
+    assert_eq!(class, Class::Stat);
+    // A budget bounds it as well.
+    let quotas = QuotasConfig {
+        default: Quota {
+            stat_per_minute: Some(1),
+            ..Quota::default()
+        },
+        ..QuotasConfig::default()
+    };
+    ingest.quotas = Quotas::new(quotas, Duration::ZERO, ingest.clock.clone());
+    let accepted = ingest.accept(&flood, stat("a")).await;
+    assert!(!accepted.expect("it is within its budget").already);
+    assert_eq!(waiting(&queue).await, 2);
+}
+
+/// Its record is of a time when there was no room, and others with a record wait there already.
+#[tokio::test]
+async fn a_job_that_is_asked_for_again_takes_no_place_of_the_intakes_reserve() {
+    let server = NatsServer::start().await.expect("a server");
+    let full = queue_with(&server, |config| config.stream_bytes_max.intake = LEAST).await;
+    let caller = Caller::of(&kit::tenant());
+    let refused = ingest_of(&full).accept(&caller, report("a")).await;
+    let is_begun = matches!(refused, Err(Refusal::Unfinished { .. }));
+    assert!(is_begun, "{refused:?}");
+
+    let roomy = queue_with(&server, |_| ()).await;
+    let ingest = ingest_of(&roomy);
+    let accepted = ingest.accept(&caller, report("b")).await;
+    assert!(!accepted.expect("there is room").already);
+    ingest.room.look(&with_full_intake(&roomy).await);
+    let refused = ingest.accept(&caller, report("a")).await;
+    let is_full = matches!(
+        refused,
+        Err(Refusal::Unfinished {
+            source: QueueError::Full { .. },
+            ..
+        })
+    );
+    assert!(is_full, "{refused:?}");
+    let accepted = ingest.accept(&caller, report("b")).await;
+    assert!(accepted.expect("it waits there already").already);
+    assert_eq!((jobs(&roomy).await, waiting(&roomy).await), ((2, 2), 1));
+
+    ingest.room.look(&roomy.usage().await.expect("lists"));
+    let accepted = ingest.accept(&caller, report("a")).await;
+    assert!(accepted.expect("there is room").already);
+    assert_eq!(waiting(&roomy).await, 2);
+}
+
 /// A tenant without a quota has filled the intake with its routine work.
 #[tokio::test]
 async fn stat_is_let_in_where_only_the_intakes_reserve_is_left() {
@@ -341,12 +421,11 @@ async fn stat_is_let_in_where_only_the_intakes_reserve_is_left() {
     };
     ingest.quotas = Quotas::new(quotas, Duration::ZERO, ingest.clock.clone());
     let caller = Caller::of(&kit::tenant());
-    let mut usage = queue.usage().await.expect("lists");
-    let mut streams = usage.iter_mut();
+    let usage = with_full_intake(&queue).await;
+    let mut streams = usage.iter();
     let intake = streams.find(|stream| stream.stream == INTAKE_STREAM);
     let intake = intake.expect("it is there");
     assert_eq!(intake.messages_max, Some(4), "what it was made with");
-    intake.bytes = intake.bytes_max.expect("a limit") - 1;
     ingest.room.look(&usage);
     let submit = async |request_id: &str, class: v1::Class| {
         let request = v1::SubmitJobRequest {

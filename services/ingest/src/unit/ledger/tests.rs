@@ -181,6 +181,26 @@ fn what_ended_long_ago_is_forgotten_but_not_during_a_scan() {
 }
 
 #[test]
+fn a_part_is_left_for_one_tenant_more() {
+    let mut ledger = Ledger::default();
+    let few = |ledger: &Ledger| {
+        let names = ["a", "b", "c"].map(|name| TenantId::new(name).expect("a name"));
+        names.map(|tenant| ledger.has_few(&tenant))
+    };
+    assert_eq!(few(&ledger), [true; 3]);
+    for job in 0..9 {
+        ledger.take(&key("a", job), at(0, JobState::Accepted, (0, 0)));
+    }
+    assert_eq!(few(&ledger), [false, true, true]);
+    for job in 0..4 {
+        ledger.take(&key("b", job), at(0, JobState::Accepted, (0, 0)));
+    }
+    assert_eq!(few(&ledger), [false, true, true], "4 of 13");
+    ledger.take(&key("b", 4), at(0, JobState::Accepted, (0, 0)));
+    assert_eq!(few(&ledger), [false, false, true], "5 of 14");
+}
+
+#[test]
 fn who_comes_no_further_in_a_whole_round_stands_still() {
     let mut ledger = Ledger::default();
     let (first, second) = (key("a", 1), key("a", 2));
