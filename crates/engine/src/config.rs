@@ -345,7 +345,8 @@ impl ModelConfig {
         Ok(LoadedModel::Real(loaded))
     }
 
-    /// The text half of another model, held and computed as this one is.
+    /// The text half of another model, held and computed as this one is; dequantised where it could not be computed in this one's
+    /// numeric type as it is stored, since no text depends on it.
     fn load_draft(&self, path: &Path) -> Result<Model, EngineError> {
         let quantised = matches!(
             self,
@@ -378,13 +379,17 @@ impl ModelConfig {
             device: device.0,
         };
         // Its quantised rows are not kept: it is small, and quantising it takes no time worth that.
-        let draft = Model::load_held(path, quantised, digest_cache.as_deref(), options);
-        draft.map_err(|source| {
-            failed(DraftError {
-                place: path.display().to_string(),
-                source,
-            })
-        })
+        let load = |held| Model::load_held(path, held, digest_cache.as_deref(), options);
+        let mut draft = load(quantised);
+        if let Err(LoadError::QuantisedDtype { form, .. }) = draft {
+            tracing::warn!(
+                form,
+                "the draft model is dequantised: there are no kernels for a form of its matrices; a file in q8_0 takes half of the memory"
+            );
+            draft = load(false);
+        }
+        let place = path.display().to_string();
+        draft.map_err(|source| failed(DraftError { place, source }))
     }
 }
 

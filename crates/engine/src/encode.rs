@@ -1,5 +1,6 @@
-//! The vision half of the engine: requests of a few frames each, one after the other on the model's own thread, by class as
-//! `turns` has it: one of STAT waits for the one under way and for no other.
+//! The vision half of the engine: requests of a few frames each, frame by frame on the model's own thread, by class as `turns` has
+//! it: a frame of STAT waits for the one under way and for no other, whatever is left of the request that has it. On CPUs several at
+//! once would be no sooner: each has thousands of patches, and the weights are read once for all of those.
 
 use std::io;
 use std::sync::Arc;
@@ -41,16 +42,23 @@ pub struct EncodeLoad {
 }
 
 struct Request {
-    frames: Vec<Frame>,
+    frame: Frame,
     purpose: Purpose,
     suspect: Suspect,
-    answer: oneshot::Sender<Result<Encoded, EngineError>>,
+    answer: oneshot::Sender<Result<One, EngineError>>,
     /// Kept until it is over, also where its caller is gone.
-    _turn: Turn,
+    turn: Turn,
+}
+
+/// Tokens of one frame, how long it took, and the turn for the next one.
+struct One {
+    tokens: ImageTokens,
+    device: Duration,
+    turn: Turn,
 }
 
 impl EncodeEngine {
-    /// Starts the thread. It has one request at a time; the others wait in [`Self::encode`].
+    /// Starts the thread. It has one frame at a time; the others wait in [`Self::encode`].
     pub fn start(backend: Box<dyn EncodeBackend>) -> io::Result<Self> {
         Self::start_with(backend, Patience::SAFE)
     }
@@ -119,15 +127,39 @@ impl EncodeEngine {
             frame.check(self.description.frame_side)?;
         }
         let turn = self.turns.take(purpose.class);
-        let turn = self.monitor.answer(&Suspect::default(), turn).await?;
+        let mut turn = self.monitor.answer(&Suspect::default(), turn).await?;
+        let mut encoded = Encoded {
+            tokens: Vec::with_capacity(frames.len()),
+            device: Duration::ZERO,
+        };
+        let mut frames = frames.into_iter();
+        while let Some(frame) = frames.next() {
+            let again = self.turns.again(turn);
+            turn = self.monitor.answer(&Suspect::default(), again).await?;
+            let is_last = purpose.is_last && frames.as_slice().is_empty();
+            let purpose = Purpose { is_last, ..purpose };
+            let one = self.encode_one(frame, purpose, turn).await?;
+            encoded.tokens.push(one.tokens);
+            encoded.device += one.device;
+            turn = one.turn;
+        }
+        Ok(encoded)
+    }
+
+    async fn encode_one(
+        &self,
+        frame: Frame,
+        purpose: Purpose,
+        turn: Turn,
+    ) -> Result<One, EngineError> {
         let (answer, receiver) = oneshot::channel();
         let suspect = Suspect::default();
         let request = Request {
-            frames,
+            frame,
             purpose,
             suspect: suspect.clone(),
             answer,
-            _turn: turn,
+            turn,
         };
         self.monitor.send(&self.requests, request).await?;
         let answer = self.monitor.answer(&suspect, receiver).await?;
@@ -143,11 +175,11 @@ fn serve(
 ) {
     while let Some(request) = requests.blocking_recv() {
         let Request {
-            frames,
+            frame,
             purpose,
             suspect,
             answer,
-            _turn,
+            turn,
         } = request;
         if answer.is_closed() {
             continue;
@@ -155,11 +187,10 @@ fn serve(
         suspect.set(true);
         let mark = encoding.begin(purpose);
         let start = Instant::now();
-        let call = Call::compute(frames.len());
-        let outcome = reporter.guard(call, || checked(backend.as_mut(), &frames));
+        let outcome = reporter.guard(Call::compute(1), || checked(backend.as_mut(), &frame));
         let outcome = match outcome {
             Err(EngineError::NotFinite) => {
-                // What is tried now is not of these frames.
+                // What is tried now is not of this frame.
                 suspect.set(false);
                 let tried = Call::compute(1);
                 let found = reporter.without_numbers(tried, || backend.makes_numbers());
@@ -179,9 +210,10 @@ fn serve(
         };
         // Before the answer goes out: its text may be here at once.
         encoding.end(mark, outcome.is_ok() && !answer.is_closed());
-        let answered = outcome.map(|tokens| Encoded {
+        let answered = outcome.map(|tokens| One {
             tokens,
             device: start.elapsed(),
+            turn,
         });
         // The caller may have gone meanwhile: then nobody wants the answer.
         let _ = answer.send(answered);
@@ -198,21 +230,17 @@ fn serve(
 }
 
 /// A backend that answers with another number or shape of tensors than asked must not be believed.
-fn checked(
-    backend: &mut dyn EncodeBackend,
-    frames: &[Frame],
-) -> Result<Vec<ImageTokens>, EngineError> {
-    let tokens = backend.encode(frames)?;
-    if tokens.len() != frames.len() {
+fn checked(backend: &mut dyn EncodeBackend, frame: &Frame) -> Result<ImageTokens, EngineError> {
+    let mut tokens = backend.encode(std::slice::from_ref(frame))?;
+    if tokens.len() != 1 {
         return Err(EngineError::Tokens {
             what: "number",
-            expected: format!("{} tensors", frames.len()),
+            expected: "1 tensor".to_owned(),
             found: format!("{} tensors", tokens.len()),
         });
     }
-    for tensor in &tokens {
-        tensor.check(backend.description())?;
-    }
+    let tokens = tokens.remove(0);
+    tokens.check(backend.description())?;
     Ok(tokens)
 }
 
@@ -377,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn frames_of_stat_wait_for_no_others_but_those_that_are_being_encoded() {
+    async fn a_frame_of_stat_waits_for_no_other_but_the_one_that_is_being_encoded() {
         let ((permit, permits), (shades, shown)) = (blocking::channel(), blocking::channel());
         let inner = Simulated::new(SHAPE, SimulatedTiming::default());
         let backend = Box::new(Noting {
@@ -386,26 +414,28 @@ mod tests {
             shades,
         });
         let engine = EncodeEngine::start(backend).expect("a thread starts");
-        let encode = |class, shade| {
-            let frame = Frame {
-                pixels: vec![shade; 64].into(),
+        let encode = |class, shades: &[u8]| {
+            let frames = shades.iter().map(|shade| Frame {
+                pixels: vec![*shade; 64].into(),
                 ..grey()
-            };
-            engine.encode(vec![frame], Purpose { class, ..LAST })
+            });
+            engine.encode(frames.collect(), Purpose { class, ..LAST })
         };
         // Polled in this order.
         let (first, bulk, stat, ()) = tokio::join!(
-            encode(Class::Routine, 1),
-            encode(Class::Bulk, 2),
-            encode(Class::Stat, 3),
+            encode(Class::Routine, &[1, 2]),
+            encode(Class::Bulk, &[3]),
+            encode(Class::Stat, &[4, 5]),
             async {
                 assert_eq!(engine.load()().waiting, 2);
                 drop(permit);
             },
         );
-        assert!(first.is_ok() && bulk.is_ok() && stat.is_ok());
+        let counts = [first, bulk, stat].map(|encoded| encoded.map(|of| of.tokens.len()).ok());
+        assert_eq!(counts, [Some(2), Some(1), Some(2)]);
         drop(engine);
         let shown: Vec<u8> = shown.iter().collect();
-        assert_eq!(shown, [1, 3, 2]);
+        // The first request goes on where STAT has ended, before those that came later.
+        assert_eq!(shown, [1, 4, 5, 2, 3]);
     }
 }

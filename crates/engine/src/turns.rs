@@ -51,9 +51,17 @@ pub(crate) struct Turns(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     is_taken: bool,
-    /// Of the next one that has to wait.
+    /// Of the next one that asks.
     number: u64,
     waiting: Vec<Waiting>,
+}
+
+impl State {
+    fn wait(&mut self, place: Place) -> oneshot::Receiver<Turn> {
+        let (told, turn) = oneshot::channel();
+        self.waiting.push(Waiting { place, told });
+        turn
+    }
 }
 
 #[derive(Debug)]
@@ -65,24 +73,44 @@ struct Waiting {
 /// A turn, for as long as this is kept.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Turn(Turns);
+pub(crate) struct Turn {
+    turns: Turns,
+    place: Place,
+}
 
 impl Turns {
     /// Waits for a turn. Safe to cancel.
     pub(crate) async fn take(&self, class: Class) -> Turn {
         let turn = {
             let mut state = self.lock();
-            if !std::mem::replace(&mut state.is_taken, true) {
-                return Turn(self.clone());
-            }
-            let (told, turn) = oneshot::channel();
             let place = Place::new(class, state.number);
             state.number += 1;
-            state.waiting.push(Waiting { place, told });
-            turn
+            if !std::mem::replace(&mut state.is_taken, true) {
+                let turns = self.clone();
+                return Turn { turns, place };
+            }
+            state.wait(place)
         };
         turn.await
             .expect("who waits is dropped only with the last clone of this")
+    }
+
+    /// A turn of these once more: at once, or after those who wait and go before it. Safe to cancel.
+    pub(crate) async fn again(&self, turn: Turn) -> Turn {
+        let Some(next) = self.behind(turn.place) else {
+            return turn;
+        };
+        drop(turn);
+        next.await
+            .expect("who waits is dropped only with the last clone of this")
+    }
+
+    /// Waits with this place, if somebody waits who goes before it.
+    fn behind(&self, place: Place) -> Option<oneshot::Receiver<Turn>> {
+        let mut state = self.lock();
+        let mut waiting = state.waiting.iter().filter(|one| !one.told.is_closed());
+        let is_behind = waiting.any(|one| one.place.order() < place.order());
+        is_behind.then(|| state.wait(place))
     }
 
     /// How many wait.
@@ -93,7 +121,7 @@ impl Turns {
     }
 
     /// Who is next; the turn is nobody's where nobody waits.
-    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&self) -> Option<Waiting> {
         let mut state = self.lock();
         state.waiting.retain(|one| !one.told.is_closed());
         state.waiting.sort_by_key(|one| one.place.order());
@@ -101,11 +129,11 @@ impl Turns {
             state.is_taken = false;
             return None;
         }
-        let Waiting { place, told } = state.waiting.remove(0);
+        let next = state.waiting.remove(0);
         for other in &mut state.waiting {
-            other.place.passed_by(place.number);
+            other.place.passed_by(next.place.number);
         }
-        Some(told)
+        Some(next)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,9 +144,10 @@ impl Turns {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(next) = self.0.next() {
+        if let Some(Waiting { place, told }) = self.turns.next() {
+            let turns = self.turns.clone();
             // Where that one is gone meanwhile, its turn is dropped here, and so goes on to the one after it.
-            let _ = next.send(Self(self.0.clone()));
+            let _ = told.send(Self { turns, place });
         }
     }
 }
@@ -169,6 +198,34 @@ mod tests {
         classes[0] = Class::Bulk;
         let expected: Vec<usize> = (1..=most).chain([0, most + 1, most + 2]).collect();
         check(classes, &expected).await;
+    }
+
+    #[tokio::test]
+    async fn who_takes_a_turn_again_lets_only_those_before_it_go() {
+        let (turns, (comes, mut came)) = (Turns::default(), unbounded_channel());
+        let turn = turns.take(Class::Routine).await;
+        let mut asking = JoinSet::new();
+        for class in [Class::Bulk, Class::Routine, Class::Stat] {
+            let (turns, comes) = (turns.clone(), comes.clone());
+            asking.spawn(async move {
+                let _turn = turns.take(class).await;
+                comes.send(Some(class)).expect("the test listens");
+            });
+        }
+        // Polled in this order, as above.
+        asking.spawn(async move {
+            let mut turn = turn;
+            for _ in 0..2 {
+                turn = turns.again(turn).await;
+                comes.send(None).expect("the test listens");
+            }
+        });
+        let mut found = Vec::new();
+        while let Some(class) = came.recv().await {
+            found.push(class);
+        }
+        let (routine, bulk) = (Some(Class::Routine), Some(Class::Bulk));
+        assert_eq!(found, [Some(Class::Stat), None, None, routine, bulk]);
     }
 
     #[tokio::test]

@@ -211,6 +211,21 @@ mod tests {
         }
     }
 
+    /// A result's provenance has it: another level rounds otherwise.
+    #[test]
+    fn a_level_is_part_of_the_kind_of_device() {
+        let check = |device: ComputeDevice, expected: &str| {
+            let found = describe(&Device::Cpu, device.kernels());
+            assert!(found.ends_with(&format!(", kernels {expected}")), "{found}");
+        };
+        for kernels in Kernels::all() {
+            let level = kernels.level();
+            check(ComputeDevice::CpuAt(level), &level.to_string());
+        }
+        check(ComputeDevice::Cpu, &Kernels::best().level().to_string());
+        check(ComputeDevice::CpuGeneric, "generic");
+    }
+
     #[test]
     fn a_cpu_computes() {
         assert!(computes(&Device::Cpu));

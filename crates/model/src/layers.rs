@@ -115,7 +115,7 @@ impl Linear {
                 // Rounded once, after the bias, as the reference does; on CPUs products of bf16 are done in f32 anyway.
                 let weight = weight.to_dtype(DType::F32)?;
                 let y = x.to_dtype(DType::F32)?.matmul(&weight.t()?)?;
-                let y = y.broadcast_add(&bias.to_dtype(DType::F32)?)?;
+                let y = sum(&y, &bias.to_dtype(DType::F32)?)?;
                 Ok(y.to_dtype(x.dtype())?)
             }
             (Matrix::Plain(weight), Some(bias)) => match fused::linear(x, weight, bias)? {
@@ -272,6 +272,15 @@ impl LayerNorm {
 /// The additive mask of query rows `rows` of a sequence: [1, rows, keys] f32, or nothing where all is visible.
 pub(crate) type RowMask<'a> =
     &'a dyn Fn(std::ops::Range<usize>) -> Result<Option<Tensor>, BackendError>;
+
+/// x + y, with y of the shape of x, or a row that is added to each of x. The library's own sum of so many numbers on CPUs starts
+/// as many threads as the machine has cores, also where this process may use a few of them.
+pub(crate) fn sum(x: &Tensor, y: &Tensor) -> Result<Tensor, BackendError> {
+    if x.device().is_cpu() {
+        return cpu::sum(x, y);
+    }
+    Ok(x.broadcast_add(y)?)
+}
 
 /// GELU in its tanh form, computed in f32 and rounded to the dtype of x.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor, BackendError> {

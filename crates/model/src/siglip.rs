@@ -17,7 +17,7 @@ use crate::dtype::Dtype;
 use crate::encoder::{EncoderLayer, EncoderSizes, FeedForward, multi_head};
 use crate::error::{BackendError, EmbedError, EncodeError, LoadError};
 use crate::frame::Frame;
-use crate::layers::{LayerNorm, Linear};
+use crate::layers::{LayerNorm, Linear, sum};
 use crate::settings::Settings;
 use crate::vision::VisionTower;
 use crate::weights::{Scope, Weights};
@@ -282,7 +282,7 @@ impl TextTower {
     /// As many ids as there are positions → [1, projection].
     fn forward(&self, ids: &[u32], device: &Device) -> Result<Tensor, BackendError> {
         let ids = Tensor::new(ids, device)?;
-        let mut x = (self.tokens.index_select(&ids, 0)? + &self.positions)?;
+        let mut x = sum(&self.tokens.index_select(&ids, 0)?, &self.positions)?;
         for layer in &self.layers {
             x = layer.forward(&x)?;
         }

@@ -8,7 +8,7 @@ use crate::dtype::Dtype;
 use crate::encoder::{EncoderLayer, EncoderSizes};
 use crate::error::{BackendError, EncodeError, LoadError};
 use crate::frame::Frame;
-use crate::layers::{LayerNorm, Linear};
+use crate::layers::{LayerNorm, Linear, sum};
 use crate::tokens::ImageTokens;
 use crate::weights::Scope;
 
@@ -71,10 +71,8 @@ impl VisionTower {
 
     /// patches [n, 3 × patch²] f32 → one normalised vector per patch, [n, hidden].
     pub(crate) fn features(&self, patches: &Tensor) -> Result<Tensor, BackendError> {
-        let mut x = (self
-            .patch
-            .forward(&patches.to_dtype(self.dtype.candle())?)?
-            + &self.positions)?;
+        let patches = patches.to_dtype(self.dtype.candle())?;
+        let mut x = sum(&self.patch.forward(&patches)?, &self.positions)?;
         for layer in &self.layers {
             x = layer.forward(&x)?;
         }

@@ -240,6 +240,9 @@ impl DecodeBackend for Wrapped {
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {
         self.inner.reserve(sequence, tokens)
     }
+    fn rows_stand_alone(&self) -> bool {
+        true
+    }
     fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError> {
         (self.pass)(&mut self.inner, works)
     }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use candle_core::{CpuStorage, DType, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, D, DType, Storage, Tensor, WithDType};
 use half::bf16;
 use medfleet_kernels::{
     Attention, Cached, Kernels, KeyRange, Number, Packed, Quantised, Rotation, Scale, Then,
@@ -301,6 +301,27 @@ pub(crate) fn gelu_times(
     Ok(by_dtype!(gate, of(kernels, gate, up))?)
 }
 
+/// x + y in their dtype, with y of the shape of x, or a row that is added to each of x.
+pub(crate) fn sum(x: &Tensor, y: &Tensor) -> Result<Tensor, BackendError> {
+    fn of<T: Value>(x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
+        let width = x.dim(D::Minus1)?;
+        let run = |x: &[T], y: &[T]| {
+            let mut sums = x.to_vec();
+            let rows = sums.par_chunks_mut(width).enumerate();
+            rows.for_each(|(row, sums)| {
+                let from = row * width % y.len();
+                for (sum, y) in sums.iter_mut().zip(&y[from..from + width]) {
+                    *sum += *y;
+                }
+            });
+            sums
+        };
+        let sums = with(x, |x| with(y, |y| run(x, y)))??;
+        Tensor::from_vec(sums, x.shape(), x.device())
+    }
+    Ok(by_dtype!(x, of(x, y))?)
+}
+
 /// How many heads there are of each kind, their width, and what products are multiplied with.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadSizes {
@@ -362,4 +383,32 @@ pub(crate) fn attend(
         query,
         of(kernels, query, stored, (sizes, batch))
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// To the bit, in both dtypes: a matrix and a row, over more rows than one thread's.
+    #[test]
+    fn sums_are_the_librarys() {
+        let tensor = |rows: usize, from: f32| {
+            let values = (0..rows * 17).map(|i| (from + i as f32).sin());
+            Tensor::from_vec(values.collect::<Vec<f32>>(), (rows, 17), &Device::Cpu).unwrap()
+        };
+        for dtype in [DType::F32, DType::BF16] {
+            let of = |rows, from| tensor(rows, from).to_dtype(dtype).unwrap();
+            let x = of(70, 0.0);
+            for y in [of(70, 0.3), of(1, 0.7), of(1, 0.7).squeeze(0).unwrap()] {
+                let values = |sum: Tensor| {
+                    assert_eq!((sum.dims(), sum.dtype()), (x.dims(), dtype));
+                    let wide = sum.to_dtype(DType::F32).unwrap();
+                    wide.to_vec2::<f32>().unwrap()
+                };
+                let expected = values(x.broadcast_add(&y).unwrap());
+                assert_eq!(values(sum(&x, &y).unwrap()), expected);
+            }
+        }
+    }
 }

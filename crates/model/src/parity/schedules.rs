@@ -5,15 +5,16 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
+use medfleet_kernels::Kernels;
 
-use super::fixtures::{CASES, Case, Fixtures, tiny};
+use super::fixtures::{CASES, Case, Fixtures, tiny, tiny_dir};
 use super::matrix::matrix;
 use super::proposals::bits;
-use super::{TOLERANCE, difference};
+use super::{TOLERANCE, difference, on};
 use crate::sampling::{Situation, choose};
 use crate::{
-    BlockTable, Chunk, Dtype, ImageSpan, KvOptions, KvPool, LayerKind, LogitRows, Model, Sampling,
-    Want,
+    BlockTable, Chunk, ComputeDevice, Dtype, FolderSource, ImageSpan, KvOptions, KvPool, LayerKind,
+    LogitRows, Model, Sampling, Want,
 };
 
 /// A pool for `positions`, whatever the length of a block.
@@ -169,6 +170,44 @@ fn chunks_and_batches_change_nothing() {
     // Below, at and above the window of 12; blocks that divide neither.
     let sizes = [(1, 7), (5, 16), (12, 3), (13, 5), (30, 16)];
     check_schedules("tiny", &model, &cases, &sizes);
+}
+
+/// The same bits with as many rows of a prompt and as many sequences in a pass as these, on one thread and on two: at every
+/// level of this machine, in every form that its kernels multiply.
+#[test]
+fn rows_sequences_and_threads_change_no_bit_at_any_level() {
+    let fixtures = Fixtures::read();
+    for kernels in Kernels::all() {
+        for (dtype, quantised) in [
+            (Dtype::F32, false),
+            (Dtype::Bf16, false),
+            (Dtype::F32, true),
+            (Dtype::Bf16, true),
+        ] {
+            let source = FolderSource {
+                quantised,
+                ..FolderSource::new(tiny_dir())
+            };
+            let options = on(ComputeDevice::CpuAt(kernels.level()), dtype);
+            let model = Model::load_folder(&source, options).unwrap();
+            assert!(model.rows_stand_alone());
+            let case = fixtures.case(&model, "one_image");
+            let expected = bits(&whole(&model, &case.tokens(STEPS), &case));
+            for threads in [1, 2] {
+                let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let threads_of = builder.build().unwrap();
+                for count in [1, 2, 7, 16] {
+                    let cases = vec![(&case, count); count];
+                    let found = threads_of.install(|| scheduled(&model, &cases, 16));
+                    let level = kernels.level();
+                    let what = format!("{level}, {dtype}, {count} rows, {threads} threads");
+                    for found in found {
+                        assert!(bits(&found) == expected, "{what}, quantised: {quantised}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn check_checkpoint(checkpoint: &str) {

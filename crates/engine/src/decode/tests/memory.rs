@@ -166,6 +166,29 @@ async fn prompts_are_read_in_stretches_beside_texts_that_are_written() {
 }
 
 #[tokio::test]
+async fn while_the_length_of_stretches_is_measured_prompts_are_read_in_each_in_turns() {
+    let limits = DecodeLimits {
+        prefill_tokens_max: 128,
+        prefill_measured: true,
+        ..LIMITS
+    };
+    let recorded = recorded(limits, 100);
+    for salt in 1..=4 {
+        let request = long(149, salt, &[], 4);
+        let result = all(&recorded, vec![request.clone()]).await.remove(0);
+        assert_eq!(result.expect("it decodes").0, expected(&request));
+    }
+    let passes = recorded.passes.lock().expect("no panic").clone();
+    let longest = |sequence: u64| {
+        let of = passes.iter().flatten().filter(|(of, _)| *of == sequence);
+        of.map(|(_, tokens)| *tokens).max()
+    };
+    // The first one finds caches and clocks cold, and counts for neither.
+    let found = [0, 1, 2, 3].map(longest);
+    assert_eq!(found, [Some(128), Some(128), Some(64), Some(128)]);
+}
+
+#[tokio::test]
 async fn an_image_is_never_cut_even_when_a_stretch_is_shorter() {
     let limits = DecodeLimits {
         prefill_tokens_max: 3,

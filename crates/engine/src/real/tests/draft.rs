@@ -2,13 +2,16 @@
 
 use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use medfleet_model::GgufWriter;
 use tempfile::TempDir;
 
 use super::speculation::{ALWAYS, all, mixed, same};
 use super::*;
 use crate::backend::{Sequence, Work};
+use crate::config::{FolderWeights, LoadedModel, ModelConfig, ModelDevice, ModelDtype};
 use crate::real::drafter::likeliest;
 use crate::speculation::chances::Source;
 use crate::speculation::{DraftSteps, Phrases, Proposing, Speculation};
@@ -206,6 +209,68 @@ fn text_only(other_weights: bool) -> TempDir {
     folder
 }
 
+/// A language model with the tokens of the tiny checkpoint, in a GGUF with matrices of Q5_0, for which there are no kernels.
+/// All its weights are zeros.
+fn in_q5_0(folder: &Path) -> PathBuf {
+    // ggml's numbers of the two types.
+    const F32: u32 = 0;
+    const Q5_0: u32 = 6;
+    let mut writer = GgufWriter::default().text("general.architecture", "gemma3");
+    for (key, size) in [
+        ("context_length", 4096),
+        ("embedding_length", 64),
+        ("block_count", 2),
+        ("feed_forward_length", 128),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+        ("attention.key_length", 24),
+        ("attention.value_length", 24),
+        ("attention.sliding_window", 12),
+        ("attention.sliding_window_pattern", 2),
+    ] {
+        writer = writer.size(&format!("gemma3.{key}"), size);
+    }
+    let of_layer: [(&str, &[usize]); 13] = [
+        ("attn_norm", &[64]),
+        ("attn_q", &[96, 64]),
+        ("attn_k", &[48, 64]),
+        ("attn_v", &[48, 64]),
+        ("attn_output", &[64, 96]),
+        ("attn_q_norm", &[24]),
+        ("attn_k_norm", &[24]),
+        ("post_attention_norm", &[64]),
+        ("ffn_norm", &[64]),
+        ("ffn_gate", &[128, 64]),
+        ("ffn_up", &[128, 64]),
+        ("ffn_down", &[64, 128]),
+        ("post_ffw_norm", &[64]),
+    ];
+    let around: [(&str, &[usize]); 2] = [("token_embd", &[638, 64]), ("output_norm", &[64])];
+    let around = around.map(|(name, shape)| (name.to_owned(), shape));
+    let mut tensors = Vec::from(around);
+    for layer in 0..2 {
+        tensors.extend(of_layer.map(|(name, shape)| (format!("blk.{layer}.{name}"), shape)));
+    }
+    let mut bytes = Vec::new();
+    for (name, shape) in tensors {
+        let values: usize = shape.iter().product();
+        let (dtype, held) = match shape.len() {
+            1 => (F32, values * 4),
+            // 32 weights in 22 bytes.
+            _ => (Q5_0, values / 32 * 22),
+        };
+        writer.tensor(&format!("{name}.weight"), shape, dtype, held as u64);
+        bytes.push(held);
+    }
+    let path = folder.join("draft.gguf");
+    let mut file = fs::File::create(&path).expect("it is created");
+    let zeros = |at: usize, file: &mut dyn Write| file.write_all(&vec![0; bytes[at]]);
+    writer.write(&mut file, zeros).expect("it is written");
+    let tokenizer = folder.join("tokenizer.json");
+    fs::copy(tiny_folder().join("tokenizer.json"), tokenizer).expect("it is copied");
+    path
+}
+
 fn text_half(folder: &Path) -> Model {
     let options = LoadOptions {
         dtype: model::Dtype::F32,
@@ -388,6 +453,38 @@ fn another_vocabulary_is_refused_with_what_differs() {
     assert!(
         reason.starts_with("the draft model has other tokens: id "),
         "{reason}"
+    );
+}
+
+/// Gemma 3 270M and 1B in Q4_K_M have such matrices: a fleet in bf16 that names one of these files starts all the same.
+#[test]
+fn a_draft_in_a_form_that_bf16_is_not_multiplied_with_is_dequantised() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = in_q5_0(folder.path());
+    let held = |dtype| {
+        let config = ModelConfig::Folder {
+            path: tiny_folder(),
+            dtype,
+            weights: FolderWeights::Q8_0,
+            device: ModelDevice::default(),
+            digest_cache: None,
+            quantised_cache: None,
+        };
+        let loaded = config.load_with_draft(Half::Decode, Some(&file));
+        let LoadedModel::Real(loaded) = loaded.expect("both load") else {
+            panic!("another model");
+        };
+        assert_eq!(loaded.description.weights, "q8_0");
+        let draft = loaded.draft.as_ref().expect("it has one");
+        (
+            draft.held().to_owned(),
+            loaded.draft_without_kernels().to_owned(),
+        )
+    };
+    assert_eq!(held(ModelDtype::Bf16), (String::new(), String::new()));
+    assert_eq!(
+        held(ModelDtype::F32),
+        ("q5_0".to_owned(), "q5_0".to_owned())
     );
 }
 
