@@ -360,6 +360,22 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
 }
 
+/// Its components are called R, G and B, and would be turned from what the header says into something else.
+#[test]
+fn a_lossless_jpeg_of_red_green_and_blue_is_called_so() {
+    let file = "pydicom-3.0.2/test_files/SC_rgb_jpeg_gdcm.dcm";
+    let good = std::fs::read(crate::corpus::cache().join(file)).unwrap();
+    let found = |photometric: &str| {
+        let mut object = dicom_object::from_reader(&good[..]).unwrap();
+        set(&mut object, tags::PHOTOMETRIC_INTERPRETATION, photometric);
+        let mut bytes = Vec::new();
+        object.write_all(&mut bytes).unwrap();
+        values_refused(&bytes)
+    };
+    assert_eq!(found("RGB"), None);
+    assert_eq!(found("YBR_FULL"), Some(Reason::PixelDataMismatch));
+}
+
 #[test]
 fn what_an_embedded_overlay_draws_is_no_colour() {
     let frame = |drawn: u16| {
