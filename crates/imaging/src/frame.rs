@@ -275,7 +275,7 @@ words! {
         BurnedInPossible = "BURNED_IN_POSSIBLE",
         /// Text was found in the pixels; the lines that hold it are painted over.
         TextPaintedOver = "BURNED_IN_TEXT_PAINTED_OVER",
-        /// The file has a colour profile that is not sRGB's; it is not applied, levels are taken as they are.
+        /// The file has a colour profile, or a gamma, that is not sRGB's; it is not applied, levels are taken as they are.
         ProfileNotApplied = "COLOUR_PROFILE_NOT_APPLIED",
         /// TIFF whose smallest value is white: grey levels are inverted.
         WhiteIsZero = "WHITE_IS_ZERO_INVERTED",

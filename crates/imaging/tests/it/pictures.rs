@@ -212,6 +212,28 @@ fn a_profile_that_is_not_applied_is_said() {
     }
 }
 
+/// A browser shows it lighter than the model sees it.
+#[test]
+fn a_png_of_another_gamma_than_srgb_s_says_so() {
+    let plain = png(2, 2, ExtendedColorType::L8, &[1, 20, 30, 40]);
+    // Behind the signature and the image header.
+    let (head, rest) = plain.split_at(33);
+    let noted = |chunks: &[Vec<u8>]| {
+        let bytes = [head, &chunks.concat(), rest].concat();
+        let notes = &decode(&bytes, 2).frames[0].1.notes;
+        notes.contains(&Note::ProfileNotApplied)
+    };
+    let gamma = |gamma: u32| png_chunk(b"gAMA", &gamma.to_be_bytes());
+    let points = |points: [u8; 4]| png_chunk(b"cICP", &points);
+    assert!(!noted(&[]));
+    assert!(!noted(&[gamma(45_455)]) && !noted(&[gamma(45_454)]) && !noted(&[gamma(0)]));
+    assert!(noted(&[gamma(100_000)]) && noted(&[gamma(55_556)]));
+    // sRGB goes before it.
+    assert!(!noted(&[png_chunk(b"sRGB", &[0]), gamma(100_000)]));
+    // As of a picture of high dynamic range.
+    assert!(noted(&[points([9, 16, 0, 1])]) && !noted(&[points([1, 13, 0, 1])]));
+}
+
 /// A few bytes of a file would take memory without end, before its size is known.
 #[test]
 fn a_profile_is_unpacked_up_to_a_limit() {
