@@ -399,6 +399,16 @@ fn an_mr_whose_low_values_are_bright_is_refused() {
     assert!(plan_of(&[mr("MONOCHROME2")]).is_ok());
     let refused = plan_of(&[mr("MONOCHROME1")]).unwrap_err();
     assert_eq!(refused, Reason::UnsupportedPhotometric);
+    // A viewer that follows it shows the negative.
+    let with_shape = |shape: &str| {
+        slice(0.0, |object| {
+            set(object, tags::MODALITY, "MR");
+            set(object, tags::PRESENTATION_LUT_SHAPE, shape);
+        })
+    };
+    assert!(plan_of(&[with_shape("IDENTITY")]).is_ok());
+    let refused = plan_of(&[with_shape("INVERSE")]).unwrap_err();
+    assert_eq!(refused, Reason::UnsupportedLut);
 }
 
 /// Left and right change places in a slice that is mirrored, or lies on its belly.
