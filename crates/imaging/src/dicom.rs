@@ -380,9 +380,16 @@ impl<'a> File<'a> {
         if !self.header.meta {
             notes.push(Note::NoMeta);
         }
-        if self.header.text(tags::SOP_CLASS_UID, VR::UI)?
-            == Some(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
-        {
+        if matches!(
+            self.header.text(tags::SOP_CLASS_UID, VR::UI)?,
+            Some(
+                uids::SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_SINGLE_BIT_SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_GRAYSCALE_BYTE_SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_GRAYSCALE_WORD_SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE_IMAGE_STORAGE
+            )
+        ) {
             notes.push(Note::SecondaryCapture);
         }
         if self.is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {
