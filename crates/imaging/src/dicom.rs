@@ -283,8 +283,8 @@ impl<'a> File<'a> {
     /// Whether it is of the chest. Some add the view to the part's name, and a film of DX need not name a part: its region has a
     /// code (C.8.11.2).
     fn shows_chest(&self) -> bool {
-        /// Chest, its cavity, lung, and chest with abdomen, of SNOMED CT and of the older SNOMED RT (PS3.16 annex L).
-        const CODES: [&str; 9] = [
+        /// Chest, its cavity, lung, and chest with neck, abdomen or pelvis, of SNOMED CT and of the older SNOMED RT (PS3.16 annex L).
+        const CODES: [&str; 17] = [
             "816094009",
             "51185008",
             "T-D3000",
@@ -294,9 +294,17 @@ impl<'a> File<'a> {
             "T-28000",
             "416550000",
             "R-FAB55",
+            "416775004",
+            "R-FAB56",
+            "417437006",
+            "R-FAB52",
+            "416152001",
+            "R-FAB53",
+            "416319003",
+            "R-FAB54",
         ];
         let part = self.word(tags::BODY_PART_EXAMINED).to_ascii_uppercase();
-        if ["CHEST", "THORAX", "LUNG"]
+        if ["CHEST", "THORAX", "LUNG", "NECKCHEST"]
             .iter()
             .any(|name| part.starts_with(name))
         {
