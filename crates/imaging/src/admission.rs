@@ -69,6 +69,16 @@ impl Cell {
             low
         }
     }
+
+    /// Smallest and largest stored value that there can be.
+    pub(crate) fn range(self) -> (i64, i64) {
+        let low = if self.signed {
+            -(1_i64 << (self.bits_stored - 1))
+        } else {
+            0
+        };
+        (low, low + (1_i64 << self.bits_stored) - 1)
+    }
 }
 
 impl Image {

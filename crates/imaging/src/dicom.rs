@@ -224,8 +224,13 @@ impl<'a> File<'a> {
         }
         // An element of blanks says as little as none.
         let intercept = elements.decimals(tags::RESCALE_INTERCEPT, Reason::RescaleUnknownType)?;
-        // Air has -1000: values of which none can be negative were shifted, or are no Hounsfield units.
-        if intercept.is_empty() || !self.transform(frame)?.can_be_negative(self.image.cell) {
+        // Air has -1000, and bone is above water's 0: values of which none can be either were shifted, or are no Hounsfield units. Who
+        // packs 8 bits of a slice and leaves its rescale as it was writes nothing but air.
+        if intercept.is_empty() {
+            return refuse(tags::RESCALE_INTERCEPT);
+        }
+        let (transform, cell) = (self.transform(frame)?, self.image.cell);
+        if !transform.can_be_negative(cell) || !transform.can_be_positive(cell) {
             return refuse(tags::RESCALE_INTERCEPT);
         }
         // It may only be left out of HU, and not of images of several energies (C.8.2.1).

@@ -284,6 +284,19 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
     assert_eq!(with("0", 0), Some(Reason::NotHounsfield));
     assert_eq!(with("0", 1), None);
     assert_eq!(with("-1", 0), None);
+    // Eight bits of it, from -1024 to -769 by the rescale of twelve: all of a head would be air.
+    let of_8_bits = |slope: &str| {
+        let file = slice(0.0, |object| {
+            set(object, tags::BITS_STORED, 8_u16);
+            set(object, tags::HIGH_BIT, 7_u16);
+            set(object, tags::RESCALE_SLOPE, slope);
+            set(object, tags::RESCALE_INTERCEPT, "-1024");
+            put_cells(object, (0..30).map(|at| at * 8).collect());
+        });
+        plan_of(&[file]).err()
+    };
+    assert_eq!(of_8_bits("1"), Some(Reason::NotHounsfield));
+    assert_eq!(of_8_bits("8"), None);
     // Of a table no entry is negative, so that none is air.
     for kind in ["HU", "US", "OD"] {
         let refused = plan_of(&[by_table(kind)]).unwrap_err();
