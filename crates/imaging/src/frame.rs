@@ -283,6 +283,9 @@ words! {
         DeepPhotograph = "DEEP_PHOTOGRAPH_SCALED",
         /// The header's Pixel Padding Value lies in the image and is left out of the smallest and largest value.
         PaddingExcluded = "PADDING_EXCLUDED",
+        /// Pixels with the header's Pixel Padding Value are not black: they are shown by the window, where a viewer may show its
+        /// background.
+        PaddingShown = "PADDING_SHOWN",
         /// The header has a display shutter: what it covers has the one level that it says, or is black.
         ShutterApplied = "DISPLAY_SHUTTER_APPLIED",
         /// Of a comparison: the image that was taken first.
