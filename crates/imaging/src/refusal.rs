@@ -115,6 +115,7 @@ reasons! {
     CompressionRatio, "COMPRESSION_RATIO", "the file unpacks to more bytes than the limit", "data sets up to the configured unpacked size and images up to the configured compression ratio";
     UnpackedTooLarge, "UNPACKED_TOO_LARGE", "the file needs more memory than the limit while it is unpacked", "archives of files, and deflated data sets, up to the configured number of unpacked bytes";
     NoPixelData, "NO_PIXEL_DATA", "the DICOM file holds no image", "files with Pixel Data";
+    PresentationState, "PRESENTATION_STATE", "the file is a presentation state, which says how a viewer shows other images: by which windows, turned, mirrored or inverted; it is not followed", "the images that it is of, stored as they are to be looked at";
     DicomDirectory, "DICOM_DIRECTORY", "the file is a DICOMDIR, which lists other files and holds no image", "the files that it lists";
     BesideDirectory, "BESIDE_DIRECTORY", "the file is not DICOM and lies beside a DICOMDIR, as viewers and icons do", "DICOM files; pictures by themselves";
     MissingAttribute, "MISSING_ATTRIBUTE", "an element that decoding needs is missing", "files with every required element";
