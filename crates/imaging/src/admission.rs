@@ -69,6 +69,16 @@ impl Cell {
             low
         }
     }
+
+    /// Smallest and largest stored value that there can be.
+    pub(crate) fn range(self) -> (i64, i64) {
+        let low = if self.signed {
+            -(1_i64 << (self.bits_stored - 1))
+        } else {
+            0
+        };
+        (low, low + (1_i64 << self.bits_stored) - 1)
+    }
 }
 
 impl Image {
@@ -89,9 +99,9 @@ impl Image {
 
 /// Decides.
 pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refusal> {
-    let pixel_data = header
-        .pixel_data
-        .ok_or_else(|| Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA))?;
+    let Some(pixel_data) = header.pixel_data else {
+        return Err(no_image(header));
+    };
     let codec = codec(header, &pixel_data)?;
     let (photometric, samples) = photometric(header, codec)?;
     let cell = cell(header, codec, samples)?;
@@ -139,6 +149,19 @@ pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refus
     }
     check_length(&pixel_data, &image, limits)?;
     Ok(image)
+}
+
+/// Why a file without pixels holds no image. A presentation state is told apart, since a viewer may show the images that it is of by
+/// its window, turned, mirrored or inverted.
+fn no_image(header: &Header<'_>) -> Refusal {
+    /// Of every kind of presentation state (PS3.4 B.5).
+    const PRESENTATION_STATES: &str = "1.2.840.10008.5.1.4.1.1.11.";
+    let class = header.text(tags::SOP_CLASS_UID, VR::UI).ok().flatten();
+    if class.is_some_and(|class| class.starts_with(PRESENTATION_STATES)) {
+        Refusal::at(Reason::PresentationState, tags::SOP_CLASS_UID)
+    } else {
+        Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA)
+    }
 }
 
 pub(crate) fn missing(tag: Tag) -> Refusal {

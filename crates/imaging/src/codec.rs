@@ -118,6 +118,15 @@ fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             "{bits} bits in the compressed image"
         )));
     }
+    if coded.lossless
+        && coded.hint == jpeg::ColourHint::Rgb
+        && matches!(
+            image.photometric,
+            Photometric::YbrFull | Photometric::YbrFull422
+        )
+    {
+        return Err(mismatch(format_args!("red, green and blue in the JPEG")));
+    }
     let mut cells = interleave(&coded.components);
     refuse_unsure_sign(&cells.values, bits.into(), image)?;
     if image.samples == 3 && !coded.lossless {
@@ -126,6 +135,9 @@ fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             jpeg::ColourHint::Ybr => true,
             jpeg::ColourHint::Rgb => false,
             jpeg::ColourHint::None => image.photometric != Photometric::Rgb,
+            jpeg::ColourHint::Contrary => {
+                return Err(mismatch(format_args!("two kinds of colours in the JPEG")));
+            }
         };
         if ybr {
             crate::colour::ybr_to_rgb(&mut cells.values, coded.precision.into());
@@ -150,6 +162,7 @@ pub(crate) fn jpeg_samples(
     let contrary = match coded.hint {
         jpeg::ColourHint::Ybr => samples == 3 && !ybr,
         jpeg::ColourHint::Rgb => ybr,
+        jpeg::ColourHint::Contrary => samples == 3,
         jpeg::ColourHint::None => false,
     };
     if contrary || coded.precision != 8 {

@@ -224,8 +224,13 @@ impl<'a> File<'a> {
         }
         // An element of blanks says as little as none.
         let intercept = elements.decimals(tags::RESCALE_INTERCEPT, Reason::RescaleUnknownType)?;
-        // Air has -1000: values of which none can be negative were shifted, or are no Hounsfield units.
-        if intercept.is_empty() || !self.transform(frame)?.can_be_negative(self.image.cell) {
+        // Air has -1000, and bone is above water's 0: values of which none can be either were shifted, or are no Hounsfield units. Who
+        // packs 8 bits of a slice and leaves its rescale as it was writes nothing but air.
+        if intercept.is_empty() {
+            return refuse(tags::RESCALE_INTERCEPT);
+        }
+        let (transform, cell) = (self.transform(frame)?, self.image.cell);
+        if !transform.can_be_negative(cell) || !transform.can_be_positive(cell) {
             return refuse(tags::RESCALE_INTERCEPT);
         }
         // It may only be left out of HU, and not of images of several energies (C.8.2.1).
@@ -283,8 +288,8 @@ impl<'a> File<'a> {
     /// Whether it is of the chest. Some add the view to the part's name, and a film of DX need not name a part: its region has a
     /// code (C.8.11.2).
     fn shows_chest(&self) -> bool {
-        /// Chest, its cavity, lung, and chest with abdomen, of SNOMED CT and of the older SNOMED RT (PS3.16 annex L).
-        const CODES: [&str; 9] = [
+        /// Chest, its cavity, lung, and chest with neck, abdomen or pelvis, of SNOMED CT and of the older SNOMED RT (PS3.16 annex L).
+        const CODES: [&str; 17] = [
             "816094009",
             "51185008",
             "T-D3000",
@@ -294,9 +299,17 @@ impl<'a> File<'a> {
             "T-28000",
             "416550000",
             "R-FAB55",
+            "416775004",
+            "R-FAB56",
+            "417437006",
+            "R-FAB52",
+            "416152001",
+            "R-FAB53",
+            "416319003",
+            "R-FAB54",
         ];
         let part = self.word(tags::BODY_PART_EXAMINED).to_ascii_uppercase();
-        if ["CHEST", "THORAX", "LUNG"]
+        if ["CHEST", "THORAX", "LUNG", "NECKCHEST"]
             .iter()
             .any(|name| part.starts_with(name))
         {
@@ -380,9 +393,16 @@ impl<'a> File<'a> {
         if !self.header.meta {
             notes.push(Note::NoMeta);
         }
-        if self.header.text(tags::SOP_CLASS_UID, VR::UI)?
-            == Some(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
-        {
+        if matches!(
+            self.header.text(tags::SOP_CLASS_UID, VR::UI)?,
+            Some(
+                uids::SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_SINGLE_BIT_SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_GRAYSCALE_BYTE_SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_GRAYSCALE_WORD_SECONDARY_CAPTURE_IMAGE_STORAGE
+                    | uids::MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE_IMAGE_STORAGE
+            )
+        ) {
             notes.push(Note::SecondaryCapture);
         }
         if self.is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {

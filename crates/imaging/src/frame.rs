@@ -275,7 +275,7 @@ words! {
         BurnedInPossible = "BURNED_IN_POSSIBLE",
         /// Text was found in the pixels; the lines that hold it are painted over.
         TextPaintedOver = "BURNED_IN_TEXT_PAINTED_OVER",
-        /// The file has a colour profile that is not sRGB's; it is not applied, levels are taken as they are.
+        /// The file has a colour profile, or a gamma, that is not sRGB's; it is not applied, levels are taken as they are.
         ProfileNotApplied = "COLOUR_PROFILE_NOT_APPLIED",
         /// TIFF whose smallest value is white: grey levels are inverted.
         WhiteIsZero = "WHITE_IS_ZERO_INVERTED",
@@ -283,6 +283,9 @@ words! {
         DeepPhotograph = "DEEP_PHOTOGRAPH_SCALED",
         /// The header's Pixel Padding Value lies in the image and is left out of the smallest and largest value.
         PaddingExcluded = "PADDING_EXCLUDED",
+        /// Pixels with the header's Pixel Padding Value are not black: they are shown by the window, where a viewer may show its
+        /// background.
+        PaddingShown = "PADDING_SHOWN",
         /// The header has a display shutter: what it covers has the one level that it says, or is black.
         ShutterApplied = "DISPLAY_SHUTTER_APPLIED",
         /// Of a comparison: the image that was taken first.

@@ -62,8 +62,16 @@ pub(crate) fn to_grey(cells: &[u32], image: &Image, look: &Look) -> Result<Grey,
         };
         if inverted { 255 - level } else { level }
     };
+    let levels = map(cells, image.cell, &look.transform, level);
+    if let Some((first, last)) = look.padding {
+        let is_padding = |raw: u32| (first..=last).contains(&image.cell.value(raw));
+        let mut both = cells.iter().zip(&levels);
+        if both.any(|(raw, level)| *level != 0 && is_padding(*raw)) {
+            notes.push(Note::PaddingShown);
+        }
+    }
     Ok(Grey {
-        levels: map(cells, image.cell, &look.transform, level),
+        levels,
         window,
         notes,
     })

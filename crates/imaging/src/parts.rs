@@ -299,7 +299,10 @@ impl Refusal {
     pub fn leaves_out(&self) -> bool {
         matches!(
             self.reason,
-            Reason::NoPixelData | Reason::DicomDirectory | Reason::BesideDirectory
+            Reason::NoPixelData
+                | Reason::PresentationState
+                | Reason::DicomDirectory
+                | Reason::BesideDirectory
         )
     }
 }

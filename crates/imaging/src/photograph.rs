@@ -115,14 +115,8 @@ fn grey(
     if !windowed {
         notes.retain(|note| *note != Note::NoWindow);
         refuse_dark(image, cells)?;
-        let stored = image.cell.bits_stored;
-        let low = if image.cell.signed {
-            -(1_i64 << (stored - 1))
-        } else {
-            0
-        };
-        let high = low + (1_i64 << stored) - 1;
-        if stored > 8 {
+        let (low, high) = image.cell.range();
+        if image.cell.bits_stored > 8 {
             notes.push(Note::DeepPhotograph);
         }
         let (a, b) = (transform.apply(low), transform.apply(high));

@@ -13,6 +13,9 @@ use crate::codec::jpeg::picture as jpeg;
 use crate::square::{Picture, is_square};
 use crate::{Format, Limits, Note, Reason, Refusal, icc};
 
+/// Primaries, transfer, matrix and range of sRGB, as a PNG's cICP has them (ITU-T H.273).
+const SRGB_CODE_POINTS: &[u8] = &[1, 13, 0, 1];
+
 /// Columns and rows of a PNG or JPEG, where its beginning says so.
 pub(crate) fn size(bytes: &[u8], format: Format) -> Option<(u32, u32)> {
     // The image header comes first (ISO 15948, 11.2.2).
@@ -117,11 +120,25 @@ fn png_profile(
     decoder: &mut PngDecoder<Cursor<&[u8]>>,
     bytes: &[u8],
 ) -> Result<Option<Note>, Refusal> {
-    match decoder.icc_profile().map_err(png_refusal)? {
-        Some(profile) => icc::judge(&profile),
-        // One that is broken, or larger than any is.
-        None => Ok(png_chunk(bytes, b"iCCP").map(|_| Note::ProfileNotApplied)),
+    if let Some(profile) = decoder.icc_profile().map_err(png_refusal)? {
+        return icc::judge(&profile);
     }
+    // A profile that is broken, or larger than any is, or colours that are said in another way.
+    let other = png_chunk(bytes, b"iCCP").is_some()
+        || png_chunk(bytes, b"cICP").is_some_and(|points| points != SRGB_CODE_POINTS)
+        || png_chunk(bytes, b"sRGB").is_none() && png_gamma(bytes).is_some_and(is_other_gamma);
+    Ok(other.then_some(Note::ProfileNotApplied))
+}
+
+/// The gamma that a PNG says its samples were written with, times 100,000 (ISO 15948, 11.3.3.2); browsers show by it.
+fn png_gamma(bytes: &[u8]) -> Option<u32> {
+    let four = png_chunk(bytes, b"gAMA")?.try_into().ok()?;
+    Some(u32::from_be_bytes(four))
+}
+
+/// Whether a gamma is not that of sRGB, 1 / 2.2, by more than writers' rounding. Zero says nothing.
+fn is_other_gamma(gamma: u32) -> bool {
+    gamma != 0 && gamma.abs_diff(45_455) > 455
 }
 
 /// Whether samples of 16 bits leave the two highest unused: values of 12 or 14 bits as a detector has them, which nobody scaled.

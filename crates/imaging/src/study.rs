@@ -434,6 +434,7 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
     }
     places.sort_by(|a, b| a.0.total_cmp(&b.0));
     check_steps(&places)?;
+    check_acquisitions(&places, chosen)?;
     Ok(places
         .into_iter()
         .map(|(_, index, frame)| (index, frame))
@@ -463,6 +464,36 @@ fn check_steps(places: &[(f64, usize, u32)]) -> Result<(), Refusal> {
         ),
         None => Ok(()),
     }
+}
+
+/// Of a CT that was acquired in several parts, each is one stretch of the body. Slices of two that lie between each other are of two
+/// times, as of two phases of contrast or of breath, and the model would be shown them in turns as one.
+fn check_acquisitions(
+    places: &[(f64, usize, u32)],
+    chosen: &[(usize, &Slices)],
+) -> Result<(), Refusal> {
+    let of: BTreeMap<usize, i64> = chosen
+        .iter()
+        .filter(|(_, file)| file.modality == Modality::Ct)
+        .map(|(index, file)| (*index, file.acquisition))
+        .collect();
+    let mut stretches: Vec<i64> = places
+        .iter()
+        .filter_map(|(_, index, _)| of.get(index).copied())
+        .collect();
+    stretches.dedup();
+    let all = stretches.len();
+    stretches.sort_unstable();
+    stretches.dedup();
+    if all == stretches.len() {
+        return Ok(());
+    }
+    let acquisitions = stretches.len();
+    Err(
+        Refusal::at(Reason::MixedSeries, tags::ACQUISITION_NUMBER).found(format_args!(
+            "slices of {acquisitions} acquisitions between each other"
+        )),
+    )
 }
 
 /// Smallest and largest value over all slices of the chosen files; `None` for a flat volume and for CT.

@@ -89,6 +89,17 @@ impl Transform {
             Self::Lut(_) => false,
         }
     }
+
+    /// Whether modality values can be positive.
+    pub(crate) fn can_be_positive(&self, cell: Cell) -> bool {
+        match self {
+            Self::Rescale(_) => {
+                let (low, high) = cell.range();
+                self.apply(low).max(self.apply(high)) > 0.0
+            }
+            Self::Lut(_) => true,
+        }
+    }
 }
 
 fn rescale(elements: &DataSet<'_>) -> Result<Rescale, Refusal> {

@@ -180,9 +180,12 @@ fn check_usable(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
     }
     let (is_mr, photometric) = (modality == Modality::Mr, file.image.photometric);
     // Without a unit, low values that are bright would come out dark.
-    if is_mr && photometric != Photometric::Monochrome2 {
-        let tag = tags::PHOTOMETRIC_INTERPRETATION;
-        return Err(Refusal::at(Reason::UnsupportedPhotometric, tag).found(photometric));
+    if is_mr {
+        if photometric != Photometric::Monochrome2 {
+            let tag = tags::PHOTOMETRIC_INTERPRETATION;
+            return Err(Refusal::at(Reason::UnsupportedPhotometric, tag).found(photometric));
+        }
+        file.refuse_presentation_lut()?;
     }
     (0..file.image.frames).try_for_each(|frame| {
         if !is_mr {

@@ -35,10 +35,32 @@ pub(super) struct Coded {
 pub(super) enum ColourHint {
     /// Nothing.
     None,
-    /// Adobe's segment: no transform.
+    /// Adobe's segment, or the names of the components: red, green and blue.
     Rgb,
     /// Adobe's segment, or JFIF's: luminance and chrominance.
     Ybr,
+    /// Both: some decoders believe the one, some the other.
+    Contrary,
+}
+
+impl ColourHint {
+    /// By JFIF's segment, the transform of Adobe's, and the names of the components.
+    fn of(jfif: bool, adobe: Option<u8>, names: &[u8]) -> Self {
+        let adobe = match adobe {
+            Some(0) => Some(Self::Rgb),
+            Some(1) => Some(Self::Ybr),
+            _ => None,
+        };
+        let named = (names == b"RGB").then_some(Self::Rgb);
+        let mut said = [jfif.then_some(Self::Ybr), adobe, named]
+            .into_iter()
+            .flatten();
+        match said.next() {
+            None => Self::None,
+            Some(first) if said.all(|other| other == first) => first,
+            Some(_) => Self::Contrary,
+        }
+    }
 }
 
 /// Which process the transfer syntax promises.
@@ -154,11 +176,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Coded, Refusal> {
         }
     }
     let frame = state.frame.ok_or_else(failed)?;
-    let hint = match (state.adobe, state.jfif) {
-        (Some(0), _) => ColourHint::Rgb,
-        (Some(1), _) | (None, true) => ColourHint::Ybr,
-        _ => ColourHint::None,
-    };
+    let names: Vec<u8> = frame.components.iter().map(|one| one.id).collect();
+    let hint = ColourHint::of(state.jfif, state.adobe, &names);
     Ok(Coded {
         precision: frame.precision,
         lossless: frame.process == Process::Lossless,
@@ -337,4 +356,31 @@ fn scan_header(segment: &[u8], frame: &FrameHeader) -> Result<ScanHeader, Refusa
         approximation_high: tail[2] >> 4,
         point_transform: tail[2] & 0x0f,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decoders do not agree on which of them goes before the others.
+    #[test]
+    fn a_stream_that_says_two_things_of_its_colours_says_nothing_sure() {
+        let numbers = &[1, 2, 3];
+        for (jfif, adobe, names, expected) in [
+            (false, None, numbers, ColourHint::None),
+            (false, Some(2), numbers, ColourHint::None),
+            (true, None, numbers, ColourHint::Ybr),
+            (false, Some(1), numbers, ColourHint::Ybr),
+            (true, Some(1), numbers, ColourHint::Ybr),
+            (false, Some(0), numbers, ColourHint::Rgb),
+            (false, None, b"RGB", ColourHint::Rgb),
+            (false, Some(0), b"RGB", ColourHint::Rgb),
+            (true, Some(0), numbers, ColourHint::Contrary),
+            (true, None, b"RGB", ColourHint::Contrary),
+            (false, Some(1), b"RGB", ColourHint::Contrary),
+        ] {
+            let hint = ColourHint::of(jfif, adobe, names);
+            assert_eq!(hint, expected, "{jfif} {adobe:?} {names:?}");
+        }
+    }
 }

@@ -62,6 +62,11 @@ mod tests {
     fn words_count_whole_and_for_their_attribute() {
         assert!(is_term(tags::IMAGE_TYPE, "ORIGINAL"));
         assert!(is_term(tags::RESCALE_TYPE, "HU "));
+        // Unspecified is US.
+        assert!(!is_term(tags::RESCALE_TYPE, "UNSPECIFIED"));
+        // Each has a word that the other has not.
+        assert!(is_term(tags::RGBLUT_TRANSFER_FUNCTION, "EQUAL_RGB"));
+        assert!(!is_term(tags::ALPHA_LUT_TRANSFER_FUNCTION, "EQUAL_RGB"));
         assert!(!is_term(tags::IMAGE_TYPE, "ORIGINAL OF DOE"));
         assert!(!is_term(tags::IMAGE_TYPE, ""));
         assert!(!is_term(tags::SERIES_DESCRIPTION, "ORIGINAL"));

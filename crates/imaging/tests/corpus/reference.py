@@ -102,7 +102,8 @@ def describe(path):
             out.append({"values": len(flat), **entry})
     except Exception as error:
         return {"fails": f"decode: {type(error).__name__}", "syntax": syntax}
-    return {"syntax": syntax, "frames_total": frames, "frames": out}
+    photometric = str(ds.get("PhotometricInterpretation", ""))
+    return {"syntax": syntax, "photometric": photometric, "frames_total": frames, "frames": out}
 
 
 def main(root):

@@ -50,6 +50,29 @@ fn a_later_acquisition_has_every_position_of_a_file_with_several() {
     assert_eq!(plan.frames.len(), 5);
 }
 
+/// Of two phases of contrast in one series, the second half a step further, every other slice was of the other phase.
+#[test]
+fn acquisitions_that_lie_between_each_other_are_no_volume() {
+    let of = |modality: &str, acquisition: &str, z: f64| {
+        slice(z, |object| {
+            set(object, tags::MODALITY, modality);
+            set(object, tags::ACQUISITION_NUMBER, acquisition);
+        })
+    };
+    let phases = |modality: &str| {
+        let first = [0.0, 2.0, 4.0].map(|z| of(modality, "1", z));
+        let second = [1.0, 3.0, 5.0].map(|z| of(modality, "2", z));
+        plan_of(&[first, second].concat())
+    };
+    assert_eq!(phases("CT").unwrap_err(), Reason::MixedSeries);
+    // An MR takes every other slice first.
+    assert_eq!(phases("MR").unwrap().frames.len(), 6);
+    // Stretches, one behind the other, in whatever order of their numbers.
+    let stretches = [("2", 0.0), ("2", 1.0), ("3", 2.0), ("1", 3.0), ("1", 4.0)];
+    let stretches = stretches.map(|(acquisition, z)| of("CT", acquisition, z));
+    assert_eq!(plan_of(&stretches).unwrap().frames.len(), 5);
+}
+
 /// Some that take names away give all of a study one instance UID.
 #[test]
 fn slices_of_other_series_and_acquisitions_are_no_duplicates() {

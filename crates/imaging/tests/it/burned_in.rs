@@ -66,6 +66,24 @@ fn radiographs_pass_unless_they_say_so_and_captures_only_if_they_say_not() {
     check(&[(tags::IMAGE_TYPE, "ORIGINAL\\PRIMARY\\AXIAL")], true);
 }
 
+/// Of several kinds all but the first came without the note.
+#[test]
+fn secondary_captures_of_every_kind_have_their_note() {
+    for class in [
+        uids::SECONDARY_CAPTURE_IMAGE_STORAGE,
+        uids::MULTI_FRAME_SINGLE_BIT_SECONDARY_CAPTURE_IMAGE_STORAGE,
+        uids::MULTI_FRAME_GRAYSCALE_BYTE_SECONDARY_CAPTURE_IMAGE_STORAGE,
+        uids::MULTI_FRAME_GRAYSCALE_WORD_SECONDARY_CAPTURE_IMAGE_STORAGE,
+        uids::MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE_IMAGE_STORAGE,
+    ] {
+        let says = [(tags::SOP_CLASS_UID, class), (STATED, "NO")];
+        let bytes = file(|object| say(object, &says));
+        let decoded = decode_file(&bytes, &options(8)).unwrap();
+        let notes = &decoded.frames[0].1.notes;
+        assert!(notes.contains(&Note::SecondaryCapture), "{class}");
+    }
+}
+
 #[test]
 fn a_dose_sheet_is_withheld_from_its_volume() {
     let sheet = file(|object| {

@@ -74,11 +74,20 @@ fn a_chest_film_is_known_by_its_region_and_by_longer_names() {
         })
     };
     let mirrored = Some(Reason::NotUpright);
-    for code in ["T-D3000", "51185008", "816094009", "43799004", "39607008"] {
+    // The last is of a newborn, whom one film shows from neck to pelvis.
+    for code in [
+        "T-D3000",
+        "51185008",
+        "816094009",
+        "43799004",
+        "39607008",
+        "416775004",
+        "416319003",
+    ] {
         assert_eq!(film("", code, "R\\F"), mirrored, "{code}");
         assert_eq!(film("", code, "L\\F"), None, "{code}");
     }
-    for part in ["CHEST PA", "Chest", "CHESTABDOMEN"] {
+    for part in ["CHEST PA", "Chest", "CHESTABDOMEN", "NECKCHESTABDPELV"] {
         assert_eq!(film(part, "", "R\\F"), mirrored, "{part}");
     }
     // A hand.

@@ -5,7 +5,7 @@ use dicom_core::value::{DataSetSequence, PrimitiveValue};
 use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
-use medfleet_imaging::{Limits, Modality, Reason, Values, decode_values};
+use medfleet_imaging::{Limits, Modality, Note, Reason, Values, decode_values};
 
 use crate::refusals::with_transfer_syntax;
 use crate::synthetic::{file, file_as, put, put_cells, put_sequence, set};
@@ -360,6 +360,22 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
 }
 
+/// Its components are called R, G and B, and would be turned from what the header says into something else.
+#[test]
+fn a_lossless_jpeg_of_red_green_and_blue_is_called_so() {
+    let file = "pydicom-3.0.2/test_files/SC_rgb_jpeg_gdcm.dcm";
+    let good = std::fs::read(crate::corpus::cache().join(file)).unwrap();
+    let found = |photometric: &str| {
+        let mut object = dicom_object::from_reader(&good[..]).unwrap();
+        set(&mut object, tags::PHOTOMETRIC_INTERPRETATION, photometric);
+        let mut bytes = Vec::new();
+        object.write_all(&mut bytes).unwrap();
+        values_refused(&bytes)
+    };
+    assert_eq!(found("RGB"), None);
+    assert_eq!(found("YBR_FULL"), Some(Reason::PixelDataMismatch));
+}
+
 #[test]
 fn what_an_embedded_overlay_draws_is_no_colour() {
     let frame = |drawn: u16| {
@@ -395,6 +411,26 @@ fn a_photograph_of_fewer_bits_than_the_header_stores_is_refused() {
     assert_eq!(of(14, false), Some(Reason::PixelDataMismatch));
     assert_eq!(of(16, false), Some(Reason::PixelDataMismatch));
     assert_eq!(of(16, true), None);
+}
+
+/// Viewers show their background there, and some films have it white by their window.
+#[test]
+fn padding_of_a_film_that_is_not_black_is_said() {
+    let noted = |photometric: &str, padding: u16| {
+        let bytes = file(|object| {
+            set(object, tags::PHOTOMETRIC_INTERPRETATION, photometric);
+            put(object, tags::PIXEL_PADDING_VALUE, VR::US, padding);
+            set(object, tags::WINDOW_CENTER, "1450");
+            set(object, tags::WINDOW_WIDTH, "2900");
+        });
+        let notes = &decode(&bytes, 6).frames[0].1.notes;
+        notes.contains(&Note::PaddingShown)
+    };
+    // Its values go from 0 to 2900 in steps of 100.
+    assert!(!noted("MONOCHROME2", 0) && noted("MONOCHROME2", 2900));
+    assert!(noted("MONOCHROME1", 0) && !noted("MONOCHROME1", 2900));
+    // No pixel has it.
+    assert!(!noted("MONOCHROME2", 2950));
 }
 
 /// By a header of 12 bits a stream of 8 would be dark.

@@ -141,6 +141,39 @@ fn a_jpeg_is_taken_as_it_is() {
     assert!(frame.pixels.iter().all(|pixel| pixel.abs_diff(90) <= 1));
 }
 
+/// Adobe's segment goes before the numbers of the components, as Pillow 13 and every browser have it: (82, 104, 212) was shown as the
+/// colour that it would be as luminance and chrominance.
+#[test]
+fn a_jpeg_of_red_green_and_blue_is_not_turned_into_them_again() {
+    let colour = [200_u8, 30, 40];
+    let whole = jpeg(8, 8, ExtendedColorType::Rgb8, &colour.repeat(64), None);
+    // Its first segment is JFIF's.
+    let jfif = &whole[2..4 + usize::from(u16::from_be_bytes([whole[4], whole[5]]))];
+    let body = &whole[2 + jfif.len()..];
+    let adobe = |transform: u8| {
+        let head = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0";
+        [&head[..], &[transform]].concat()
+    };
+    let with = |segments: &[&[u8]]| [&whole[..2], &segments.concat(), body].concat();
+    let check = |segments: &[&[u8]], expected: [u8; 3]| {
+        let frame = decode(&with(segments), 8).frames.remove(0).0;
+        let pixels = frame.pixels.chunks_exact(3);
+        let apart = pixels.flat_map(|found| {
+            let pairs = found.iter().zip(expected);
+            pairs.map(|(found, expected)| found.abs_diff(expected))
+        });
+        assert!(apart.max().unwrap() <= 3, "{segments:?}");
+    };
+    check(&[jfif], colour);
+    check(&[], colour);
+    check(&[&adobe(1)], colour);
+    check(&[jfif, &adobe(1)], colour);
+    check(&[&adobe(0)], [82, 104, 212]);
+    // Which of the two counts, decoders do not agree on.
+    let refused = reason(&with(&[jfif, &adobe(0)]));
+    assert_eq!(refused, Reason::UnsupportedColour);
+}
+
 /// A profile of these colours, with nothing in it that makes them sRGB's.
 fn profile(space: &[u8; 4]) -> Vec<u8> {
     let mut profile = vec![0; 132];
@@ -177,6 +210,28 @@ fn a_profile_that_is_not_applied_is_said() {
     for bytes in [of_png(b"CMYK"), of_jpeg(b"CMYK")] {
         assert_eq!(reason(&bytes), Reason::UnsupportedColour);
     }
+}
+
+/// A browser shows it lighter than the model sees it.
+#[test]
+fn a_png_of_another_gamma_than_srgb_s_says_so() {
+    let plain = png(2, 2, ExtendedColorType::L8, &[1, 20, 30, 40]);
+    // Behind the signature and the image header.
+    let (head, rest) = plain.split_at(33);
+    let noted = |chunks: &[Vec<u8>]| {
+        let bytes = [head, &chunks.concat(), rest].concat();
+        let notes = &decode(&bytes, 2).frames[0].1.notes;
+        notes.contains(&Note::ProfileNotApplied)
+    };
+    let gamma = |gamma: u32| png_chunk(b"gAMA", &gamma.to_be_bytes());
+    let points = |points: [u8; 4]| png_chunk(b"cICP", &points);
+    assert!(!noted(&[]));
+    assert!(!noted(&[gamma(45_455)]) && !noted(&[gamma(45_454)]) && !noted(&[gamma(0)]));
+    assert!(noted(&[gamma(100_000)]) && noted(&[gamma(55_556)]));
+    // sRGB goes before it.
+    assert!(!noted(&[png_chunk(b"sRGB", &[0]), gamma(100_000)]));
+    // As of a picture of high dynamic range.
+    assert!(noted(&[points([9, 16, 0, 1])]) && !noted(&[points([1, 13, 0, 1])]));
 }
 
 /// A few bytes of a file would take memory without end, before its size is known.

@@ -246,6 +246,20 @@ fn sizes_and_frames() {
     );
 }
 
+/// It was one more file without an image, though a viewer may show the film that it is of turned by it.
+#[test]
+fn a_presentation_state_is_called_one_and_left_out() {
+    let bytes = file(|object| {
+        let class = uids::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE;
+        set(object, tags::SOP_CLASS_UID, class);
+        set(object, tags::MODALITY, "PR");
+        drop(object.take_element(tags::PIXEL_DATA));
+    });
+    let refusal = decode_file(&bytes, &options(8)).unwrap_err();
+    assert_eq!(refusal.reason, Reason::PresentationState);
+    assert!(refusal.leaves_out());
+}
+
 #[test]
 fn rescale() {
     check(

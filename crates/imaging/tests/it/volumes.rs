@@ -284,6 +284,19 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
     assert_eq!(with("0", 0), Some(Reason::NotHounsfield));
     assert_eq!(with("0", 1), None);
     assert_eq!(with("-1", 0), None);
+    // Eight bits of it, from -1024 to -769 by the rescale of twelve: all of a head would be air.
+    let of_8_bits = |slope: &str| {
+        let file = slice(0.0, |object| {
+            set(object, tags::BITS_STORED, 8_u16);
+            set(object, tags::HIGH_BIT, 7_u16);
+            set(object, tags::RESCALE_SLOPE, slope);
+            set(object, tags::RESCALE_INTERCEPT, "-1024");
+            put_cells(object, (0..30).map(|at| at * 8).collect());
+        });
+        plan_of(&[file]).err()
+    };
+    assert_eq!(of_8_bits("1"), Some(Reason::NotHounsfield));
+    assert_eq!(of_8_bits("8"), None);
     // Of a table no entry is negative, so that none is air.
     for kind in ["HU", "US", "OD"] {
         let refused = plan_of(&[by_table(kind)]).unwrap_err();
@@ -399,6 +412,16 @@ fn an_mr_whose_low_values_are_bright_is_refused() {
     assert!(plan_of(&[mr("MONOCHROME2")]).is_ok());
     let refused = plan_of(&[mr("MONOCHROME1")]).unwrap_err();
     assert_eq!(refused, Reason::UnsupportedPhotometric);
+    // A viewer that follows it shows the negative.
+    let with_shape = |shape: &str| {
+        slice(0.0, |object| {
+            set(object, tags::MODALITY, "MR");
+            set(object, tags::PRESENTATION_LUT_SHAPE, shape);
+        })
+    };
+    assert!(plan_of(&[with_shape("IDENTITY")]).is_ok());
+    let refused = plan_of(&[with_shape("INVERSE")]).unwrap_err();
+    assert_eq!(refused, Reason::UnsupportedLut);
 }
 
 /// Left and right change places in a slice that is mirrored, or lies on its belly.

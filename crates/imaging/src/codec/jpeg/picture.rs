@@ -4,8 +4,9 @@
 
 use std::io::Cursor;
 
-use jpeg_decoder::{Decoder, Error, ImageInfo};
+use jpeg_decoder::{ColorTransform, Decoder, Error, ImageInfo};
 
+use super::ColourHint;
 use crate::{Reason, Refusal};
 
 /// Scans of an image. Real ones have some ten; each takes the time of all blocks, however few bytes it has itself.
@@ -139,6 +140,45 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<(usize, u8)> {
     Some((at + found, bytes[at + found + 1]))
 }
 
+/// What the markers before the first scan say of three colours. The decoder would believe the components' numbers before Adobe's
+/// segment, and their names before JFIF's, as hardly any other does.
+fn colour_hint(bytes: &[u8]) -> ColourHint {
+    let (mut jfif, mut adobe, mut names) = (false, None, Vec::new());
+    let mut at = 2;
+    while let Some((start, marker)) = next_marker(bytes, at) {
+        at = start + 2;
+        match marker {
+            0xd9 | 0xda => break,
+            // Markers that stand alone.
+            0x01 | 0xd0..=0xd8 => continue,
+            _ => {}
+        }
+        let Some([high, low]) = bytes.get(at..at + 2) else {
+            break;
+        };
+        let content = at + 2;
+        at += usize::from(u16::from_be_bytes([*high, *low]));
+        let segment = bytes.get(content..at).unwrap_or_default();
+        match marker {
+            0xe0 if segment.starts_with(b"JFIF\0") => jfif = true,
+            0xee if segment.starts_with(b"Adobe") => adobe = segment.get(11).copied(),
+            // Precision and size, then the components.
+            0xc0..=0xc2 => {
+                let components = segment.get(6..).unwrap_or_default().chunks_exact(3);
+                names = components.map(|component| component[0]).collect();
+            }
+            _ => {}
+        }
+    }
+    // Those of a wider gamut the decoder refuses.
+    let wide = names == [1, 34, 35];
+    if names.len() == 3 && !wide {
+        ColourHint::of(jfif, adobe, &names)
+    } else {
+        ColourHint::None
+    }
+}
+
 /// Decodes, and proves that no scan ended before its last pixel, and none is missing. `decoder` reads `bytes`.
 pub(crate) fn decode_complete<R: std::io::Read>(
     decoder: &mut Decoder<R>,
@@ -148,8 +188,22 @@ pub(crate) fn decode_complete<R: std::io::Read>(
     if !is_whole(progressive, &scans) {
         return Err(Refusal::new(Reason::Truncated));
     }
+    let transform = match colour_hint(bytes) {
+        ColourHint::Rgb => Some(ColorTransform::RGB),
+        ColourHint::Ybr => Some(ColorTransform::YCbCr),
+        ColourHint::None => None,
+        ColourHint::Contrary => {
+            return Err(Refusal::new(Reason::UnsupportedColour).found("two kinds of colours"));
+        }
+    };
+    let filled = with_filler(bytes, &scans);
+    let mut second = Decoder::new(Cursor::new(filled));
+    if let Some(transform) = transform {
+        decoder.set_color_transform(transform);
+        second.set_color_transform(transform);
+    }
     let pixels = decoder.decode().map_err(refusal)?;
-    let again = Decoder::new(Cursor::new(with_filler(bytes, &scans))).decode();
+    let again = second.decode();
     // Ones in place of the decoder's zeros: another value, or a code that no table has.
     if again.is_ok_and(|again| again == pixels) {
         Ok(pixels)
