@@ -18,8 +18,9 @@ use tonic_types::StatusExt;
 
 /// The store has room for one film of so many pixels a side, each a byte, with all that is made of it; not for two.
 const SIDE: u32 = 400;
-/// The series that the alert goes by.
+/// The series that the alert goes by: of calls, and of the writes of every process.
 const FULL: &str = "medfleet_ingest_store_full_calls_total";
+const FULL_WRITES: &str = "medfleet_store_full_writes_total";
 
 fn with_id(id: &str, picture: Vec<u8>) -> SubmitJobRequest {
     SubmitJobRequest {
@@ -97,6 +98,8 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     let after = alerts::told(fleet.admin(Role::Ingest), FULL).await?;
     ensure!((before, after) == (0, 2), "{before}, then {after}");
     alerts::expect("MedfleetStoreFull", true, &[(FULL, (before, after))]).await?;
+    let writes = alerts::told(fleet.admin(Role::Ingest), FULL_WRITES).await?;
+    alerts::expect("MedfleetStoreFull", true, &[(FULL_WRITES, (0, writes))]).await?;
     let unknown = client.get_by_request_id("second").await;
     refused(unknown, Code::NotFound).context("half of a job")?;
     ensure!(jobs(&client).await? == 1, "a job that nobody accepted");

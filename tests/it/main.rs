@@ -22,6 +22,7 @@ mod operators;
 mod quantised;
 mod release;
 mod residency;
+mod roles;
 mod s3;
 mod shards;
 mod slow_request;

@@ -106,12 +106,11 @@ async fn classify(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Largest difference between the probabilities of two results.
+/// Largest difference between the probabilities of two results; what is no number is above all.
 fn distance(one: &v1::Classification, other: &v1::Classification) -> f32 {
     let pairs = one.labels.iter().zip(&other.labels);
-    pairs
-        .map(|(one, other)| (one.probability - other.probability).abs())
-        .fold(0.0, f32::max)
+    let differences = pairs.map(|(one, other)| (one.probability - other.probability).abs());
+    differences.max_by(f32::total_cmp).unwrap_or(0.0)
 }
 
 /// Whatever boxes the model writes, or none; where a model that means them puts them is in `meaning.rs`.

@@ -35,6 +35,25 @@ const EMBEDDER_SIDE: i64 = 448;
 /// Frame side of the simulated model, in pixels.
 const SIMULATED_SIDE: i64 = 64;
 
+/// The users of NATS that are shipped, one for each service.
+const ROLES: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../deploy/nats-roles.conf"
+));
+/// The password of each.
+pub(crate) const NATS_PASSWORD: &str = "of-a-test";
+
+/// These users for nats-server's configuration. Who shows none is the test itself, and may everything.
+pub(crate) fn users() -> String {
+    let with_passwords = Role::ALL.iter().fold(ROLES.to_owned(), |users, role| {
+        let variable = format!("$NATS_{}_PASSWORD", role.name().to_uppercase());
+        users.replace(&variable, &format!("{NATS_PASSWORD:?}"))
+    });
+    let test = format!("users: [\n    {{ user: test, password: {NATS_PASSWORD:?} }}\n");
+    let users = with_passwords.replacen("users: [\n", &test, 1);
+    format!("no_auth_user: test\n{users}")
+}
+
 /// Where a fleet lives and what it runs.
 #[derive(Debug)]
 pub struct Setting<'a> {
@@ -163,6 +182,10 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         queue.insert("replicas".into(), i64::from(setting.replicas).into());
         queue.insert("ack_wait".into(), ACK_WAIT.into());
         queue.insert("request_timeout".into(), REQUEST_TIMEOUT.into());
+        if setting.options.roles {
+            queue.insert("user".into(), role.name().into());
+            queue.insert("password".into(), NATS_PASSWORD.into());
+        }
         queue.extend(setting.options.queue.clone());
     }
     if let Some(Value::Table(store)) = file.get_mut("store") {

@@ -134,6 +134,8 @@ pub struct Options {
     pub queue: toml::Table,
     /// Logs at debug level, and nats-server logs everything that it is sent.
     pub talkative: bool,
+    /// Each service is a user of NATS that may what `deploy/nats-roles.conf` lets it.
+    pub roles: bool,
 }
 
 impl Default for Options {
@@ -148,6 +150,7 @@ impl Default for Options {
             ingest: toml::Table::new(),
             queue: toml::Table::new(),
             talkative: false,
+            roles: false,
         }
     }
 }
@@ -177,7 +180,11 @@ impl Fleet {
     pub async fn start(options: Options) -> Result<Self> {
         let folder = tempfile::tempdir().context("create the fleet's folder")?;
         let address = own_address();
-        let nats = NatsServer::start_with(options.nats, options.talkative).await?;
+        let users = match options.roles {
+            true => config::users(),
+            false => String::new(),
+        };
+        let nats = NatsServer::start_as(options.nats, options.talkative, users).await?;
         let tokens = config::tokens(folder.path(), TENANTS.into_iter().chain([OPERATOR]))?;
         if let Some((certificate, key)) = &options.tls {
             fs::write(folder.path().join("tls.crt"), certificate)?;
@@ -208,6 +215,10 @@ impl Fleet {
         };
         for role in Role::ALL {
             fleet.spawn(role).await?;
+            // A worker that may not say how many shards of records there are wants ingest to have said it.
+            if options.roles {
+                fleet.wait_ready(role).await?;
+            }
         }
         for role in Role::ALL {
             fleet.wait_ready(role).await?;

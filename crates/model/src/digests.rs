@@ -2,15 +2,15 @@
 //! change. What is remembered holds for exactly these files: names, sizes, and the file system's own record of which file
 //! it is and when it last changed, which no program can set back.
 
-use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use medfleet_core::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LoadError;
+use crate::partial::Partial;
 use crate::weights::Digests;
 
 /// Changes with the way digests are computed.
@@ -132,24 +132,16 @@ fn recall(place: &Path) -> Option<Digests> {
     })
 }
 
-/// Whole or not at all, whoever else writes the same: in pods every process has the id 1, so that no name follows from it.
+/// Whole or not at all, whoever else writes the same, which another that is at it does as well.
 fn store(place: &Path, digests: &Digests) -> std::io::Result<()> {
     let value = Remembered {
         model: digests.model.to_string(),
         encoder: digests.encoder.map(|digest| digest.to_string()),
     };
-    let folder = place.parent().unwrap_or(Path::new(""));
-    std::fs::create_dir_all(folder)?;
-    // Others read it too, as far as the umask lets them.
-    let mode = Permissions::from_mode(0o666);
-    let mut builder = tempfile::Builder::new();
-    let mut partial = builder
-        .suffix(".partial")
-        .permissions(mode)
-        .tempfile_in(folder)?;
-    partial.write_all(serde_json::to_string(&value)?.as_bytes())?;
-    partial.persist(place)?;
-    Ok(())
+    let partial = Partial::begin(place.with_extension("json.partial"))?;
+    let mut file = partial.file();
+    file.write_all(serde_json::to_string(&value)?.as_bytes())?;
+    partial.name(place)
 }
 
 #[cfg(test)]
@@ -207,24 +199,32 @@ mod tests {
         assert_eq!(get().model, Digest::new([4; 32]));
     }
 
-    /// In pods every process has the same id, and a folder may be that of several.
+    /// A process may be killed at any moment, and many may start with the same folder.
     #[test]
-    fn what_another_of_the_same_id_writes_is_left_alone() {
+    fn what_a_killed_process_left_is_written_over() {
         let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(dir.path().join("model.safetensors"), b"one").unwrap();
         let memory = Memory::new(&[dir.path()], Some(cache.path())).unwrap();
-        let other = format!("{}.{}.partial", memory.stamp(), std::process::id());
-        let other = cache.path().join(other);
-        std::fs::write(&other, b"{\"model\": ").unwrap();
+        let left = cache
+            .path()
+            .join(format!("{}.json.partial", memory.stamp()));
+        std::fs::write(&left, "x".repeat(1000)).unwrap();
         let computed = Digests {
             model: Digest::new([5; 32]),
             encoder: None,
         };
         memory.keep(&computed);
         assert_eq!(memory.recall(), Some(computed));
-        assert_eq!(std::fs::read(&other).unwrap(), b"{\"model\": ");
-        let left = std::fs::read_dir(cache.path()).unwrap().count();
-        assert_eq!(left, 2, "nothing else is left behind");
+        let files = std::fs::read_dir(cache.path()).unwrap().count();
+        assert_eq!(files, 1, "nothing else is left behind");
+        // While another writes it: that one's is as good.
+        memory.forget();
+        let other = Partial::begin(left).unwrap();
+        memory.keep(&computed);
+        assert_eq!(memory.recall(), None);
+        drop(other);
+        memory.keep(&computed);
+        assert_eq!(memory.recall(), Some(computed));
     }
 
     #[test]

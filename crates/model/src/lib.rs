@@ -26,6 +26,7 @@ mod layers;
 mod limits;
 mod model;
 mod pages;
+mod partial;
 mod projector;
 mod prompt;
 mod sampling;

@@ -69,20 +69,26 @@ const TOLERANCE: f32 = 1e-4;
 
 fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!((a.len(), a[0].len()), (b.len(), b[0].len()));
-    a.iter()
-        .flatten()
-        .zip(b.iter().flatten())
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max)
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    largest(pairs.map(|(a, b)| (a - b).abs()))
 }
 
+/// Of these values; what is no number is above all of them, while `f32::max` leaves it out.
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values
+        .map(|value| if value.is_nan() { f32::INFINITY } else { value })
+        .fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Of what is no number the least there is, which `f64::min` would leave out.
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
         products.sum()
     };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    if cosine.is_nan() { -1.0 } else { cosine }
 }
 
 /// The token with the largest of these logits, of equal ones the first.
@@ -143,6 +149,20 @@ fn greedy_tokens_are_the_references() {
             "{name}"
         );
     }
+}
+
+/// A kernel that makes no numbers is not at distance zero.
+#[test]
+fn what_is_no_number_is_the_largest_difference() {
+    let check = |a: f32, b: f32, expected: f32| {
+        assert_eq!(difference(&[vec![0.5, a]], &[vec![0.5, b]]), expected);
+    };
+    check(1.0, 1.0, 0.0);
+    check(1.0, 1.25, 0.25);
+    check(f32::NAN, 1.25, f32::INFINITY);
+    check(1.0, f32::NAN, f32::INFINITY);
+    check(f32::NAN, f32::NAN, f32::INFINITY);
+    assert_eq!(cosine(&[1.0, f32::NAN], &[1.0, 1.0]), -1.0);
 }
 
 /// A fault that the case must show.

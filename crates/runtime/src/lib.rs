@@ -24,7 +24,7 @@ pub use config::{ConfigError, Settings};
 pub use exit::{Exit, Stop};
 pub use health::{Health, Part};
 pub use medfleet_core::setting::{ByteSize, DurationText, Secret};
-pub use metrics::{Exemplar, Metrics, Readings};
+pub use metrics::{Exemplar, Metrics, Reading, Readings};
 pub use process::{Arguments, Process, ProcessConfig, Program};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use shutdown::Shutdown;

@@ -442,6 +442,18 @@ impl BlobStore {
         Ok(used.map(|used| capacity.saturating_sub(used)))
     }
 
+    /// How many writes found no room since this store was opened, those of all clones.
+    #[must_use]
+    pub fn full_writes(&self) -> u64 {
+        self.inner.room.refusals()
+    }
+
+    /// Counts a write that found no room.
+    fn full(&self, bytes: u64, free: u64) -> StoreError {
+        self.inner.room.refused();
+        StoreError::Full { bytes, free }
+    }
+
     fn tenant_key(&self, tenant: &TenantId) -> TenantKey {
         self.inner.key.of_tenant(tenant)
     }
@@ -463,11 +475,11 @@ impl BlobStore {
     async fn write(&self, name: &Name, content: Bytes) -> Result<Option<UnixMillis>, StoreError> {
         let bytes = content.len() as u64;
         if let Some(free) = self.headroom().await?.filter(|free| *free < bytes) {
-            return Err(StoreError::Full { bytes, free });
+            return Err(self.full(bytes, free));
         }
         let time = match self.inner.backend.put_timed(name, content).await {
             Ok(time) => time,
-            Err(BackendError::Full) => return Err(StoreError::Full { bytes, free: 0 }),
+            Err(BackendError::Full) => return Err(self.full(bytes, 0)),
             Err(error) => return Err(error.into()),
         };
         self.inner.room.wrote(bytes);

@@ -40,6 +40,8 @@ pub struct NatsServer {
     member: Option<Member>,
     /// Whether it logs everything it is sent.
     traced: bool,
+    /// What its configuration has besides that of every server.
+    more: String,
     child: Option<Child>,
 }
 
@@ -77,21 +79,27 @@ impl NatsServer {
 
     /// Starts a version that, if `traced`, logs the subject and the payload of everything that it is sent.
     pub async fn start_with(version: &str, traced: bool) -> Result<Self> {
-        Self::start_at(version, &std::env::temp_dir(), traced).await
+        Self::start_as(version, traced, String::new()).await
+    }
+
+    /// The same, with `more` in its configuration.
+    pub async fn start_as(version: &str, traced: bool, more: String) -> Result<Self> {
+        Self::start_at(version, &std::env::temp_dir(), traced, more).await
     }
 
     /// Starts the default version with its files below a folder.
     pub async fn start_in(folder: &Path) -> Result<Self> {
-        Self::start_at(NATS_DEFAULT, folder, false).await
+        Self::start_at(NATS_DEFAULT, folder, false, String::new()).await
     }
 
-    async fn start_at(version: &str, folder: &Path, traced: bool) -> Result<Self> {
+    async fn start_at(version: &str, folder: &Path, traced: bool, more: String) -> Result<Self> {
         let mut server = Self {
             binary: nats_server(version)?,
             folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
             address: SocketAddr::from((own_address(), 0)),
             member: None,
             traced,
+            more,
             child: None,
         };
         server.spawn(-1)?;
@@ -117,6 +125,7 @@ impl NatsServer {
             address: member.clients,
             member: Some(member),
             traced: false,
+            more: String::new(),
             child: None,
         };
         server.spawn(i32::from(server.address.port()))?;
@@ -191,7 +200,7 @@ impl NatsServer {
             ports_dir: (port == -1).then(|| folder.to_owned()),
             ..ServerSettings::local(folder.join("store"), port)
         };
-        let mut text = server_config(&settings);
+        let mut text = server_config(&settings) + &self.more;
         if let Some(member) = &self.member {
             text.push_str(&member.config());
         }

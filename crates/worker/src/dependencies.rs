@@ -14,7 +14,7 @@ use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig}
 use tokio::task::spawn_blocking;
 
 use crate::config::WorkerConfig;
-use crate::metrics::{WorkerMetrics, register_connection};
+use crate::metrics::{WorkerMetrics, register_connection, register_store};
 use crate::slot::Worker;
 use crate::watch;
 
@@ -136,6 +136,8 @@ impl Dependencies {
     ) -> Result<Worker, ConnectionError> {
         let queue = self.queue.clone();
         register_connection(&self.metrics, move || queue.is_connected());
+        let store = self.store.clone();
+        register_store(&self.metrics, move || store.full_writes());
         let ensured = self.queue.ensure_there(std::slice::from_ref(&pool)).await;
         if let Err(source) = ensured {
             return Err(ConnectionError::Ensure { pool, source });

@@ -27,7 +27,7 @@ pub use dependencies::{
     made_for, text_key,
 };
 pub use handler::{Ending, Handler, Started};
-pub use metrics::{WorkerMetrics, register_connection};
+pub use metrics::{WorkerMetrics, register_connection, register_store};
 pub use place::Place;
 pub use presence::PRESENCE_EVERY;
 pub use slot::{Worker, run};

@@ -1,9 +1,13 @@
 //! The metrics that every worker has. Their names begin with `medfleet_<stage>_`.
 
+use std::fmt;
+
 use medfleet_core::{Class, Stage, Verdict};
 use medfleet_runtime::{Exemplar, Metrics, Readings};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -173,6 +177,32 @@ pub fn register_connection(
     metrics.register(|registry| registry.register_collector(Box::new(Readings(read))));
 }
 
+/// Registers how many writes found no room in the blob store, looked at when it is asked for.
+pub fn register_store(metrics: &Metrics, full_writes: impl Fn() -> u64 + Send + Sync + 'static) {
+    let collector = Box::new(FullWrites(full_writes));
+    metrics.register(|registry| registry.register_collector(collector));
+}
+
+/// A counter that the store keeps.
+struct FullWrites<F>(F);
+
+impl<F> fmt::Debug for FullWrites<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FullWrites").finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn() -> u64 + Send + Sync + 'static> Collector for FullWrites<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let (name, help) = (
+            "store_full_writes",
+            "Writes for which the blob store had no room",
+        );
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new((self.0)()).encode(metric)
+    }
+}
+
 /// The stable word of a verdict.
 pub(crate) fn word(verdict: &Verdict) -> &'static str {
     match verdict {
@@ -185,6 +215,8 @@ pub(crate) fn word(verdict: &Verdict) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use medfleet_core::{Failure, FailureReason};
@@ -214,6 +246,19 @@ mod tests {
                     assert_eq!(value(&metrics, &units).as_deref(), Some("0"), "{units}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn writes_without_room_are_told_from_zero() {
+        let metrics = Metrics::new();
+        let writes = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&writes);
+        register_store(&metrics, move || told.load(Ordering::Relaxed));
+        for expected in ["0", "3"] {
+            let found = value(&metrics, "medfleet_store_full_writes_total");
+            assert_eq!(found.as_deref(), Some(expected));
+            writes.store(3, Ordering::Relaxed);
         }
     }
 

@@ -1,16 +1,16 @@
 //! What decode counts besides what every worker counts. Names begin with `medfleet_decode_`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use medfleet_engine::DecodeLoad;
-use medfleet_runtime::{Exemplar, Metrics};
+use medfleet_runtime::{Exemplar, Metrics, Reading, Readings};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
@@ -88,68 +88,73 @@ impl DecodeMetrics {
     }
 }
 
-/// Registers how busy the engine is, looked at when it is asked for.
+/// Registers how busy the engine is and what it has computed, looked at when it is asked for.
 pub(crate) fn register_load(
     metrics: &Metrics,
     load: impl Fn() -> DecodeLoad + Send + Sync + 'static,
 ) {
-    let collector = Box::new(Load(Box::new(load)));
+    let load: Arc<Load> = Arc::new(load);
+    let computed = Computed(Arc::clone(&load));
+    let read = move || readings(&load());
     metrics.register(|registry| {
         let registry = registry.sub_registry_with_prefix("decode");
-        registry.register_collector(collector);
+        registry.register_collector(Box::new(Readings(read)));
+        registry.register_collector(Box::new(computed));
     });
 }
 
-struct Load(Box<dyn Fn() -> DecodeLoad + Send + Sync>);
+fn readings(load: &DecodeLoad) -> [Reading; 6] {
+    let used = load.kv_blocks_used.saturating_mul(load.kv_block_bytes);
+    let size = load.kv_blocks.saturating_mul(load.kv_block_bytes);
+    [
+        (
+            "sequences_waiting",
+            "Texts that the engine has taken on and that wait for a place or memory",
+            None,
+            load.waiting,
+        ),
+        (
+            "sequences_active",
+            "Texts that are read or written",
+            None,
+            load.active,
+        ),
+        (
+            "sequences_held",
+            "Texts that wait for others to be written with",
+            None,
+            load.held,
+        ),
+        (
+            "kv_used",
+            "KV memory that texts hold",
+            Some(Unit::Bytes),
+            used,
+        ),
+        ("kv", "KV memory in all", Some(Unit::Bytes), size),
+        (
+            "call",
+            "How long the call into the model has taken that is under way",
+            Some(Unit::Seconds),
+            load.call.as_secs(),
+        ),
+    ]
+}
 
-impl fmt::Debug for Load {
+type Load = dyn Fn() -> DecodeLoad + Send + Sync;
+
+/// What the engine has computed since the start, counted by itself.
+struct Computed(Arc<Load>);
+
+impl fmt::Debug for Computed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Load").finish_non_exhaustive()
+        f.debug_struct("Computed").finish_non_exhaustive()
     }
 }
 
-impl Collector for Load {
+impl Collector for Computed {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let load = (self.0)();
-        let used = load.kv_blocks_used.saturating_mul(load.kv_block_bytes);
-        let size = load.kv_blocks.saturating_mul(load.kv_block_bytes);
-        let gauges = [
-            (
-                "sequences_waiting",
-                "Texts that the engine has taken on and that wait for a place or memory",
-                None,
-                load.waiting,
-            ),
-            (
-                "sequences_active",
-                "Texts that are read or written",
-                None,
-                load.active,
-            ),
-            (
-                "sequences_held",
-                "Texts that wait for others to be written with",
-                None,
-                load.held,
-            ),
-            (
-                "kv_used",
-                "KV memory that texts hold",
-                Some(&Unit::Bytes),
-                used,
-            ),
-            ("kv", "KV memory in all", Some(&Unit::Bytes), size),
-            (
-                "call",
-                "How long the call into the model has taken that is under way",
-                Some(&Unit::Seconds),
-                load.call.as_secs(),
-            ),
-        ];
-        for (name, help, unit, value) in gauges {
-            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
-        }
         let counters = [
             ("passes", "Forward passes", load.passes),
             (
@@ -233,6 +238,29 @@ mod tests {
                 );
                 assert!(text.contains(&line), "{line} in {text}");
             }
+        }
+    }
+
+    #[test]
+    fn a_scrape_says_what_waits_how_full_memory_is_and_for_how_long_the_model_has_been_away() {
+        let metrics = Metrics::new();
+        register_load(&metrics, || DecodeLoad {
+            waiting: 3,
+            kv_blocks_used: 2,
+            kv_blocks: 5,
+            kv_block_bytes: 1024,
+            call: Duration::from_secs(7),
+            ..DecodeLoad::default()
+        });
+        let text = metrics.encode().expect("encodes");
+        for line in [
+            "# TYPE medfleet_decode_kv_bytes gauge\n",
+            "medfleet_decode_sequences_waiting 3\n",
+            "medfleet_decode_kv_used_bytes 2048\n",
+            "medfleet_decode_kv_bytes 5120\n",
+            "medfleet_decode_call_seconds 7\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
         }
     }
 

@@ -64,7 +64,7 @@ use medfleet_queue::Queue;
 use medfleet_runtime::{
     Clock, Metrics, OnFailure, OnShutdown, Pages, Part, Random, Shutdown, TaskKind, TaskSet,
 };
-use medfleet_worker::{Dependencies, register_connection};
+use medfleet_worker::{Dependencies, register_connection, register_store};
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
@@ -172,6 +172,8 @@ pub async fn run(
     };
     let connected = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || connected.is_connected());
+    let store = dependencies.store.clone();
+    register_store(&dependencies.metrics, move || store.full_writes());
     parts.status(&dependencies).add_to(&pages);
     let served = parts.served(&dependencies);
     let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;

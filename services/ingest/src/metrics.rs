@@ -214,7 +214,7 @@ impl Figures {
             let help = "Bytes of blobs deleted because no job relied on them";
             registry.register_with_unit("ingest_collected", help, Unit::Bytes, f.collected_bytes.clone());
             registry.register("ingest_reclaimed_writes", "Broken writes whose room was given back", f.reclaimed.clone());
-            let help = "Jobs, tombstones and tenants that a sweep of stored data left as they were because something failed";
+            let help = "Jobs, tombstones and tenants that a sweep of stored data left as they were because something failed, and sweeps that could not finish";
             registry.register("ingest_keeper_failures", help, f.keeper_failures.clone());
             let help = "Units in the intake that this release cannot read and leaves there, each time that a dispatcher begins: their jobs wait until their time is over";
             registry.register("ingest_unreadable_units", help, f.unreadable.clone());

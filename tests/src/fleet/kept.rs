@@ -8,7 +8,7 @@ use medfleet_queue::{Queue, QueueConfig, StreamBytes};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::Fleet;
+use super::{Fleet, Role};
 use crate::config;
 
 impl Fleet {
@@ -57,6 +57,36 @@ impl Fleet {
             }
         }
         bail!("NATS closed the connection")
+    }
+
+    /// Whether NATS lets the user of a service publish to a subject.
+    pub async fn may_publish(&self, role: Role, subject: &str) -> Result<bool> {
+        let address = self.nats.lock().await.address();
+        let (from, mut to) = TcpStream::connect(address).await?.into_split();
+        let (user, password) = (role.name(), config::NATS_PASSWORD);
+        let begin = format!(
+            "CONNECT {{\"verbose\":false,\"user\":\"{user}\",\"pass\":\"{password}\"}}\r\n"
+        );
+        let message = format!("{begin}PUB {subject} 0\r\n\r\nPING\r\n");
+        to.write_all(message.as_bytes()).await?;
+        let mut lines = BufReader::new(from).lines();
+        while let Some(line) = lines.next_line().await? {
+            if line.starts_with("-ERR 'Permissions Violation") {
+                return Ok(false);
+            }
+            ensure!(!line.starts_with("-ERR"), "NATS says {line}");
+            if line == "PONG" {
+                return Ok(true);
+            }
+        }
+        bail!("NATS closed the connection")
+    }
+
+    /// What NATS refused to its users for want of rights, a line of its log each.
+    pub async fn refusals(&self) -> Result<Vec<String>> {
+        let log = fs::read_to_string(self.nats.lock().await.log())?;
+        let refused = log.lines().filter(|line| line.contains("Violation"));
+        Ok(refused.map(str::to_owned).collect())
     }
 
     /// Copies what a stopped fleet keeps: the queue's files and the blobs.

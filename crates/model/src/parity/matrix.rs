@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::fixtures::{Case, Tensors, facts};
 use super::recipe::{Recipe, checksum};
-use super::{TOLERANCE, all, difference, println_figure};
+use super::{TOLERANCE, all, difference, largest, println_figure};
 use crate::generate::{Continue, Request};
 use crate::text::Mutations;
 use crate::{Dtype, GenerateError, Model, Prompt};
@@ -156,12 +156,11 @@ fn weights_are_the_references() {
 fn distance(model: &Model, checkpoint: &str, name: &str, case: &Case) -> f32 {
     let rows = case.all_logits(model);
     let best = matrix().tensors(checkpoint).values(&format!("{name}.best"));
-    let of_best = rows[rows.len() - best.len()..]
-        .iter()
+    let last = rows[rows.len() - best.len()..].iter();
+    let of_best = last
         .zip(&best)
-        .map(|(row, best)| (row.iter().copied().fold(f32::NEG_INFINITY, f32::max) - best).abs())
-        .fold(0.0, f32::max);
-    difference(&case.selected(&rows), &case.logits).max(of_best)
+        .map(|(row, best)| (largest(row.iter().copied()) - best).abs());
+    difference(&case.selected(&rows), &case.logits).max(largest(of_best))
 }
 
 /// Logits, and the answer through paged keys and values.

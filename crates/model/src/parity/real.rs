@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::cache::fetched;
 use super::fixtures::{Tensors, facts};
 use super::schedules::pool;
-use super::{all, best, println_figure};
+use super::{all, best, largest, println_figure};
 use crate::{BlockTable, Chunk, Dtype, GgufSource, KvPool, Model, Want};
 
 /// Largest absolute difference allowed, and the gap between the two best logits below which either may win.
@@ -75,16 +75,14 @@ impl Reference {
             .top(case, step)
             .map(|(id, value)| (row[id as usize] - value).abs());
         let sum = log_sum(row) as f32 - self.log_sums[case * self.steps() + step];
-        let mut found = top.fold(sum.abs(), f32::max);
+        let mut found = largest(top.chain([sum.abs()]));
         if step == 0 {
             let width = self.strided.len() / self.facts.cases.len();
             let kept = &self.strided[case * width..(case + 1) * width];
             let ours = row.iter().step_by(self.facts.stride);
             assert_eq!(ours.len(), kept.len());
-            found = ours
-                .zip(kept)
-                .map(|(a, b)| (a - b).abs())
-                .fold(found, f32::max);
+            let differences = ours.zip(kept).map(|(a, b)| (a - b).abs());
+            found = found.max(largest(differences));
         }
         found
     }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,7 @@ use super::digest::is_text;
 use super::quantised::{NOW, ROWS};
 use super::{Part, Stored, Weights};
 use crate::error::LoadError;
+use crate::partial::Partial;
 
 /// What the file is. Its version changes with the way blocks are made and with everything below.
 const MAGIC: &[u8; 32] = b"medfleet quantised q8_0 rows v1\n";
@@ -103,8 +104,7 @@ struct Reading {
 }
 
 struct Writing {
-    partial: PathBuf,
-    file: File,
+    partial: Partial,
     table: Mutex<Vec<Hash>>,
     /// The first write that failed.
     failed: Mutex<Option<io::Error>>,
@@ -335,26 +335,9 @@ impl Reading {
 impl Writing {
     /// Makes the file under a name of its own. One process writes it at a time; another's start takes longer.
     fn start(folder: &Path, stamp: Digest, groups: usize) -> Result<Self, String> {
-        let partial = folder.join(format!("{stamp}.partial"));
-        let made = || -> io::Result<File> {
-            fs::create_dir_all(folder)?;
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false);
-            let file = options.open(&partial)?;
-            file.try_lock()
-                .map_err(|error| io::Error::other(error.to_string()))?;
-            // Whoever had the lock may have finished, and renamed this very file, since it was opened.
-            let (ours, named) = (file.metadata()?, fs::metadata(&partial)?);
-            if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
-                return Err(io::Error::other("another process has just written it"));
-            }
-            file.set_len(0)?;
-            Ok(file)
-        };
-        let file = made().map_err(|error| error.to_string())?;
+        let partial = Partial::begin(folder.join(format!("{stamp}.partial")));
         Ok(Self {
-            partial,
-            file,
+            partial: partial.map_err(|error| error.to_string())?,
             table: Mutex::new(vec![NONE; groups]),
             failed: Mutex::new(None),
         })
@@ -364,19 +347,18 @@ impl Writing {
         if locked(&self.failed).is_some() {
             return;
         }
-        match self.file.write_all_at(bytes, from) {
+        match self.partial.file().write_all_at(bytes, from) {
             Ok(()) => locked(&self.table)[group] = hash(bytes),
             Err(error) => *locked(&self.failed) = Some(error),
         }
     }
 
-    /// Seals the file and gives it its name.
+    /// Seals the file and gives it its name. A load that fails before that leaves nothing either.
     fn finish(&self, plan: &Plan, model: Digest, path: &Path) -> io::Result<()> {
         let sealed = self.seal(plan, model);
-        let named = sealed.and_then(|()| fs::rename(&self.partial, path));
+        let named = sealed.and_then(|()| self.partial.name(path));
         if named.is_err() {
-            // What is left of it takes room; where it cannot be removed, the next start writes over it.
-            let _ = fs::remove_file(&self.partial);
+            self.partial.discard();
         }
         named
     }
@@ -385,26 +367,11 @@ impl Writing {
         if let Some(error) = locked(&self.failed).take() {
             return Err(error);
         }
-        let table = locked(&self.table);
+        let (file, table) = (self.partial.file(), locked(&self.table));
         // Room for rows that were never asked for, as of a matrix that the model leaves aside.
-        self.file.set_len(plan.table)?;
-        self.file.write_all_at(table.as_flattened(), plan.table)?;
-        self.file.write_all_at(&plan.head(model, &table), 0)
-    }
-}
-
-impl Drop for Writing {
-    /// A load that failed leaves nothing. After a finish the name is gone already, or another process's, which is about to
-    /// find out and does without.
-    fn drop(&mut self) {
-        let named = fs::metadata(&self.partial);
-        let ours = self.file.metadata();
-        if let (Ok(named), Ok(ours)) = (named, ours)
-            && (named.dev(), named.ino()) == (ours.dev(), ours.ino())
-        {
-            // Where it cannot be removed, the next start writes over it.
-            let _ = fs::remove_file(&self.partial);
-        }
+        file.set_len(plan.table)?;
+        file.write_all_at(table.as_flattened(), plan.table)?;
+        file.write_all_at(&plan.head(model, &table), 0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connecting: what is refused and what the refusal says; making streams from many processes at once.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::setting::Secret;
+use medfleet_core::setting::{ByteSize, Secret};
 use medfleet_core::{PoolName, Stage};
 use medfleet_queue::{ConnectError, Queue, QueueConfig};
 use medfleet_testkit::{self as kit, FaultyLink, NATS_DEFAULT, NatsServer};
@@ -115,6 +115,18 @@ async fn many_processes_make_the_streams_at_once_and_again() -> Result<()> {
         matches!(closed, Err(medfleet_queue::QueueError::Closed)),
         "{closed:?}"
     );
+    Ok(())
+}
+
+/// A worker that starts asks for the streams that ingest has made, and their room is taken, by themselves.
+#[tokio::test]
+async fn streams_that_have_most_of_the_room_are_found() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let mut config = kit::config(&server.url());
+    // Of the server's 16 GiB less is left beside them.
+    config.stream_bytes_max.events = ByteSize::from_mib(9 * 1024);
+    let queue = kit::queue(&config).await?;
+    queue.ensure_there(&[kit::pool()]).await?;
     Ok(())
 }
 

@@ -293,7 +293,7 @@ impl BlobStore {
         let landed = match place.put_batch(batch).await {
             Ok(Some(landed)) => landed,
             Ok(None) => return Ok(None),
-            Err(BackendError::Full) => return Err(StoreError::Full { bytes, free: 0 }),
+            Err(BackendError::Full) => return Err(self.full(bytes, 0)),
             Err(error) => return Err(error.into()),
         };
         self.inner.room.wrote(landed.written_bytes);

@@ -1,6 +1,7 @@
 //! How full the store is. Counting looks at everything that is stored, so that it is done now and then, by one at a time;
 //! in between the number is kept up with what this process writes and removes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub(super) struct Room {
     known: Mutex<Option<Used>>,
     /// Held by the one that counts.
     counting: tokio::sync::Mutex<()>,
+    /// Writes of this process for which there was none.
+    refused: AtomicU64,
 }
 
 /// What was counted, and what it is with what this process did since.
@@ -37,6 +40,16 @@ impl Used {
 }
 
 impl Room {
+    /// A write found none.
+    pub(super) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many writes found none.
+    pub(super) fn refusals(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// The used bytes; none when the place has no useful answer. `count` asks the place, and runs only when it is time to.
     pub(super) async fn used(
         &self,

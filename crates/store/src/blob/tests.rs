@@ -230,6 +230,7 @@ async fn limits_have_names() {
     assert_eq!(store.headroom().await.expect("works"), Some(5));
     let full = put(vec![3; 10]).await.expect_err("does not fit");
     assert!(matches!(full, StoreError::Full { free: 5, bytes: 10 }) && full.is_transient());
+    assert_eq!(store.full_writes(), 1);
     let unlimited = over(
         &backend,
         Limits {

@@ -17,12 +17,13 @@ const FILE: &str = "compose.yaml";
 const SCRIPT: &str = "compose-prepare.sh";
 const NATS: &str = "nats-single.conf";
 /// Keys of a service that the file uses, by the names that the Compose Specification has for them.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "cap_drop",
     "command",
     "depends_on",
     "environment",
     "image",
+    "mem_limit",
     "ports",
     "read_only",
     "restart",
@@ -59,7 +60,14 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     for (name, service) in services {
         let mut found = rights(service);
         found.extend(unmounted(service, &deploy));
+        found.extend(unlimited(service));
         violations.extend(found.iter().map(|what| format!("{FILE}: {name} {what}")));
+    }
+    let decodes = services.get("decode").and_then(limit);
+    if decodes <= Some(memory::by_default()?) {
+        violations.push(format!(
+            "{FILE}: decode's memory is used up by keys and values"
+        ));
     }
     for name in SERVICES {
         let mut command = Command::new(built(&format!("medfleet-{name}"))?);
@@ -107,6 +115,27 @@ fn unmounted(service: &Value, deploy: &Path) -> Option<String> {
     let from = volumes.find_map(|volume| volume.strip_suffix(&ending));
     let is_there = from.is_some_and(|from| deploy.join(from).join("config.json").is_file());
     (!is_there).then(|| format!("has no model at {path}"))
+}
+
+/// A container that may take the machine's memory from the others, or a runtime that knows nothing of its limit.
+fn unlimited(service: &Value) -> Option<String> {
+    let Some(bytes) = limit(service) else {
+        return Some("has no limit of memory".to_owned());
+    };
+    let told = memory::bytes(text(service["environment"].get("GOMEMLIMIT")?));
+    (told != Some(bytes)).then(|| "is told of another limit of memory than it has".to_owned())
+}
+
+/// Bytes of memory that a container may have, as the Compose Specification writes them: `512m`, `4g`.
+fn limit(service: &Value) -> Option<u64> {
+    let told = text(&service["mem_limit"]);
+    let (digits, unit) = told.split_at_checked(told.len().checked_sub(1)?)?;
+    let unit: u32 = match unit {
+        "m" => 20,
+        "g" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << unit)
 }
 
 /// What a container may that it need not.
@@ -184,6 +213,21 @@ mod tests {
         check("./demo/phantom-demo:/models/m:ro", true);
         check("./demo/phantom-demo:/models/other:ro", false);
         check("./demo:/models/m:ro", false);
+    }
+
+    #[test]
+    fn a_container_without_a_limit_of_memory_is_found() {
+        let check = |service: Value, is_well: bool| {
+            assert_eq!(unlimited(&service).is_none(), is_well, "{service}");
+        };
+        let nats = |limit: &str| json!({"mem_limit": limit, "environment": {"GOMEMLIMIT": "2GiB"}});
+        check(json!({"mem_limit": "512m", "environment": {}}), true);
+        check(json!({"mem_limit": "4g"}), true);
+        check(nats("2g"), true);
+        check(json!({"environment": {}}), false);
+        check(json!({"mem_limit": "4"}), false);
+        check(json!({"mem_limit": "g"}), false);
+        check(nats("1g"), false);
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn given(pod: Pod<'_>, objects: &[Value]) -> Option<String> {
 }
 
 /// A size as settings have it: `2GiB`.
-fn bytes(text: &str) -> Option<u64> {
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit: u32 = match text.get(digits.len()..)?.trim() {
         "B" => 0,

@@ -167,6 +167,17 @@ async fn clocks_that_are_wrong_delete_nothing() {
     assert_eq!(setup.state(&key).await, None);
 }
 
+/// Or nobody would be told that nothing is deleted any more.
+#[tokio::test]
+async fn a_sweep_that_cannot_finish_is_counted() {
+    let setup = Setup::new().await;
+    setup.keeper.sweep_or_tell().await;
+    assert_eq!(setup.keeper.figures.keeper_failures.get(), 0);
+    setup.keeper.queue.drain().await;
+    setup.keeper.sweep_or_tell().await;
+    assert_eq!(setup.keeper.figures.keeper_failures.get(), 1);
+}
+
 #[tokio::test]
 async fn what_was_never_submitted_goes_with_the_longest_life_of_a_job() {
     let setup = Setup::new().await;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use medfleet_core::{Stage, UnixMillis};
 use medfleet_runtime::Metrics;
-use medfleet_worker::{WorkerMetrics, register_connection};
+use medfleet_worker::{WorkerMetrics, register_connection, register_store};
 use serde_json::{Value, json};
 
 use crate::exit::{CommandResult, Exit};
@@ -56,6 +56,7 @@ fn all() -> anyhow::Result<Vec<Metric>> {
         metrics.describe("medfleet-x", "0", UnixMillis(0));
         metrics.certificates([("ingest.tls.cert".to_owned(), UnixMillis(0))]);
         register_connection(metrics, || true);
+        register_store(metrics, || 0);
     };
     let mut all = of("every service", &Metrics::new(), every)?;
     let shared: BTreeSet<String> = all.iter().map(|metric| metric.name.clone()).collect();

@@ -1,0 +1,87 @@
+//! What `deploy/nats-roles.conf` lets each service do in NATS: enough for the fleet, also where something dies, and no more.
+
+use anyhow::{Result, ensure};
+use medfleet_proto::v1::Class;
+use medfleet_tests::client::{inline, report};
+use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
+use medfleet_tests::picture;
+use toml::toml;
+
+async fn start() -> Result<Fleet> {
+    let store = toml! {
+        kind = "jetstream"
+        bucket = "medfleet"
+        replicas = 1
+    };
+    Fleet::start(Options {
+        store: Some(store),
+        roles: true,
+        ..Options::default()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_service_may_what_it_needs() -> Result<()> {
+    let fleet = start().await?;
+    let client = fleet.client("st-mary").await?;
+    let first = client.submit(report(vec![inline(picture::png(64, 1)?)]));
+    let first = client.wait_completed(&first.await?.name).await?;
+    // Others take what a worker had, after the connections of all were lost.
+    fleet.kill9(Role::Encode).await?;
+    let second = report(vec![inline(picture::png(64, 2)?)]);
+    let second = client.submit(second).await?;
+    fleet.restart_nats().await?;
+    fleet.start_role(Role::Encode).await?;
+    client.wait_completed(&second.name).await?;
+    let no_picture = client.submit(report(vec![inline(b"no picture".to_vec())]));
+    client.wait_final(&no_picture.await?.name).await?;
+    let operator = fleet.client(OPERATOR).await?;
+    operator.pause("st-mary", Class::Bulk).await?;
+    operator.resume("st-mary", Class::Bulk).await?;
+    client.erase(&first.name).await?;
+    fleet.wait_idle().await?;
+    let refusals = fleet.refusals().await?;
+    ensure!(refusals.is_empty(), "{refusals:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_worker_may_more() -> Result<()> {
+    let fleet = start().await?;
+    for role in [Role::Preprocess, Role::Encode, Role::Decode] {
+        let is_let_in = fleet.may_publish(role, "$JS.API.INFO").await?;
+        ensure!(is_let_in, "{role:?} may do nothing");
+        for subject in [
+            "audit.st-mary",
+            "work.encode.test-pool.stat.st-mary.job.0",
+            "intake.preprocess.test-pool.stat.st-mary.job.0",
+            "$KV.PAUSES._.bulk",
+            "$KV.LEASES.dispatcher",
+            "$KV.UPLOADS.st-mary.upload",
+            "$JS.API.STREAM.CREATE.ANOTHER",
+            "$JS.API.STREAM.UPDATE.AUDIT",
+            "$JS.API.STREAM.DELETE.KV_JOBS_0",
+            "$JS.API.STREAM.PURGE.KV_JOBS_0",
+            "$JS.API.STREAM.PURGE.DEAD",
+            "$JS.API.STREAM.MSG.GET.AUDIT",
+            "$JS.API.DIRECT.GET.AUDIT",
+            "$JS.API.DIRECT.GET.KV_UPLOADS",
+            "$JS.API.CONSUMER.CREATE.AUDIT.spy",
+        ] {
+            let may = fleet.may_publish(role, subject).await?;
+            ensure!(!may, "{role:?} may publish to {subject}");
+        }
+    }
+    // Units of another stage.
+    for (role, stage) in [
+        (Role::Preprocess, "ENCODE"),
+        (Role::Encode, "DECODE"),
+        (Role::Decode, "PREPROCESS"),
+    ] {
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WORK_{stage}.test-pool_stat");
+        let may = fleet.may_publish(role, &subject).await?;
+        ensure!(!may, "{role:?} may take units of {stage}");
+    }
+    Ok(())
+}
