@@ -153,6 +153,11 @@ impl Backend for Folder {
             .await
     }
 
+    async fn put_all(&self, objects: Vec<(Name, Bytes)>) -> Result<(), BackendError> {
+        self.blocking("write", move |root| root.write_all(&objects))
+            .await
+    }
+
     async fn heads(&self, names: &[Name]) -> Result<Vec<Option<Entry>>, BackendError> {
         let names = names.to_vec();
         let look = move |root: &Root| names.into_iter().map(|name| root.head(name)).collect();
