@@ -20,7 +20,7 @@ use crate::error::{PreprocessError, StartError};
 use crate::frames;
 use crate::metrics::PreprocessMetrics;
 use crate::puts::{FramesInFlight, Puts};
-use crate::screen::screen;
+use crate::screen::{has_text, screen};
 use crate::study::{Job, Studies, Study, Volumes};
 use crate::unit::chunk_starts;
 
@@ -90,10 +90,14 @@ impl Preprocess {
         task: Option<v1::Task>,
     ) -> Result<Move, PreprocessError> {
         let identifiers = study.identifiers;
-        // Tens of thousands of names in a long text take seconds. No pixels are held for it.
-        let screen = move || screen(task.as_ref(), &identifiers);
-        let screened = Decodes::run(&Arc::default(), screen).await;
-        let screening = screened.map_err(|_| PreprocessError::ScreeningPanic)?;
+        let screening = if has_text(task.as_ref()) {
+            // Tens of thousands of names in a long text take seconds. No pixels are held for it.
+            let screen = move || screen(task.as_ref(), &identifiers);
+            let screened = Decodes::run(&Arc::default(), screen).await;
+            screened.map_err(|_| PreprocessError::ScreeningPanic)?
+        } else {
+            screen(task.as_ref(), &identifiers)
+        };
         for masked in &screening.masked {
             self.metrics.masked.inc_by(masked.count.into());
         }
