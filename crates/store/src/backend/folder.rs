@@ -403,7 +403,8 @@ impl Root {
             return Ok(Some(Err(length)));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
-        file.take(bytes_max).read_to_end(&mut bytes)?;
+        // No more than that: its end need not be looked for.
+        file.take(length).read_to_end(&mut bytes)?;
         Ok(Some(Ok(bytes.into())))
     }
 
