@@ -333,8 +333,9 @@ impl Root {
     fn sync_from(&self, target: &Path) -> io::Result<()> {
         let mut unknown = Vec::new();
         for folder in target.ancestors().skip(1) {
-            let identity = identity(folder)?;
-            File::open(folder)?.sync_all()?;
+            let open = File::open(folder)?;
+            let identity = identity(&open.metadata()?);
+            open.sync_all()?;
             if folder == self.path || self.entered.has(folder, identity) {
                 break;
             }
@@ -554,9 +555,8 @@ impl Entered {
     }
 }
 
-fn identity(folder: &Path) -> io::Result<Identity> {
-    let metadata = fs::metadata(folder)?;
-    Ok((metadata.ino(), metadata.created().ok()))
+fn identity(folder: &fs::Metadata) -> Identity {
+    (folder.ino(), folder.created().ok())
 }
 
 /// Creates missing folders, each entered durably in its parent.
