@@ -149,8 +149,8 @@ impl Backend for Folder {
         bytes: Bytes,
     ) -> Result<Option<UnixMillis>, BackendError> {
         let name = name.clone();
-        self.blocking("write", move |root| root.write(&name, &bytes).map(Some))
-            .await
+        let write = move |root: &Root| root.write_to(&root.file(&name), &bytes).map(Some);
+        self.blocking("write", write).await
     }
 
     async fn put_all(&self, objects: Vec<(Name, Bytes)>) -> Result<(), BackendError> {
@@ -300,10 +300,6 @@ impl Root {
         };
         self.tidy_after(&file)?;
         Ok(true)
-    }
-
-    fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<UnixMillis> {
-        self.write_to(&self.file(name), bytes)
     }
 
     /// Gives the file's time.
