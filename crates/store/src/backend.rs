@@ -202,6 +202,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// every later read anywhere sees it.
     async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError>;
 
+    /// As [`Backend::put`], for several small objects, in any order. After an error any of them may be there, each of them whole.
+    async fn put_all(&self, objects: Vec<(Name, Bytes)>) -> Result<(), BackendError> {
+        let puts = objects
+            .iter()
+            .map(|(name, bytes)| self.put(name, bytes.clone()));
+        try_join_all(puts).await?;
+        Ok(())
+    }
+
     /// Reads the whole object; none when there is none. More than `bytes_max` is refused before it is read.
     async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError>;
 

@@ -18,6 +18,7 @@ const LARGE_BYTES: usize = 3 << 20;
 pub async fn run(backend: Arc<dyn Backend>) {
     let backend = backend.as_ref();
     reads_what_was_written(backend).await;
+    writes_several(backend).await;
     lists_by_whole_segments(backend).await;
     refreshes_what_is_there(backend).await;
     deletes_one_version_only(backend).await;
@@ -127,6 +128,18 @@ async fn reads_several(backend: &dyn Backend) {
     let none = backend.get_all(&[], u64::MAX).await.expect("reads");
     assert!(none.is_empty(), "{none:?}");
     delete(backend, "t/text/b").await;
+}
+
+async fn writes_several(backend: &dyn Backend) {
+    let texts = ["t/text/a", "t/text/b", "u/frame/a"];
+    put(backend, "t/text/b", Bytes::from_static(b"before")).await;
+    let objects = texts.map(|text| (name(text), Bytes::from(text)));
+    backend.put_all(objects.into()).await.expect("puts");
+    backend.put_all(Vec::new()).await.expect("puts nothing");
+    for text in texts {
+        assert_eq!(get(backend, text).await, Some(Bytes::from(text)));
+        delete(backend, text).await;
+    }
 }
 
 async fn lists_by_whole_segments(backend: &dyn Backend) {

@@ -298,12 +298,11 @@ impl<H: Handler> Slot<H> {
         };
         match after_start(unit, applied.into()) {
             Start::Work(record) => {
-                let current = record.clone();
+                let changed = is_stale.then(|| record.clone());
                 let inputs = async move {
-                    if is_stale {
-                        self.handler.read(unit, &current).await
-                    } else {
-                        inputs.await
+                    match changed {
+                        Some(record) => self.handler.read(unit, &record).await,
+                        None => inputs.await,
                     }
                 };
                 let started = (record, revision);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{EncodeEngine, Purpose};
@@ -170,11 +169,11 @@ async fn leave(
     store: &BlobStore,
     tenant: &TenantId,
     keys: &Keys,
-    list: Bytes,
+    list: &Bytes,
 ) -> Result<(), EncodeError> {
-    let puts = [&keys.of_job, &keys.of_frames]
-        .map(|key| store.put_mutable(tenant, BlobKind::TokensOfChunk, key, list.clone()));
-    try_join_all(puts).await?;
+    let keys: [&[u8]; 2] = [&keys.of_job, &keys.of_frames];
+    let kind = BlobKind::TokensOfChunk;
+    store.put_under_each(tenant, kind, &keys, list).await?;
     Ok(())
 }
 
@@ -213,7 +212,7 @@ impl Handler for Encode {
             }
         };
         // Last: decoders of earlier releases read another job's by its name, and must find what it names.
-        leave(&self.store, &unit.key.tenant, &keys, list).await?;
+        leave(&self.store, &unit.key.tenant, &keys, &list).await?;
         started.advance(&Move::ChunkEncoded { chunk }).await?;
         Ok(())
     }
@@ -250,7 +249,7 @@ mod tests {
             let job = kit::record(seed, 1).0;
             let unit = kit::unit(&job, Stage::Encode, Class::Routine, 0);
             let keys = Keys::of(&unit, &frames, &encoder);
-            let put = leave(&store, &tenant, &keys, Bytes::from_static(list)).await;
+            let put = leave(&store, &tenant, &keys, &Bytes::from_static(list)).await;
             put.expect("stores");
             left.push((keys, list));
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
-use medfleet_store::{BackendError, BlobStore, Collected, Erased, Holder, Relied, StoreError};
+use medfleet_store::{
+    BackendError, BlobStore, Collected, Erased, Holder, Named, Relied, StoreError,
+};
 use medfleet_worker::text_key;
 
 use crate::error::Refusal;
@@ -48,16 +50,17 @@ impl Blobs {
         self.0.digest(tenant, content).await
     }
 
-    /// Stores what a job brings; the job relies on it, and on `parts`, from now on. False when a part is gone.
+    /// Stores what a job brings, under the names that [`Blobs::digest`] gave; the job relies on it, and on `parts`, from now on.
+    /// False when a part is gone.
     pub(crate) async fn keep(
         &self,
         key: &JobKey,
-        contents: Vec<(BlobKind, Bytes)>,
+        contents: Vec<Named>,
         parts: &[(BlobKind, Digest)],
     ) -> Result<bool, StoreError> {
         let nothing = ready(Ok(()));
-        match self.0.keep(key, contents, parts, nothing).await {
-            Ok(_) => Ok(true),
+        match self.0.keep_named(key, contents, parts, nothing).await {
+            Ok(()) => Ok(true),
             Err(StoreError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),
         }

@@ -24,7 +24,7 @@ const LOOKUPS: usize = 32;
 pub(crate) struct Study {
     pub(crate) record: JobRecord,
     /// To store: inputs that came with the request, and the study manifest.
-    pub(crate) contents: Vec<(BlobKind, Bytes)>,
+    pub(crate) contents: Vec<medfleet_store::Named>,
     /// Stored before: parts of uploads.
     pub(crate) parts: Vec<(BlobKind, Digest)>,
     /// These uploads.
@@ -34,7 +34,7 @@ pub(crate) struct Study {
 /// An input on its way into a manifest.
 struct Prepared {
     input: StudyInput,
-    content: Option<Bytes>,
+    content: Option<medfleet_store::Named>,
 }
 
 /// What a record names by digest.
@@ -88,12 +88,9 @@ impl Acceptor {
         };
         let manifest = Bytes::from(manifest.encode_to_vec());
         let study = self.blobs.digest(tenant, &manifest).await;
+        let contents = contents.into_iter().flatten();
         let contents = contents
-            .into_iter()
-            .flatten()
-            .map(|content| (BlobKind::Input, content));
-        let contents = contents
-            .chain([(BlobKind::Study, manifest.clone())])
+            .chain([(BlobKind::Study, study, manifest.clone())])
             .collect();
         let ttl_millis = i64::try_from(plan.time_to_live.as_millis()).unwrap_or(i64::MAX);
         let ttl_bytes = ttl_millis.to_le_bytes();
@@ -168,7 +165,7 @@ impl Acceptor {
                 };
                 Ok(Prepared {
                     input,
-                    content: Some(content.clone()),
+                    content: Some((BlobKind::Input, digest, content.clone())),
                 })
             }
             Source::Upload(id) => {

@@ -1,11 +1,14 @@
 //! Frames on their way to the store while the study's other files are still decoded and its manifest is made. The job takes
 //! its reference on them as they are stored: should it never come to a manifest, they are still the job's, and go with
 //! it. Dropped before they are finished, those under way are stored all the same, as their writes cannot be stopped.
+//!
+//! The frame of a study that has one file, and of it one frame, waits for the manifest: both are then stored together, under one
+//! reference.
 
 use std::future::ready;
 use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobKey};
@@ -37,6 +40,21 @@ pub(crate) struct Puts {
     waiting: Arc<Waiting>,
     running: Mutex<JoinSet<Result<(), StoreError>>>,
     frames: AtomicU32,
+    first: Mutex<First>,
+}
+
+/// Where the first frame is of a study that may have no other.
+#[derive(Debug, Default)]
+enum First {
+    /// It has not come yet.
+    Awaited,
+    /// It comes, and is not here yet.
+    Comes,
+    /// It waits for the manifest.
+    Waits(Named, Held),
+    /// It does not wait: there are others, or there may be.
+    #[default]
+    Over,
 }
 
 /// Frames that wait for those before them to be stored; they are then stored together, under one reference.
@@ -81,7 +99,16 @@ impl Puts {
             waiting: Arc::default(),
             running: Mutex::default(),
             frames: AtomicU32::new(0),
+            first: Mutex::default(),
         }
+    }
+
+    /// The same, of a study of so many files.
+    pub(crate) fn of_files(mut self, files: usize) -> Self {
+        if files == 1 {
+            self.first = Mutex::new(First::Awaited);
+        }
+        self
     }
 
     /// Counts frames that the study is to have, and gives how many that makes in all.
@@ -93,25 +120,86 @@ impl Puts {
     }
 
     /// Starts to store the pixels of a frame, once few enough are being stored, and gives their name. The turn is held until
-    /// they are stored: until then they are in memory.
+    /// they are stored: until then they are in memory. A frame that may be the only one waits for [`Puts::finish_with`]: before
+    /// anybody waits for another turn, [`Puts::begin`] has to be called.
     pub(crate) async fn start(&self, pixels: Bytes, turn: &Arc<Turn>) -> Digest {
+        // First of all, as the one before may have the last place.
+        let may_wait = self.comes();
         // The semaphore is never closed; should it be, the limit is not kept, and the frame is still stored.
         let place = Arc::clone(&self.in_flight.0).acquire_owned().await.ok();
         let digest = self.store.digest(&self.key.tenant, &pixels).await;
         let frame = (BlobKind::Frame, digest, pixels);
-        self.waiting.add(frame, (Arc::clone(turn), place));
-        let (waiting, store) = (Arc::clone(&self.waiting), self.store.clone());
-        let key = self.key.clone();
-        let put = async move { waiting.store(&store, &key).await };
-        // One insertion: whole even after a panic elsewhere.
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.spawn(put);
-        drop(running);
+        self.has_come(may_wait, frame, (Arc::clone(turn), place));
         digest
     }
 
-    /// Waits until all of them are stored.
-    pub(crate) async fn finish(mut self) -> Result<(), StoreError> {
+    /// Starts to store the frame that waits for the manifest, if one does. None waits from now on.
+    pub(crate) fn begin(&self) {
+        let first = mem::take(&mut *self.first());
+        if let First::Waits(frame, held) = first {
+            self.put(frame, held);
+        }
+    }
+
+    /// True for a frame that may be the only one.
+    fn comes(&self) -> bool {
+        let mut first = self.first();
+        if matches!(*first, First::Awaited) {
+            *first = First::Comes;
+            return true;
+        }
+        drop(first);
+        self.begin();
+        false
+    }
+
+    fn has_come(&self, may_wait: bool, frame: Named, held: Held) {
+        let mut first = self.first();
+        if may_wait && matches!(*first, First::Comes) {
+            *first = First::Waits(frame, held);
+        } else {
+            drop(first);
+            self.put(frame, held);
+        }
+    }
+
+    fn put(&self, frame: Named, held: Held) {
+        self.waiting.add(frame, held);
+        let (waiting, store) = (Arc::clone(&self.waiting), self.store.clone());
+        let key = self.key.clone();
+        self.run(async move { waiting.store(&store, &key).await });
+    }
+
+    fn run(&self, put: impl Future<Output = Result<(), StoreError>> + Send + 'static) {
+        // One insertion: whole even after a panic elsewhere.
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.spawn(put);
+    }
+
+    fn first(&self) -> MutexGuard<'_, First> {
+        // Changed in single steps: whole even after a panic elsewhere.
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores the manifest, and waits until all of it is stored.
+    pub(crate) async fn finish_with(self, manifest: Named) -> Result<(), StoreError> {
+        let (store, key) = (self.store.clone(), self.key.clone());
+        let first = mem::take(&mut *self.first());
+        let First::Waits(frame, held) = first else {
+            let frames = self.finish();
+            return store.keep_named(&key, vec![manifest], &[], frames).await;
+        };
+        self.run(async move {
+            let both = vec![frame, manifest];
+            let kept = store.keep_named(&key, both, &[], ready(Ok(()))).await;
+            drop(held);
+            kept
+        });
+        self.finish().await
+    }
+
+    /// Waits until all frames are stored that were started and do not wait.
+    async fn finish(mut self) -> Result<(), StoreError> {
         let running = self
             .running
             .get_mut()
@@ -139,6 +227,7 @@ impl Drop for Puts {
 mod tests {
     use std::time::Duration;
 
+    use futures::future::join_all;
     use medfleet_core::JobId;
     use medfleet_store::FleetKey;
 
@@ -173,6 +262,72 @@ mod tests {
         for (name, value) in names.iter().zip(1..) {
             let stored = store.get(&key.tenant, BlobKind::Frame, name).await;
             assert_eq!(stored.expect("there"), pixels(value));
+        }
+    }
+
+    async fn is_stored(store: &BlobStore, kind: BlobKind, name: &Digest) -> bool {
+        let stored = store.exists(&key().tenant, kind, name).await;
+        stored.expect("works")
+    }
+
+    #[tokio::test]
+    async fn the_only_frame_of_a_file_is_stored_with_the_manifest() {
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let (key, turn) = (key(), turn().await);
+        let in_flight = FramesInFlight::default();
+        let puts = Puts::new(store.clone(), key.clone(), &in_flight).of_files(1);
+        let name = puts.start(pixels(1), &turn).await;
+        assert!(matches!(*puts.first(), First::Waits(..)));
+        let manifest = Bytes::from_static(b"the list of frames");
+        let list = store.digest(&key.tenant, &manifest).await;
+        let finished = puts.finish_with((BlobKind::Frames, list, manifest)).await;
+        finished.expect("stored");
+        assert_eq!(Arc::strong_count(&turn), 1);
+        assert_eq!(in_flight.0.available_permits(), IN_FLIGHT_MAX);
+        assert!(is_stored(&store, BlobKind::Frame, &name).await);
+        assert!(is_stored(&store, BlobKind::Frames, &list).await);
+        let erased = store.erase(&key.tenant, &key.job).await;
+        assert_eq!(erased.expect("erases").deleted, 2);
+    }
+
+    #[tokio::test]
+    async fn a_frame_waits_neither_for_others_nor_where_it_is_told_to_begin() {
+        let turn = turn().await;
+        for (files, many, is_told) in [(1, 2, false), (2, 1, false), (1, 1, true)] {
+            let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+            let puts = Puts::new(store.clone(), key(), &FramesInFlight::default());
+            let puts = puts.of_files(files);
+            let mut names = Vec::new();
+            for value in 0..many {
+                names.push(puts.start(pixels(value), &turn).await);
+            }
+            if is_told {
+                puts.begin();
+            }
+            puts.finish().await.expect("stored");
+            for name in names {
+                assert!(is_stored(&store, BlobKind::Frame, &name).await);
+            }
+            assert_eq!(Arc::strong_count(&turn), 1);
+        }
+    }
+
+    /// Each of them has a place, and wants one more.
+    #[tokio::test]
+    async fn frames_that_wait_do_not_wait_for_each_other() {
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let (in_flight, turn) = (FramesInFlight::default(), turn().await);
+        let puts = || Puts::new(store.clone(), key(), &in_flight).of_files(1);
+        let all: Vec<Puts> = (0..IN_FLIGHT_MAX).map(|_| puts()).collect();
+        for puts in &all {
+            puts.start(pixels(1), &turn).await;
+        }
+        assert_eq!(in_flight.0.available_permits(), 0);
+        let others = join_all(all.iter().map(|puts| puts.start(pixels(2), &turn)));
+        let others = tokio::time::timeout(Duration::from_secs(60), others).await;
+        others.expect("places are given back");
+        for puts in all {
+            puts.finish().await.expect("stored");
         }
     }
 

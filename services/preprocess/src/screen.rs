@@ -28,6 +28,18 @@ pub(crate) fn screen(task: Option<&v1::Task>, identifiers: &Identifiers) -> wire
     }
 }
 
+/// Whether a model would read any text of the task.
+pub(crate) fn has_text(task: Option<&v1::Task>) -> bool {
+    let mut has_text = false;
+    if let Some(kind) = task.and_then(|task| task.kind.clone()) {
+        of_kind(kind, &mut |text| {
+            has_text |= !text.is_empty();
+            text
+        });
+    }
+    has_text
+}
+
 fn masked_text((kind, count): (IdentifierKind, u32)) -> wire::MaskedText {
     wire::MaskedText {
         kind: kind.code().to_owned(),
@@ -60,5 +72,33 @@ fn of_kind(kind: Kind, screen: &mut impl FnMut(String) -> String) -> Kind {
             labels: labels.into_iter().map(screen).collect(),
         }),
         Kind::Embed(v1::EmbedTask {}) => Kind::Embed(v1::EmbedTask {}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_has_text_where_a_model_would_read_some() {
+        let check = |kind: Option<Kind>, expected: bool| {
+            let task = v1::Task { kind };
+            assert_eq!(has_text(Some(&task)), expected, "{task:?}");
+        };
+        let report = |text: &str| {
+            let clinical_context = text.to_owned();
+            Some(Kind::Report(v1::ReportTask { clinical_context }))
+        };
+        let labels = |labels: &[&str]| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Some(Kind::Classify(v1::ClassifyTask { labels }))
+        };
+        check(report(""), false);
+        check(report("Cough for three days."), true);
+        check(labels(&["", "effusion"]), true);
+        check(labels(&[]), false);
+        check(Some(Kind::Embed(v1::EmbedTask {})), false);
+        check(None, false);
+        assert!(!has_text(None));
     }
 }

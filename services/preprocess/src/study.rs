@@ -263,6 +263,10 @@ impl Studies {
         // Until the last frame was taken: a decode that nobody takes frames from never ends.
         let (read, entries) = tokio::join!(Decodes::run(&turn, read), store);
         let (outcome, held) = read.map_err(|_| PreprocessError::DecoderPanic { index })?;
+        if outcome.is_err() {
+            // It may be tried again with more room, and for another turn.
+            job.puts.begin();
+        }
         Ok((outcome.map(|read| (read, entries)), held))
     }
 
@@ -343,6 +347,8 @@ impl Studies {
         }
         let mut volume = Vec::new();
         if !slices.is_empty() {
+            // Its frames are others, and need turns of their own.
+            job.puts.begin();
             let first = files.first().map_or(0, |file| file.input);
             let plan = self.plan(first, slices).await?;
             for (index, fate) in &plan.fates {

@@ -20,7 +20,7 @@ use crate::error::{PreprocessError, StartError};
 use crate::frames;
 use crate::metrics::PreprocessMetrics;
 use crate::puts::{FramesInFlight, Puts};
-use crate::screen::screen;
+use crate::screen::{has_text, screen};
 use crate::study::{Job, Studies, Study, Volumes};
 use crate::unit::chunk_starts;
 
@@ -90,14 +90,18 @@ impl Preprocess {
         task: Option<v1::Task>,
     ) -> Result<Move, PreprocessError> {
         let identifiers = study.identifiers;
-        // Tens of thousands of names in a long text take seconds. No pixels are held for it.
-        let screen = move || screen(task.as_ref(), &identifiers);
-        let screened = Decodes::run(&Arc::default(), screen).await;
-        let screening = screened.map_err(|_| PreprocessError::ScreeningPanic)?;
+        let screening = if has_text(task.as_ref()) {
+            // Tens of thousands of names in a long text take seconds. No pixels are held for it.
+            puts.begin();
+            let screen = move || screen(task.as_ref(), &identifiers);
+            let screened = Decodes::run(&Arc::default(), screen).await;
+            screened.map_err(|_| PreprocessError::ScreeningPanic)?
+        } else {
+            screen(task.as_ref(), &identifiers)
+        };
         for masked in &screening.masked {
             self.metrics.masked.inc_by(masked.count.into());
         }
-        let key = &started.unit.key;
         let input_digests = study
             .input_digests
             .iter()
@@ -118,10 +122,12 @@ impl Preprocess {
             screening: Some(screening),
             encoded: None,
         };
-        let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
-        let digests = self.store.keep(key, manifest, &[], puts.finish()).await?;
+        let manifest = Bytes::from(manifest.encode_to_vec());
+        let frames = self.store.digest(&started.unit.key.tenant, &manifest).await;
+        let manifest = (BlobKind::Frames, frames, manifest);
+        puts.finish_with(manifest).await?;
         Ok(Move::Preprocessed {
-            frames: only(&digests)?,
+            frames,
             chunks,
             frame_count: count,
         })
@@ -195,6 +201,7 @@ impl Handler for Preprocess {
             started.unit.key.clone(),
             &self.in_flight,
         );
+        let puts = puts.of_files(study.inputs.len());
         let job = Job {
             tenant,
             puts: &puts,

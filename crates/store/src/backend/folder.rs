@@ -149,7 +149,12 @@ impl Backend for Folder {
         bytes: Bytes,
     ) -> Result<Option<UnixMillis>, BackendError> {
         let name = name.clone();
-        self.blocking("write", move |root| root.write(&name, &bytes).map(Some))
+        let write = move |root: &Root| root.write_to(&root.file(&name), &bytes).map(Some);
+        self.blocking("write", write).await
+    }
+
+    async fn put_all(&self, objects: Vec<(Name, Bytes)>) -> Result<(), BackendError> {
+        self.blocking("write", move |root| root.write_all(&objects))
             .await
     }
 
@@ -297,10 +302,6 @@ impl Root {
         Ok(true)
     }
 
-    fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<UnixMillis> {
-        self.write_to(&self.file(name), bytes)
-    }
-
     /// Gives the file's time.
     fn write_to(&self, target: &Path, bytes: &[u8]) -> io::Result<UnixMillis> {
         let time = self.place_file(target, bytes)?;
@@ -328,8 +329,9 @@ impl Root {
     fn sync_from(&self, target: &Path) -> io::Result<()> {
         let mut unknown = Vec::new();
         for folder in target.ancestors().skip(1) {
-            let identity = identity(folder)?;
-            File::open(folder)?.sync_all()?;
+            let open = File::open(folder)?;
+            let identity = identity(&open.metadata()?);
+            open.sync_all()?;
             if folder == self.path || self.entered.has(folder, identity) {
                 break;
             }
@@ -398,7 +400,8 @@ impl Root {
             return Ok(Some(Err(length)));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
-        file.take(bytes_max).read_to_end(&mut bytes)?;
+        // No more than that: its end need not be looked for.
+        file.take(length).read_to_end(&mut bytes)?;
         Ok(Some(Ok(bytes.into())))
     }
 
@@ -548,9 +551,8 @@ impl Entered {
     }
 }
 
-fn identity(folder: &Path) -> io::Result<Identity> {
-    let metadata = fs::metadata(folder)?;
-    Ok((metadata.ino(), metadata.created().ok()))
+fn identity(folder: &fs::Metadata) -> Identity {
+    (folder.ino(), folder.created().ok())
 }
 
 /// Creates missing folders, each entered durably in its parent.

@@ -1,11 +1,11 @@
-//! Small contents that are needed together, read in one call of the place: where it is a folder, each call wakes a thread, which
-//! costs more than it takes to read a list.
+//! Small contents that are needed together, read or written in one call of the place: where it is a folder, each call wakes a
+//! thread, which costs more than it takes to read or write a list.
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, TenantId};
 
 use super::{BlobStore, StoreError, blob_name};
-use crate::backend::Name;
+use crate::backend::{BackendError, Name};
 
 impl BlobStore {
     /// Contents as [`BlobStore::get`] reads each, and what [`BlobStore::put_mutable`] stored last under each of the keys, none
@@ -58,5 +58,36 @@ impl BlobStore {
             });
         }
         Ok((found, said))
+    }
+
+    /// As [`BlobStore::put_mutable`], the same text under each of these keys. For lists: large contents are written sooner side by
+    /// side.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`]; it may be there under some of the keys.
+    pub async fn put_under_each(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        keys: &[&[u8]],
+        content: &Bytes,
+    ) -> Result<(), StoreError> {
+        self.check_size(kind, content.len())?;
+        let mut objects = Vec::with_capacity(keys.len());
+        for key in keys {
+            let (_, digest, framed) = self.named(tenant, kind, key, content).await;
+            objects.push((blob_name(tenant, kind, &digest), framed));
+        }
+        let bytes: u64 = objects.iter().map(|(_, framed)| framed.len() as u64).sum();
+        if let Some(free) = self.headroom().await?.filter(|free| *free < bytes) {
+            return Err(StoreError::Full { bytes, free });
+        }
+        match self.inner.backend.put_all(objects).await {
+            Ok(()) => {}
+            Err(BackendError::Full) => return Err(StoreError::Full { bytes, free: 0 }),
+            Err(error) => return Err(error.into()),
+        }
+        self.inner.room.wrote(bytes);
+        Ok(())
     }
 }

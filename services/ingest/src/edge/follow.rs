@@ -325,7 +325,7 @@ impl Follow {
         let bytes = bytes::Bytes::from(result.encode_to_vec());
         let blobs = &self.edge.blobs;
         let digest = blobs.digest(&self.key.tenant, &bytes).await;
-        let contents = vec![(BlobKind::Result, bytes)];
+        let contents = vec![(BlobKind::Result, digest, bytes)];
         blobs.keep(&self.key, contents, &[]).await?;
         Ok(Outcome::Completed(digest))
     }

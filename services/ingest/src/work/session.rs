@@ -26,8 +26,8 @@ const EVENTS_MAX: usize = 1024;
 const AT_ONCE_MAX: usize = 1024;
 /// How long a unit is left that could not be released for a reason of its own.
 const LEFT_FOR: Duration = Duration::from_secs(30);
-/// Intake messages taken at once before anything is released.
-const INTAKE_BATCH: usize = 256;
+/// Intake messages, or events, taken at once before anything is released.
+const BATCH: usize = 256;
 
 /// What a session hears.
 pub(super) enum Step {
@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
     pub(super) async fn take(&mut self, step: Step) -> Result<(), QueueError> {
         match step {
             Step::Waiting(entry) => self.take_intake(entry)?,
-            Step::Moved(key, event) => self.take_event(&key, &event),
+            Step::Moved(key, event) => self.take_events(&key, &event),
             Step::LookAgain => {
                 self.recount(self.index.full_and_out()).await;
             }
@@ -172,7 +172,7 @@ impl<'a> Session<'a> {
         first: Option<Result<IntakeEntry, QueueError>>,
     ) -> Result<(), QueueError> {
         let mut next = first;
-        for _ in 0..INTAKE_BATCH {
+        for _ in 0..BATCH {
             match next {
                 // Somebody else's: it stays where it is.
                 Some(Ok(entry)) if !self.dispatcher.scope.takes(&entry.unit) => {
@@ -199,6 +199,17 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Takes what was told of a job, and what is told of others right behind it.
+    fn take_events(&mut self, key: &JobKey, event: &JobEvent) {
+        self.take_event(key, event);
+        for _ in 1..BATCH {
+            let Ok((key, event)) = self.events.try_recv() else {
+                break;
+            };
+            self.take_event(&key, &event);
+        }
     }
 
     /// A job moved: something may have ended, so that a full pool has room again.

@@ -49,12 +49,15 @@ async fn study_with(
     let pool: PoolName = "tiny-main".parse().expect("a pool");
     let config = Config {
         frames_max,
+        // What keeps a turn that it does not need stops the study.
+        decodes_max: 1,
         ..Config::new(&pool, 64)
     };
     let codecs = crate::frames::codecs(&config);
     let metrics = PreprocessMetrics::register(&Metrics::new());
     let studies = Studies::new(&config, store.clone(), codecs, metrics).expect("settings");
     let puts = Puts::new(store, key.clone(), &FramesInFlight::default());
+    let puts = puts.of_files(files.len());
     let manifest = wire::StudyManifest {
         inputs,
         task,
@@ -124,6 +127,14 @@ async fn a_volume_that_goes_beyond_the_limit_with_other_frames_is_refused() {
 fn archive(files: &[&[u8]]) -> &'static [u8] {
     let files: Vec<(&str, &[u8])> = files.iter().map(|bytes| ("x", *bytes)).collect();
     Box::leak(tar(&files).into_boxed_slice())
+}
+
+/// The picture could be the only frame, until the volume needs a turn.
+#[tokio::test]
+async fn a_picture_of_an_archive_keeps_no_turn_from_its_volume() {
+    let archive = archive(&[PICTURE, VOLUME]);
+    let study = study(&[archive], 128).await.expect("frames");
+    assert_eq!(study.frames.len(), SLICES as usize + 1);
 }
 
 #[tokio::test]

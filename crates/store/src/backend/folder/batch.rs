@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 
@@ -36,14 +37,9 @@ impl Root {
         let listed = self.place_file(&target, &listing)?;
         placed.push(target);
         written_bytes += listing.len() as u64;
-        let mut synced = HashSet::new();
         // Also the folders of files that were there already: the process that put them may not have synced these yet, or have died
         // before.
-        for target in &placed {
-            if synced.insert(target.parent()) {
-                self.sync_from(target)?;
-            }
-        }
+        self.sync_ways(&placed)?;
         let contents = contents.into_iter().map(|(name, _)| self.head(name));
         Ok(Some(Landed {
             listed,
@@ -53,6 +49,28 @@ impl Root {
             unless: self.head(unless)?,
             written_bytes,
         }))
+    }
+
+    /// Writes several files.
+    pub(super) fn write_all(&self, objects: &[(Name, Bytes)]) -> io::Result<()> {
+        let mut placed = Vec::with_capacity(objects.len());
+        for (name, bytes) in objects {
+            let target = self.file(name);
+            self.place_file(&target, bytes)?;
+            placed.push(target);
+        }
+        self.sync_ways(&placed)
+    }
+
+    /// Makes the ways from the root to several files durable.
+    fn sync_ways(&self, placed: &[PathBuf]) -> io::Result<()> {
+        let mut synced = HashSet::new();
+        for target in placed {
+            if synced.insert(target.parent()) {
+                self.sync_from(target)?;
+            }
+        }
+        Ok(())
     }
 
     /// The contents of several files, or the length of one that is longer than the limit.

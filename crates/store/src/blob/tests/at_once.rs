@@ -44,6 +44,10 @@ impl Backend for Counted {
         self.call().put(name, bytes).await
     }
 
+    async fn put_all(&self, objects: Vec<(Name, Bytes)>) -> Result<(), BackendError> {
+        self.call().put_all(objects).await
+    }
+
     async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
         self.call().get(name, bytes_max).await
     }
@@ -143,6 +147,32 @@ async fn lists_are_read_in_one_call() {
     let expected: Vec<_> = small().into_iter().map(|(_, content)| content).collect();
     assert_eq!(found.to_vec(), expected);
     assert_eq!(said, [Some(Bytes::from_static(b"tokens")), None]);
+}
+
+#[tokio::test]
+async fn a_text_comes_under_each_of_its_keys_in_one_call() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (counted, store) = Counted::new(folder.path(), None);
+    let (a, kind) = (tenant("a"), BlobKind::TokensOfChunk);
+    let keys: [&[u8]; 2] = [b"of the job", b"of the frames"];
+    for text in [&b"a list"[..], b"another"] {
+        let list = Bytes::from_static(text);
+        let put = store.put_under_each(&a, kind, &keys, &list).await;
+        put.expect("puts");
+        assert_eq!(counted.calls(), 1);
+        for key in keys {
+            let found = store.get_mutable(&a, kind, key).await;
+            assert_eq!(found.expect("reads"), Some(list.clone()));
+        }
+        counted.calls();
+    }
+    let (_, full) = Counted::new(folder.path(), Some(4));
+    let list = Bytes::from_static(b"list");
+    let put = full.put_under_each(&a, kind, &keys, &list).await;
+    assert!(matches!(put, Err(StoreError::Full { .. })), "{put:?}");
+    let large = Bytes::from(vec![0; (1 << 20) + 1]);
+    let put = store.put_under_each(&a, kind, &keys, &large).await;
+    assert!(matches!(put, Err(StoreError::TooLarge { .. })), "{put:?}");
 }
 
 /// What is damaged is dealt with as if it were read alone, and the others do not suffer.

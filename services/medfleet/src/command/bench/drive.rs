@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use medfleet_core::chain;
 use medfleet_proto::v1::Class;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::job::Asked;
 use super::simulated::picture;
-use crate::client::{Client, Event, Fleet, Retry};
+use crate::client::{Client, ClientError, Event, Fleet, Retry};
 
 /// Tokens that each job may write: as many as the simulated model has words.
 const TOKENS_MAX: u32 = 4;
@@ -25,33 +27,77 @@ pub(super) struct Driven {
     pub(super) turnarounds: Vec<Duration>,
 }
 
-/// Connections to a fleet, over which its clients share.
+/// Clients that share connections to a fleet. They have one thread, as its services do: several would wake one another, and what
+/// leaves over a connection leaves it in fewer writes.
 pub(super) struct Clients {
-    connections: Vec<Arc<Client>>,
+    asked: mpsc::Sender<Asking>,
+}
+
+/// Jobs to do, and who waits for them.
+struct Asking {
+    numbers: Range<u64>,
+    clients: usize,
+    driven: oneshot::Sender<Result<Driven>>,
 }
 
 impl Clients {
     /// Over so many connections.
     pub(super) fn new(fleet: &Fleet, connections: usize) -> Result<Self> {
-        let connections = (0..connections.max(1)).map(|_| {
-            let client = Client::new(fleet, Retry::PATIENT)?;
-            Ok(Arc::new(client))
-        });
-        Ok(Self {
-            connections: connections.collect::<Result<_>>()?,
-        })
+        let (asked, asking) = mpsc::channel(1);
+        let fleet = fleet.clone();
+        std::thread::Builder::new()
+            .name("clients".to_owned())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                // Without one nobody answers, which whoever asks finds out.
+                if let Ok(runtime) = runtime {
+                    runtime.block_on(answer(asking, &fleet, connections));
+                }
+            })
+            .context("cannot start the clients")?;
+        Ok(Self { asked })
     }
 
     /// Runs the jobs of these numbers from `clients` clients at a time. Every one has to complete with a text.
     pub(super) async fn run(&self, numbers: Range<u64>, clients: usize) -> Result<Driven> {
-        let begun = Instant::now();
-        let job = |client: Arc<Client>, number| async move { one_job(&client, number).await };
-        let turnarounds = side_by_side(numbers, clients, &self.connections, job).await?;
-        Ok(Driven {
-            took: begun.elapsed(),
-            turnarounds,
-        })
+        let (driven, answer) = oneshot::channel();
+        let asking = Asking {
+            numbers,
+            clients,
+            driven,
+        };
+        let asked = self.asked.send(asking).await;
+        asked.ok().context("the clients' thread did not start")?;
+        answer.await.context("the clients' thread broke")?
     }
+}
+
+/// Does what is asked for until nobody can ask any more.
+async fn answer(mut asking: mpsc::Receiver<Asking>, fleet: &Fleet, connections: usize) {
+    // Here, as this is the thread that keeps them going.
+    let connected: Result<Vec<Arc<Client>>, ClientError> = (0..connections.max(1))
+        .map(|_| Client::new(fleet, Retry::PATIENT).map(Arc::new))
+        .collect();
+    while let Some(asking) = asking.recv().await {
+        let driven = match &connected {
+            Ok(connected) => drive(connected, asking.numbers, asking.clients).await,
+            Err(error) => Err(anyhow!(chain(error))),
+        };
+        // Whoever asked may have given up.
+        drop(asking.driven.send(driven));
+    }
+}
+
+async fn drive(connected: &[Arc<Client>], numbers: Range<u64>, clients: usize) -> Result<Driven> {
+    let begun = Instant::now();
+    let job = |client: Arc<Client>, number| async move { one_job(&client, number).await };
+    let turnarounds = side_by_side(numbers, clients, connected, job).await?;
+    Ok(Driven {
+        took: begun.elapsed(),
+        turnarounds,
+    })
 }
 
 /// Does the jobs of these numbers, exactly `at_once` of them at a time, over these connections in turn.
