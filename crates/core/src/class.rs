@@ -11,7 +11,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 pub struct UnknownWord {
     /// Which set.
     pub what: &'static str,
-    /// Its words.
     pub allowed: String,
 }
 

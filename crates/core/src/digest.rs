@@ -13,7 +13,6 @@ pub struct Digest([u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a digest is 32 bytes, 64 lowercase hexadecimal digits; found {found} {unit}")]
 pub struct DigestError {
-    /// How many were found.
     pub found: usize,
     /// Bytes or characters.
     pub unit: &'static str,

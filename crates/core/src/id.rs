@@ -17,18 +17,10 @@ pub const ID_CHARS: usize = 32;
 /// A name or id that does not have its form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Not 1 to 32 characters of `[a-z0-9-]`.
     #[error("{what} must be 1 to {NAME_BYTES_MAX} characters of a-z, 0-9 and '-'")]
-    Name {
-        /// Which kind of name.
-        what: &'static str,
-    },
-    /// Not 32 lowercase hexadecimal digits.
+    Name { what: &'static str },
     #[error("{what} must be {ID_CHARS} lowercase hexadecimal digits")]
-    Id {
-        /// Which kind of id.
-        what: &'static str,
-    },
+    Id { what: &'static str },
 }
 
 macro_rules! name_type {

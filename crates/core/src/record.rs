@@ -247,47 +247,26 @@ pub enum Move {
 /// Why a move is refused. The record is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The job has ended.
     #[error("the job is final: {state}")]
-    Final {
-        /// Its final state.
-        state: JobState,
-    },
+    Final { state: JobState },
     /// The move does not fit the state; the work was already done, or comes too early.
     #[error("{step} is not possible in state {state}")]
-    Illegal {
-        /// What was asked.
-        step: &'static str,
-        /// The state found.
-        state: JobState,
-    },
-    /// A newer attempt owns the job.
+    Illegal { step: &'static str, state: JobState },
     #[error("attempt {yours} was replaced by attempt {current}")]
-    Fenced {
-        /// The caller's attempt.
-        yours: u32,
-        /// The attempt that owns the job.
-        current: u32,
-    },
-    /// The unit was started as often as allowed.
+    Fenced { yours: u32, current: u32 },
     #[error("{stage} was started {starts} times without finishing; {allowed} are allowed")]
     Exhausted {
-        /// The stage.
         stage: Stage,
-        /// Starts so far.
         starts: u32,
-        /// Starts allowed.
         allowed: u32,
     },
     /// A chunk number or count outside the job's.
     #[error("chunk {chunk} is not one of {total}")]
     Chunk {
-        /// The number asked.
         chunk: u32,
         /// What the job, or the format, has.
         total: u32,
     },
-    /// What was stored for the job is gone.
     #[error("the job was erased")]
     Erased,
 }

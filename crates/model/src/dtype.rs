@@ -20,12 +20,8 @@ pub enum DtypeError {
         "f16 is refused: gemma 3's residual stream exceeds its range of 65504; allowed are f32 and bf16"
     )]
     F16,
-    /// Anything else.
     #[error("dtype is {found}, allowed are f32 and bf16")]
-    Unknown {
-        /// What was given.
-        found: String,
-    },
+    Unknown { found: String },
 }
 
 impl Dtype {

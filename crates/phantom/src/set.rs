@@ -56,51 +56,34 @@ pub struct SetOptions {
 /// Why a set wasn't written.
 #[derive(Debug, thiserror::Error)]
 pub enum PhantomError {
-    /// A size that no picture can have.
     #[error("pictures of {size} pixels can't be made: choose {} to {}", SIZES.start(), SIZES.end())]
-    Size {
-        /// What was asked for.
-        size: u32,
-    },
-    /// Files are rendered at their own size.
+    Size { size: u32 },
     #[error(
         "only raw pictures are rendered at another size than they are written at: choose the format raw, or leave out the \
          size to render at"
     )]
     Rendered,
-    /// A file or folder couldn't be written.
     #[error("can't write {}", path.display())]
     Write {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// A picture couldn't be encoded as PNG.
     #[error("can't encode picture {index} as PNG")]
     Png {
-        /// Which picture.
         index: u64,
-        /// Why.
         #[source]
         source: image::ImageError,
     },
-    /// A picture couldn't be encoded as DICOM.
     #[error("can't encode picture {index} as DICOM")]
     Dicom {
-        /// Which picture.
         index: u64,
-        /// Why.
         #[source]
         source: DicomError,
     },
-    /// A record couldn't be encoded.
     #[error("can't encode record {index}")]
     Record {
-        /// Which picture.
         index: u64,
-        /// Why.
         #[source]
         source: serde_json::Error,
     },

@@ -50,42 +50,18 @@ pub struct Fleet {
 /// A load that cannot be planned for.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LoadError {
-    /// A number that must be positive and finite.
     #[error("{what} must be a positive number")]
-    Positive {
-        /// Which.
-        what: &'static str,
-    },
-    /// A number that must be finite, and zero or more.
+    Positive { what: &'static str },
     #[error("{what} must be zero or a positive number")]
-    Negative {
-        /// Which.
-        what: &'static str,
-    },
-    /// The shares.
+    Negative { what: &'static str },
     #[error("the shares of the kinds of jobs add up to {sum}; they must add up to 1")]
-    Shares {
-        /// Their sum.
-        sum: f64,
-    },
-    /// A stage's work.
+    Shares { sum: f64 },
     #[error(
         "{stage} would have work for {busy:.0} at a time; more than {BUSY_MAX} are a mistake in the rate or in a time"
     )]
-    Busy {
-        /// Who works.
-        stage: &'static str,
-        /// How many of them would.
-        busy: f64,
-    },
-    /// A class.
+    Busy { stage: &'static str, busy: f64 },
     #[error("class {class} is not one of the {classes} classes")]
-    Class {
-        /// The class given.
-        class: usize,
-        /// How many there are.
-        classes: usize,
-    },
+    Class { class: usize, classes: usize },
 }
 
 impl Load {

@@ -58,18 +58,13 @@ pub trait Settings: Serialize + DeserializeOwned + JsonSchema + Send + 'static {
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
     #[error("cannot read the configuration file {}", path.display())]
     Read {
-        /// Which file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML.
     #[error("{}, line {line}: {reason}", path.display())]
     Syntax {
-        /// Which file.
         path: PathBuf,
         /// Where, counted from 1.
         line: usize,
@@ -82,44 +77,27 @@ pub enum ConfigError {
         /// Which one, counted from 1.
         position: usize,
     },
-    /// The file of a secret can't be read.
     #[error("{key}: cannot read the file it names")]
-    SecretFile {
-        /// Which setting.
-        key: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A key that no setting has.
+    SecretFile { key: String, source: std::io::Error },
     #[error("{origin}: unknown key {key}; allowed here: {allowed}")]
     UnknownKey {
         /// The whole path of the key.
         key: String,
         /// File, variable or flag.
         origin: String,
-        /// The keys that exist there.
         allowed: String,
     },
-    /// A setting without which the program can't start.
     #[error("missing key {key}: set it in the file of --config, or by --set {key}=…")]
-    Missing {
-        /// The whole path of the key.
-        key: String,
-    },
-    /// A value that the setting can't take.
+    Missing { key: String },
     #[error("{origin}: {key}: {reason}")]
     Value {
-        /// The whole path of the key.
         key: String,
-        /// File, variable or flag.
         origin: String,
-        /// What is allowed.
         reason: String,
     },
     /// Settings that don't fit each other.
     #[error("{0}")]
     Relation(String),
-    /// The configuration can't be shown.
     #[error("the configuration cannot be written as TOML")]
     Print(#[source] toml::ser::Error),
 }

@@ -54,12 +54,9 @@ pub enum TaskFailure {
     /// A task that the process can't live without returned an error.
     #[error("task {kind} failed")]
     Failed {
-        /// Its kind.
         kind: &'static str,
-        /// Why.
         source: BoxError,
     },
-    /// Tasks were still running at the deadline, and were dropped.
     #[error("still running at the drain deadline: {kinds}")]
     DeadlineMissed {
         /// Their kinds with numbers.

@@ -100,24 +100,18 @@ impl Default for TelemetryConfig {
 /// Why telemetry can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The log setting is not a level or list of levels.
     #[error("process.telemetry.log is not a level or a list such as info,medfleet_queue=debug")]
     Log,
-    /// The endpoint is not a URL.
     #[error("process.telemetry.otlp_endpoint must begin with http:// or https:// and name a host")]
     Endpoint,
-    /// The endpoint holds what is added to it.
     #[error(
         "process.telemetry.otlp_endpoint must be the collector's address without /v1/traces, which is added to it"
     )]
     Path,
-    /// The exporter refuses its settings.
     #[error("process.telemetry.otlp_endpoint cannot be used")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
-    /// The HTTP client cannot be made.
     #[error("process.telemetry.otlp_endpoint cannot be called over HTTP")]
     Client(#[source] reqwest::Error),
-    /// Another subscriber is already installed in this process.
     #[error("telemetry is already installed in this process")]
     Installed,
 }

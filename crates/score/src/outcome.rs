@@ -126,28 +126,19 @@ pub struct Read {
 /// Outcomes that can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OutcomeError {
-    /// Reading failed.
     #[error("line {line} of the outcomes can't be read")]
     Read {
         /// Counted from 1.
         line: usize,
-        /// Why.
         source: std::io::Error,
     },
-    /// A whole line isn't an outcome.
     #[error("line {line} of the outcomes is not an outcome")]
     Json {
-        /// Counted from 1.
         line: usize,
-        /// Why.
         source: serde_json::Error,
     },
-    /// A line is longer than [`LINE_BYTES_MAX`].
     #[error("line {line} of the outcomes has more than {LINE_BYTES_MAX} bytes")]
-    Long {
-        /// Counted from 1.
-        line: usize,
-    },
+    Long { line: usize },
 }
 
 impl Outcome {

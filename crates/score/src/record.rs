@@ -205,43 +205,24 @@ pub enum SetError {
     Read {
         /// Counted from 1.
         line: usize,
-        /// Why.
         source: std::io::Error,
     },
-    /// A line isn't JSON.
     #[error("line {line} of the set is not a JSON object")]
     Json {
-        /// Counted from 1.
         line: usize,
-        /// Why.
         source: serde_json::Error,
     },
-    /// A field isn't as it should be.
     #[error("line {line} of the set, field {field}: {problem}", field = source.field, problem = source.problem)]
-    Field {
-        /// Counted from 1.
-        line: usize,
-        /// Which field, and why.
-        source: FieldError,
-    },
-    /// Two records have one name.
+    Field { line: usize, source: FieldError },
     #[error("line {line} of the set, field id: {id} is the name of an earlier record")]
-    Repeated {
-        /// Counted from 1.
-        line: usize,
-        /// The name.
-        id: String,
-    },
-    /// A line is longer than [`LINE_BYTES_MAX`].
+    Repeated { line: usize, id: String },
     #[error("line {line} of the set has more than {LINE_BYTES_MAX} bytes")]
     Long {
         /// Counted from 1.
         line: usize,
     },
-    /// The set has more than [`RECORDS_MAX`] records.
     #[error("the set has more than {RECORDS_MAX} records")]
     Many,
-    /// The set has no record.
     #[error("the set has no record")]
     Empty,
 }

@@ -33,12 +33,9 @@ pub struct Files {
 /// A report that can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The folder or a file.
     #[error("{path} can't be written")]
     File {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// serde_json's; none is known.

@@ -110,29 +110,24 @@ impl Version {
 /// A backend could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// The object is larger than the caller takes.
     #[error("object has {bytes} bytes, at most {bytes_max} are read")]
     TooLarge {
-        /// Its length.
         bytes: u64,
         /// The caller's limit.
         bytes_max: u64,
     },
-    /// The place is full; later may be better.
     #[error("the blob store is full")]
     Full,
     /// The place knows by itself that the object's bytes are not those that were put. Whoever reads it may delete it, so that
     /// it is put again.
     #[error("the object's bytes are not those that were put")]
     Damaged,
-    /// Anything else.
     #[error("the blob store failed to {operation}")]
     Failed {
         /// What was tried: a verb.
         operation: &'static str,
         /// Whether the same call may succeed later.
         transient: bool,
-        /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
 }

@@ -41,50 +41,26 @@ pub struct Limits {
 /// A blob could not be stored or found.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Larger than the limit.
     #[error("{kind} blob has {bytes} bytes, store.blob_bytes_max is {bytes_max}")]
     TooLarge {
-        /// What it holds.
         kind: BlobKind,
-        /// Its length.
         bytes: u64,
-        /// The limit.
         bytes_max: u64,
     },
-    /// The byte cap is reached; try later.
     #[error("the blob store is full: {free} bytes free, {bytes} needed")]
-    Full {
-        /// What was to be stored.
-        bytes: u64,
-        /// What is left.
-        free: u64,
-    },
+    Full { bytes: u64, free: u64 },
     /// There is no such blob of this tenant.
     #[error("{kind} blob {digest} is missing")]
-    Missing {
-        /// What it should hold.
-        kind: BlobKind,
-        /// Its name.
-        digest: Digest,
-    },
+    Missing { kind: BlobKind, digest: Digest },
     /// The stored bytes are not what was put. They are never returned.
     #[error("{kind} blob {digest} is corrupt")]
-    Corrupt {
-        /// What it should hold.
-        kind: BlobKind,
-        /// Its name.
-        digest: Digest,
-    },
+    Corrupt { kind: BlobKind, digest: Digest },
     /// A list of references can't be read; nothing is collected or erased while that is so.
     #[error("a list of references of tenant {tenant} is corrupt")]
-    CorruptReferences {
-        /// Whose.
-        tenant: TenantId,
-    },
+    CorruptReferences { tenant: TenantId },
     /// The job was erased; nothing may be stored for it any more.
     #[error("the job was erased")]
     JobErased,
-    /// The place failed.
     #[error("blob store operation failed")]
     Backend(#[from] BackendError),
 }

@@ -83,43 +83,25 @@ pub struct S3Config {
 /// The blob store can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The key is not one.
     #[error("store.key")]
     Key(#[from] KeyError),
-    /// Settings that don't make sense.
     #[error("store.{key}: {reason}")]
-    Setting {
-        /// Which one.
-        key: &'static str,
-        /// What is allowed.
-        reason: String,
-    },
-    /// This place is opened elsewhere.
+    Setting { key: &'static str, reason: String },
     #[error("a jetstream blob store is opened over the queue's connection, not by path")]
     NeedsQueue,
-    /// This build leaves it out.
     #[error("this build has no {0} blob store: take one that has, or set another store.backend")]
     NotBuilt(&'static str),
-    /// What is there was stored under another key.
     #[error(
         "the blob store's folder {} belongs to another fleet: store.key is not the one it was made with, or another disk is mounted there",
         path.display()
     )]
-    OtherFleet {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// There is nothing where there ought to be something.
+    OtherFleet { path: PathBuf },
     #[error(
         "the blob store's folder {} is empty, but the queue has jobs: mount the disk that holds their blobs there, or put them back from a backup; if they are gone for good, make an empty file {} and start again, and jobs that need them fail",
         path.display(),
         path.join(".store").display()
     )]
-    NotMounted {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The place itself refuses.
+    NotMounted { path: PathBuf },
     #[error("cannot open the blob store")]
     Backend(#[from] BackendError),
 }

@@ -53,21 +53,12 @@ pub struct Dependencies {
 /// Something that a worker needs cannot be reached or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The queue.
     #[error("cannot connect to the queue")]
     Connect(#[from] ConnectError),
-    /// Its streams.
     #[error("cannot prepare the queue for pool {pool}")]
-    Ensure {
-        /// The pool.
-        pool: PoolName,
-        /// Why.
-        source: QueueError,
-    },
-    /// Whether there are jobs.
+    Ensure { pool: PoolName, source: QueueError },
     #[error("cannot ask the queue whether it has jobs")]
     Jobs(#[source] QueueError),
-    /// The blob store.
     #[error("cannot open the blob store")]
     Store(#[from] OpenError),
 }

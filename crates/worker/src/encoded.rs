@@ -41,19 +41,12 @@ const NOTES_MAX: usize = 32;
 /// A file that is not an encoded study, or one that is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodedError {
-    /// It does not begin as one, or ends early.
     #[error("it is no encoded study: {0}")]
     Form(&'static str),
-    /// A version that nobody here reads.
     #[error("it is an encoded study of version {found}; version {VERSION} is read")]
-    Version {
-        /// Its version.
-        found: u32,
-    },
-    /// Bytes are not those that were sent.
+    Version { found: u32 },
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
-    /// What its head says cannot be.
     #[error("its head is wrong: {0}")]
     Head(&'static str),
 }

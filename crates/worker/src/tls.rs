@@ -21,19 +21,14 @@ pub enum PemError {
     /// It is not there, or not for this process.
     #[error("{setting}: {} cannot be read", path.display())]
     Unreadable {
-        /// The setting that names it.
         setting: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// Something else is in it. Taken for a list of authorities it would trust nobody, without a word.
     #[error("{setting}: {} holds no certificate in PEM", path.display())]
     NoCertificate {
-        /// The setting that names it.
         setting: &'static str,
-        /// The file.
         path: PathBuf,
     },
 }

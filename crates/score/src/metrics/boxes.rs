@@ -15,7 +15,6 @@ pub struct Rect([f64; 4]);
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("{numbers:?} is not top, left, bottom, right")]
 pub struct NotRect {
-    /// These.
     pub numbers: [f64; 4],
 }
 

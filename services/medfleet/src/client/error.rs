@@ -20,7 +20,6 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 /// Why a call to a fleet failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Nothing answers there.
     #[error(
         "{server} cannot be reached: {attempts} attempts in {}, the last one said: {said}; \
          see that a fleet answers there, or name another with --server URL",
@@ -39,7 +38,6 @@ pub(crate) enum ClientError {
         waited: Duration,
         said: String,
     },
-    /// The fleet answered, and refused.
     #[error("the fleet refused ({code}): {}{said}", of(file.as_deref()))]
     Refused {
         code: &'static str,
@@ -55,10 +53,8 @@ pub(crate) enum ClientError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// A file of which there is nothing to send.
     #[error("{} is empty; leave it out, or export the study again", path.display())]
     Empty { path: PathBuf },
-    /// A file became shorter or longer while it was sent.
     #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end; submit it once nobody writes to it", path.display())]
     FileChanged {
         path: PathBuf,
@@ -71,7 +67,6 @@ pub(crate) enum ClientError {
         "the token has characters that a header cannot carry; give the one line of the token file"
     )]
     Token,
-    /// TLS without anything to trust.
     #[error(
         "{server} needs TLS and no certificates to trust are known: name the authority's PEM file with --ca FILE \
          (for a public authority the system's bundle, such as /etc/ssl/certs/ca-certificates.crt)"
@@ -89,7 +84,6 @@ pub(crate) enum ClientError {
         what: &'static str,
         source: Source,
     },
-    /// The fleet's answer lacks what the contract promises.
     #[error(
         "the fleet's answer lacks {missing}: its version and this program's do not fit together"
     )]
