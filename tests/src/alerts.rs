@@ -9,7 +9,6 @@ use tokio::process::Command;
 use crate::fleet::http_get;
 use crate::prometheus::program;
 
-/// The rules, as they are shipped.
 pub(crate) const RULES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../deploy/prometheus/medfleet.rules.yaml"

@@ -29,16 +29,13 @@ pub struct Scaler {
     changed: Instant,
     workers: Vec<Extra>,
     leaving: Vec<Extra>,
-    /// What it did.
     pub figures: Figures,
 }
 
 /// What a scaler did.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Figures {
-    /// Most workers at a time.
     pub most: usize,
-    /// Workers started.
     pub starts: usize,
     /// Time of all workers, from the order to start to the order to stop.
     pub worker_seconds: f64,

@@ -39,7 +39,6 @@ pub struct Collector {
 pub struct Received {
     /// What is said of who made it.
     pub resource: Vec<KeyValue>,
-    /// The span itself.
     pub span: Span,
 }
 
@@ -107,7 +106,6 @@ fn keep(spans: &Spans, request: ExportTraceServiceRequest) {
 }
 
 impl Collector {
-    /// Starts listening.
     pub async fn start() -> Result<Self> {
         let listen = async || {
             let listener = TcpListener::bind("127.0.0.1:0").await;
@@ -141,13 +139,11 @@ impl Collector {
         })
     }
 
-    /// The endpoint to configure for gRPC.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.grpc)
     }
 
-    /// The endpoint to configure for HTTP.
     #[must_use]
     pub fn http_endpoint(&self) -> String {
         format!("http://{}", self.http)

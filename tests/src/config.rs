@@ -38,17 +38,12 @@ const SIMULATED_SIDE: i64 = 64;
 /// Where a fleet lives and what it runs.
 #[derive(Debug)]
 pub struct Setting<'a> {
-    /// Its loopback address.
     pub address: Ipv4Addr,
-    /// Its NATS.
     pub nats_urls: Vec<String>,
-    /// Copies of every stream.
     pub replicas: u8,
-    /// Its folder.
     pub folder: &'a Path,
     /// Where its blobs are, unless the test asked for another place.
     pub blobs: PathBuf,
-    /// What the test asked for.
     pub options: &'a Options,
     /// Which of several processes of the service; its ports follow from it.
     pub instance: u16,
@@ -83,7 +78,6 @@ pub(crate) fn tokens(
     Ok(secrets)
 }
 
-/// The configuration file of a role.
 #[must_use]
 pub fn of(role: Role, setting: &Setting<'_>) -> String {
     let mut file = shared(role, setting);

@@ -177,13 +177,11 @@ impl Edge {
         Client::connect(&format!("http://{}:{API_PORT}", self.address), token).await
     }
 
-    /// The link to the hub.
     #[must_use]
     pub const fn link(&self) -> &FaultyLink {
         &self.link
     }
 
-    /// Kills the edge's ingest at once.
     pub async fn kill9(&self) -> Result<()> {
         let mut child = self.process.lock().await.take().context("it runs")?;
         child.kill().await.context("kill the edge")
@@ -200,7 +198,6 @@ impl Edge {
         ready.with_context(|| self.log().unwrap_or_default())
     }
 
-    /// Its log.
     pub fn log(&self) -> Result<String> {
         fs::read_to_string(self.log_path()).context("read the edge's log")
     }
@@ -231,7 +228,6 @@ impl Edge {
             .await
     }
 
-    /// Its folder.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_path_buf()

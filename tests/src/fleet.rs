@@ -80,14 +80,10 @@ impl Role {
     }
 }
 
-/// How long the simulated model takes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
-    /// Milliseconds to encode an image.
     pub encode_millis: u64,
-    /// Milliseconds of a prefill.
     pub prefill_millis: u64,
-    /// Milliseconds of a decode step.
     pub step_millis: u64,
 }
 
@@ -105,20 +101,16 @@ impl Pace {
 /// What encodes and decodes.
 #[derive(Debug, Clone, Copy)]
 pub enum Model {
-    /// The tiny checkpoint.
     Tiny,
     /// The simulated backend.
     Simulated(Pace),
-    /// The tiny checkpoint of MedSigLIP's form.
     Embedder,
 }
 
-/// How a fleet is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What encodes and decodes.
     pub model: Model,
-    /// Version of nats-server.
     pub nats: &'static str,
     /// Where traces go.
     pub otlp_endpoint: Option<String>,
@@ -238,7 +230,6 @@ impl Fleet {
         .await
     }
 
-    /// A client of a tenant.
     pub async fn client(&self, tenant: &str) -> Result<Client> {
         Client::connect(&self.url(), &self.token(tenant)).await
     }
@@ -248,7 +239,6 @@ impl Fleet {
         Ok((self.client("st-mary").await?, self.client("st-john").await?))
     }
 
-    /// The address of the public API.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}:{API_PORT}", self.address)
@@ -260,7 +250,6 @@ impl Fleet {
         SocketAddr::from((self.address, API_PORT))
     }
 
-    /// The token of a tenant.
     #[must_use]
     pub fn token(&self, tenant: &str) -> String {
         self.tokens.get(tenant).cloned().unwrap_or_default()
@@ -285,13 +274,11 @@ impl Fleet {
         lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// The file of token hashes.
     #[must_use]
     pub fn tokens_file(&self) -> PathBuf {
         self.folder.path().join("tokens.toml")
     }
 
-    /// The admin address of a role.
     #[must_use]
     pub fn admin(&self, role: Role) -> SocketAddr {
         SocketAddr::from((self.address, role.admin_port()))
@@ -303,7 +290,6 @@ impl Fleet {
         self.wait_ready(role).await
     }
 
-    /// Kills a role at once.
     pub async fn kill9(&self, role: Role) -> Result<()> {
         let mut child = self.take(role).await?;
         child
@@ -329,7 +315,6 @@ impl Fleet {
         nats.restart().await
     }
 
-    /// Kills nats-server for good.
     pub async fn kill_nats(&self) -> Result<()> {
         self.nats.lock().await.kill9().await
     }
@@ -385,7 +370,6 @@ impl Fleet {
         names.collect()
     }
 
-    /// The logs of all roles.
     pub fn logs(&self) -> Result<Vec<String>> {
         Role::ALL
             .iter()

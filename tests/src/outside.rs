@@ -17,7 +17,6 @@ use crate::process::{log_end, signal};
 
 /// Starts until one finds its ports still free.
 const TRIES: usize = 3;
-/// Its log, in its folder.
 const LOG: &str = "log";
 
 /// A running server. Dropping it kills it and removes its folder.

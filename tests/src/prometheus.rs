@@ -15,7 +15,6 @@ use crate::client::PATIENCE;
 use crate::fleet::{Fleet, Role, binary, http_get};
 use crate::outside::Outside;
 
-/// Its configuration, in its folder.
 const CONFIG: &str = "prometheus.yaml";
 /// How `cargo xtask observe --ask` begins the line of a query without data, and of what is not as the reference says.
 const AMISS: [&str; 2] = ["observe: no data: ", "series: "];

@@ -53,7 +53,6 @@ const PENDING_AFTER: u64 = 4 * REQUEST_TIMEOUT;
 const OUTDATED_MAX: u64 = 6_000;
 /// As in `ingest`: what changed meanwhile must be seen as it is.
 const SWEEP_AGE: u64 = PENDING_AFTER / 2 + OUTDATED_MAX;
-/// Jobs of a seed.
 pub const JOBS: u64 = 40;
 /// Until when jobs come and things go wrong.
 const HORIZON: u64 = 60_000;
@@ -72,7 +71,6 @@ const POOL: &str = "main";
 /// A mistake around the pure code, to show that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
-    /// None.
     Nothing,
     /// A record is stored whatever it was meanwhile.
     BlindStore,
@@ -95,7 +93,6 @@ pub enum Plant {
 /// What a seed came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The seed.
     pub seed: u64,
     /// How many jobs ended how, by the word of the state.
     pub ends: BTreeMap<&'static str, u64>,
@@ -140,7 +137,6 @@ pub fn run(seed: u64, plant: Plant) -> Result<Report> {
     })
 }
 
-/// Everything.
 struct World {
     timeline: Timeline,
     server: Rc<RefCell<Server>>,
@@ -208,7 +204,6 @@ impl World {
         }
     }
 
-    /// Starts a process.
     fn begin(self: &Rc<Self>, process: &Rc<Process>) {
         process.is_up.set(true);
         process.drain_until.set(None);

@@ -19,7 +19,6 @@ pub struct DigestError {
 }
 
 impl Digest {
-    /// From raw bytes.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -38,7 +37,6 @@ impl Digest {
             })
     }
 
-    /// The raw bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

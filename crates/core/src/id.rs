@@ -39,7 +39,6 @@ macro_rules! name_type {
                 if $check(&text) { Ok(Self(text)) } else { Err(IdError::$error { what: $what }) }
             }
 
-            /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -141,7 +140,6 @@ impl JobId {
 }
 
 impl UploadId {
-    /// From 128 bits of randomness.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(hex16(bytes))
@@ -163,7 +161,6 @@ fn hex16(bytes: [u8; 16]) -> String {
 pub struct JobKey {
     /// Whose job.
     pub tenant: TenantId,
-    /// Which job.
     pub job: JobId,
 }
 

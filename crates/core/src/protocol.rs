@@ -14,16 +14,12 @@ pub enum Tried {
     Moved(JobRecord),
     /// The state machine does not allow it.
     Refused {
-        /// Why.
         reason: Refused,
         /// The record as found.
         record: JobRecord,
     },
     /// The job was replayed since the work was made.
-    OtherEpoch {
-        /// The record as found.
-        record: JobRecord,
-    },
+    OtherEpoch { record: JobRecord },
     /// There is no such job, or it has expired.
     Missing,
 }
@@ -152,7 +148,6 @@ pub enum Setback {
     Superseded,
     /// Somebody else did the same work meanwhile: queue what follows.
     Repeat,
-    /// The job cannot be done.
     Fail(Failure),
 }
 
@@ -182,7 +177,6 @@ pub enum Standing {
     Superseded,
     /// Somebody else has finished the unit.
     Done(Box<JobRecord>),
-    /// The job is final.
     Over(Box<JobRecord>),
     /// Its time is over.
     Expired,

@@ -25,7 +25,6 @@ closed_set!(
 pub struct PseudonymHash([u8; HASH_BYTES]);
 
 impl PseudonymHash {
-    /// From raw bytes.
     #[must_use]
     pub const fn new(bytes: [u8; HASH_BYTES]) -> Self {
         Self(bytes)
@@ -37,7 +36,6 @@ impl PseudonymHash {
         <[u8; HASH_BYTES]>::try_from(bytes).ok().map(Self)
     }
 
-    /// The raw bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; HASH_BYTES] {
         &self.0
@@ -53,7 +51,6 @@ impl fmt::Debug for PseudonymHash {
 /// Whose a job is; nothing for a job whose client did not say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Pseudonyms {
-    /// Of the patient.
     pub patient: Option<PseudonymHash>,
     /// Of the studies, in order of their bytes and each once; at most [`STUDIES_MAX`].
     pub studies: Vec<PseudonymHash>,

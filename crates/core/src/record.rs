@@ -66,7 +66,6 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Chunks encoded so far.
     #[must_use]
     pub const fn done(self) -> u32 {
         self.done_bitmap.count_ones()
@@ -88,11 +87,9 @@ impl Chunks {
 /// Starts of units that were not handed back, per stage; encode counts all chunks together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Starts {
-    /// Starts of preprocess.
     pub preprocess: u32,
     /// Starts of encode, all chunks together.
     pub encode: u32,
-    /// Starts of decode.
     pub decode: u32,
 }
 
@@ -109,7 +106,6 @@ impl Starts {
 /// When a job reached each of its steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Times {
-    /// Accepted.
     pub accepted: UnixMillis,
     /// Taken by preprocess for the first time.
     pub released: Option<UnixMillis>,
@@ -134,7 +130,6 @@ pub struct JobRecord {
     pub attempt: u32,
     /// Starts that were not handed back.
     pub starts: Starts,
-    /// Encode chunks.
     pub chunks: Chunks,
     /// Whose workers serve it.
     pub pool: PoolName,
@@ -142,9 +137,7 @@ pub struct JobRecord {
     pub class: Class,
     /// The class that was asked for: above `class` when its tenant's budget of STAT jobs was used up.
     pub class_asked: Class,
-    /// What it does.
     pub task: TaskKind,
-    /// Images declared.
     pub image_count: u32,
     /// Digest of the submitted body: another body under the same request id is refused.
     pub body: Digest,
@@ -179,7 +172,6 @@ pub struct JobRecord {
 pub enum Move {
     /// A worker takes a unit of this stage; refused when it was started too often.
     Start {
-        /// The stage.
         stage: Stage,
         /// Which of the stage's units, as [`crate::WorkUnit::unit`]. A chunk that is done is not started again.
         unit: u32,
@@ -187,10 +179,7 @@ pub enum Move {
         retries_max: u32,
     },
     /// A worker gives a unit back unfinished, by its own wish (drain): the start does not count.
-    HandBack {
-        /// The stage.
-        stage: Stage,
-    },
+    HandBack { stage: Stage },
     /// Frames are durable.
     Preprocessed {
         /// Frames manifest.
@@ -201,17 +190,9 @@ pub enum Move {
         frame_count: u32,
     },
     /// The tokens of a chunk are durable.
-    ChunkEncoded {
-        /// Which chunk.
-        chunk: u32,
-    },
+    ChunkEncoded { chunk: u32 },
     /// The result is durable: the commit point of the job.
-    Complete {
-        /// The attempt that wrote it.
-        attempt: u32,
-        /// Result blob.
-        result: Digest,
-    },
+    Complete { attempt: u32, result: Digest },
     /// The job cannot be done.
     Fail(Failure),
     /// The tenant wants no more of it. A job that the hub does is ended by the hub: the wish is remembered until then.

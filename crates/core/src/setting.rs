@@ -47,19 +47,16 @@ const SIZE_UNITS: [(&str, u64); 5] = [
 pub struct DurationText(u64);
 
 impl DurationText {
-    /// From whole milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// From whole seconds.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
         Self(seconds.saturating_mul(1_000))
     }
 
-    /// In milliseconds.
     #[must_use]
     pub const fn as_millis(self) -> u64 {
         self.0
@@ -83,7 +80,6 @@ impl From<DurationText> for Duration {
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    /// From bytes.
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
@@ -231,7 +227,6 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for Within<LEAST, MOST> {
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps the text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())

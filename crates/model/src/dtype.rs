@@ -25,7 +25,6 @@ pub enum DtypeError {
 }
 
 impl Dtype {
-    /// The one text form.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -34,7 +33,6 @@ impl Dtype {
         }
     }
 
-    /// Bytes per element.
     #[must_use]
     pub const fn bytes(self) -> usize {
         match self {

@@ -56,7 +56,6 @@ impl Frame {
         })
     }
 
-    /// Side in pixels.
     #[must_use]
     pub const fn side(&self) -> usize {
         self.side

@@ -29,22 +29,17 @@ use crate::weights::{Digests, Part, QuantisedCache, Weights};
 /// Which parts to load: an encode worker needs no language model, a decode worker no vision tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parts {
-    /// The vision tower.
     Vision,
     /// Projector, language model and tokenizer.
     Text,
-    /// Everything.
     All,
 }
 
-/// How to load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
     /// What to compute in; the stored dtype may differ.
     pub dtype: Dtype,
-    /// Which parts.
     pub parts: Parts,
-    /// Where to compute.
     pub device: ComputeDevice,
 }
 
@@ -52,7 +47,6 @@ pub struct LoadOptions {
 /// template where there is one), and how its weights are held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderSource {
-    /// The folder.
     pub path: PathBuf,
     /// Quantise the language model's matrices to Q8_0 while they are read: the same as a GGUF of these weights in Q8_0 that
     /// is kept as it is stored, where activations are quantised to 8 bits as well. Norms, projector and vision tower stay
@@ -149,7 +143,6 @@ impl Model {
         Self::load_folder(&source, options)
     }
 
-    /// Loads a Hugging Face folder.
     pub fn load_folder(source: &FolderSource, options: LoadOptions) -> Result<Self, LoadError> {
         let dir = source.path.as_path();
         let config = Config::read(dir)?;

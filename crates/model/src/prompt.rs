@@ -38,10 +38,8 @@ impl std::fmt::Debug for Part {
     }
 }
 
-/// One turn of the conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Who speaks.
     pub role: Role,
     /// What is said and shown, in order.
     pub parts: Vec<Part>,

@@ -76,7 +76,6 @@ impl Sampling {
 /// A chosen token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
-    /// Its id.
     pub token: u32,
     /// Its natural log-probability under the model itself: before penalty, temperature and limits.
     pub logprob: f32,

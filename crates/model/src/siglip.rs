@@ -103,7 +103,6 @@ impl Embedder {
         self.config.text.positions
     }
 
-    /// What is computed in.
     #[must_use]
     pub const fn dtype(&self) -> Dtype {
         self.dtype

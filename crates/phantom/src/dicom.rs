@@ -79,7 +79,6 @@ impl Storage {
     }
 }
 
-/// The bytes of a file.
 pub(crate) fn file(
     picture: &Picture,
     identity: Identity,

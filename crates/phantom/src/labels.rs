@@ -27,7 +27,6 @@ pub enum Label {
 }
 
 impl Label {
-    /// All findings, in their order.
     pub const ALL: [Self; 9] = [
         Self::Cardiomegaly,
         Self::PleuralEffusion,
@@ -40,7 +39,6 @@ impl Label {
         Self::Fracture,
     ];
 
-    /// The name in records.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,7 +63,6 @@ impl Label {
         )
     }
 
-    /// Whether its name takes an article.
     #[must_use]
     pub const fn is_counted(self) -> bool {
         !matches!(
@@ -74,7 +71,6 @@ impl Label {
         )
     }
 
-    /// Whether it has a size.
     #[must_use]
     pub const fn is_sized(self) -> bool {
         !matches!(self, Self::SupportDevice | Self::Fracture)
@@ -95,14 +91,12 @@ pub enum Side {
     Left,
     /// The left of the picture.
     Right,
-    /// Both sides.
     Bilateral,
     /// Neither.
     Midline,
 }
 
 impl Side {
-    /// The word in records and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -128,16 +122,12 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Zone {
-    /// The upper third.
     Upper,
-    /// The middle third.
     Mid,
-    /// The lower third.
     Lower,
 }
 
 impl Zone {
-    /// The word in records and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -148,20 +138,15 @@ impl Zone {
     }
 }
 
-/// How large a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Size {
-    /// The smallest third.
     Small,
-    /// The middle third.
     Moderate,
-    /// The largest third.
     Large,
 }
 
 impl Size {
-    /// The word in records and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

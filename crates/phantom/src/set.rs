@@ -22,7 +22,6 @@ const COLUMNS: u32 = 1024;
 /// Sizes that can be asked for, in pixels.
 const SIZES: std::ops::RangeInclusive<u32> = 16..=4096;
 
-/// How pictures are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `images/000000.png`, 8-bit grey as shown, bone white.
@@ -36,11 +35,8 @@ pub enum Format {
 /// What set to write.
 #[derive(Clone, Debug)]
 pub struct SetOptions {
-    /// Number of pictures.
     pub count: u64,
-    /// Seed of the set.
     pub seed: u64,
-    /// How pictures are written.
     pub format: Format,
     /// Side of a raw picture or columns of a file. If none: 224 raw, 1024 PNG, and in DICOM each picture's own.
     pub size: Option<u32>,
@@ -149,7 +145,6 @@ pub fn write_set(
 
 /// One picture's part of the set.
 struct Made {
-    /// Its line of `set.jsonl`.
     line: Vec<u8>,
     /// Its bytes of `images.u8`; nothing if it has a file of its own.
     pixels: Vec<u8>,

@@ -19,7 +19,6 @@ const HOURS: [(f64, f64); 11] = [
     (24.0, 0.002),
 ];
 
-/// A job of the day.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arrival {
     /// When it is accepted, in seconds of the day.

@@ -3,7 +3,6 @@
 /// Workers that a stage may have to do at a time: more are a mistake in a figure, not a fleet.
 const BUSY_MAX: f64 = 1e7;
 
-/// Jobs of one kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct JobKind {
     /// Order of service: 0 is served first.
@@ -17,7 +16,6 @@ pub struct JobKind {
 /// How long one unit takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Service {
-    /// Seconds, on average.
     pub mean_seconds: f64,
     /// Variance over the square of the mean: 0 is always the same, 1 varies as an exponential time does.
     pub variation: f64,
@@ -26,7 +24,6 @@ pub struct Service {
 /// What arrives, independently of each other (a Poisson process), and what it takes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
-    /// Jobs a second.
     pub jobs_per_second: f64,
     /// Their kinds; the shares add up to 1.
     pub kinds: Vec<JobKind>,

@@ -20,7 +20,6 @@ const TOLERANCE: f64 = 0.1;
 pub struct Rules {
     /// Backlog for each worker, in seconds of a slot.
     pub threshold_seconds: f64,
-    /// Most workers.
     pub workers_max: u32,
     /// Between two looks at the backlog, of KEDA's as of the controller's.
     pub turn_seconds: f64,
@@ -89,7 +88,6 @@ impl Controller {
         }
     }
 
-    /// Its rules.
     #[must_use]
     pub fn rules(&self) -> Rules {
         self.rules

@@ -18,7 +18,6 @@ pub struct Run {
     pub jobs: u32,
     /// Jobs before them, while the queues fill.
     pub warm_up: u32,
-    /// The seed of all randomness.
     pub seed: u64,
 }
 
@@ -27,18 +26,14 @@ pub struct Run {
 pub struct Turnaround {
     /// Jobs measured.
     pub jobs: u32,
-    /// Half of them were faster.
     pub p50_seconds: f64,
-    /// 95 of 100 were faster.
     pub p95_seconds: f64,
 }
 
 /// What a run showed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Simulated {
-    /// Of all jobs.
     pub all: Turnaround,
-    /// Of each class.
     pub classes: [Turnaround; CLASSES],
     /// Mean wait of a chunk, in seconds.
     pub encode_wait_seconds: f64,

@@ -19,7 +19,6 @@ const AUTHORITIES: [&str; 3] = ["ca", "client_ca", "ca_file"];
 pub struct Named {
     /// The setting, such as `ingest.tls.cert`.
     pub setting: String,
-    /// The file.
     pub file: PathBuf,
 }
 

@@ -87,7 +87,6 @@ pub struct Part {
 }
 
 impl Part {
-    /// The part works.
     pub fn ready(&self) {
         self.set(true);
     }

@@ -85,7 +85,6 @@ pub struct Program {
     pub name: &'static str,
     /// One sentence for `--help`.
     pub about: &'static str,
-    /// Its version.
     pub version: &'static str,
     /// Most threads for what waits: connections, timers, the way from one step of a job to the next. At least one, at most half
     /// as many as the machine has cores: the others are for those who answer, and for blocking calls. Several wake one another
@@ -98,7 +97,6 @@ pub struct Program {
 /// What the body of a program is given.
 #[derive(Debug, Clone)]
 pub struct Process<C> {
-    /// The validated configuration.
     pub config: C,
     /// Where metrics are registered; served already.
     pub metrics: Metrics,
@@ -110,9 +108,7 @@ pub struct Process<C> {
     pub tasks: TaskSet,
     /// Begun by the first signal or by a failed task.
     pub shutdown: Shutdown,
-    /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// The machine's randomness.
     pub random: Arc<dyn Random>,
     /// Where the admin port really is.
     pub admin: SocketAddr,

@@ -41,7 +41,6 @@ impl Shutdown {
         self.inner.token.cancel();
     }
 
-    /// Whether it has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.inner.token.is_cancelled()

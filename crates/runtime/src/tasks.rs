@@ -22,7 +22,6 @@ use crate::exit::{Exit, Stop};
 pub enum OnFailure {
     /// The process can't go on: begin the ordered shutdown, and end as failed.
     Shutdown,
-    /// Log it and go on.
     Log,
 }
 
@@ -35,12 +34,10 @@ pub enum OnShutdown {
     Abort,
 }
 
-/// A named kind of task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskKind {
     /// Its name in logs.
     pub name: &'static str,
-    /// What its failure means.
     pub on_failure: OnFailure,
     /// What becomes of it on shutdown.
     pub on_shutdown: OnShutdown,
@@ -75,7 +72,6 @@ impl TaskFailure {
     }
 }
 
-/// A task panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("panicked: {message}")]
 struct Panicked {
@@ -106,7 +102,6 @@ impl Task {
         self.abort.cancel();
     }
 
-    /// Waits until it has ended.
     pub async fn ended(&self) -> Ended {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await {

@@ -38,7 +38,6 @@ use phrases::Says;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Nothing.
     NotMentioned,
     /// That it isn't there.
     Negative,
@@ -48,29 +47,22 @@ pub enum Status {
     Positive,
 }
 
-/// One phrase of a label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mention {
-    /// What it names.
     pub label: Label,
-    /// What is said of it.
     pub status: Status,
     /// The side that is named, if any.
     pub side: Option<Side>,
-    /// Number of the sentence, from 0.
     pub sentence: usize,
-    /// The words.
     pub phrase: String,
 }
 
-/// What a report says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Reading {
     /// Every phrase, in order.
     pub mentions: Vec<Mention>,
 }
 
-/// Reads a report.
 #[must_use]
 pub fn read(report: &str) -> Reading {
     let mut mentions = Vec::new();

@@ -10,7 +10,6 @@ use crate::metrics::radcliq::Learned;
 use crate::metrics::radgraph::Graph;
 use crate::record::{LINE_BYTES_MAX, Side};
 
-/// What is asked of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
@@ -29,7 +28,6 @@ pub enum Task {
 }
 
 impl Task {
-    /// All.
     pub const ALL: [Self; 6] = [
         Self::Report,
         Self::Classify,
@@ -56,14 +54,11 @@ impl Task {
 /// What was said of one record, or of one of its items.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The record's.
     pub id: String,
-    /// What was asked.
     pub task: Task,
     /// Which question of the record (answer), or which finding (localise, where each is asked for); none for the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<usize>,
-    /// The text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Label → score; higher is likelier. Of a classification 0..=1, there from 0.5 on.
@@ -74,7 +69,6 @@ pub struct Outcome {
         serialize_with = "numbers"
     )]
     pub scores: BTreeMap<String, f64>,
-    /// Boxes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boxes: Vec<SaidBox>,
     /// The text's RadGraph annotation, if somebody made one.
@@ -102,10 +96,8 @@ fn numbers<S: serde::Serializer>(
 /// A box that was said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SaidBox {
-    /// Of what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The patient's side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub side: Option<Side>,
     /// Where: 0..=1000 of the picture padded to a square.
@@ -123,7 +115,6 @@ pub struct Read {
     pub whole_bytes: u64,
 }
 
-/// Outcomes that can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OutcomeError {
     #[error("line {line} of the outcomes can't be read")]

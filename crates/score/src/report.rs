@@ -15,11 +15,9 @@ use crate::evaluation::{Band, Case, Evaluation, LabelRow};
 pub struct Picture {
     /// `image/png` or `image/jpeg`.
     pub media_type: &'static str,
-    /// The file's bytes.
     pub bytes: Vec<u8>,
 }
 
-/// The files of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     /// All figures, counts, failures and worst cases.
@@ -132,7 +130,6 @@ fn band_labels(evaluation: &Evaluation) -> Vec<&str> {
         .collect()
 }
 
-/// A label's row in a band.
 fn row_of<'a>(band: &'a Band, label: &str) -> Option<&'a LabelRow> {
     band.labels.iter().find(|row| row.label == label)
 }

@@ -36,7 +36,6 @@ pub struct Name(String);
 pub struct NameError;
 
 impl Name {
-    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -82,7 +81,6 @@ impl fmt::Display for Name {
 /// One stored object, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name.
     pub name: Name,
     /// Length in bytes.
     pub bytes: u64,
@@ -177,7 +175,6 @@ pub struct Landed {
     pub contents: Vec<Option<Entry>>,
     /// [`Batch::unless`], if it has come since the beginning.
     pub unless: Option<Entry>,
-    /// Bytes that were written.
     pub written_bytes: u64,
 }
 

@@ -29,10 +29,8 @@ const HASH_INLINE_BYTES_MAX: usize = 256 << 10;
 /// Length of the checksum before the content of a mutable blob, in bytes.
 const CHECKSUM_BYTES: usize = 32;
 
-/// Limits of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest blob, in bytes.
     pub blob_bytes_max: u64,
     /// Most bytes in all; none means that only the place itself is the limit.
     pub capacity_bytes: Option<u64>,
@@ -80,7 +78,6 @@ impl StoreError {
 /// A stored blob, without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Its name.
     pub digest: Digest,
     /// Length in bytes; of a mutable blob with its checksum.
     pub bytes: u64,
@@ -135,7 +132,6 @@ impl BlobStore {
         Self::new(Arc::new(crate::backend::Objects::in_memory()), key, limits)
     }
 
-    /// The limits.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.inner.limits

@@ -56,7 +56,6 @@ impl FleetKey {
         Digest::new(*hasher.finalize().as_bytes())
     }
 
-    /// The keys of a tenant.
     pub(crate) fn of_tenant(&self, tenant: &TenantId) -> TenantKey {
         TenantKey {
             fleet: self.clone(),

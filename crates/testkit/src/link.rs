@@ -79,7 +79,6 @@ impl FaultyLink {
         self.set(Fault::CutAfter(bytes), false);
     }
 
-    /// Whether it is cut.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.state.borrow().fault == Fault::Cut

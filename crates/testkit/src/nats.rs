@@ -29,7 +29,6 @@ const START: Duration = Duration::from_secs(60);
 /// Longest time for an answer of JetStream's; without a leader there is none.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// A running nats-server.
 #[derive(Debug)]
 pub struct NatsServer {
     binary: PathBuf,
@@ -70,7 +69,6 @@ impl Member {
 }
 
 impl NatsServer {
-    /// Starts the default version.
     pub async fn start() -> Result<Self> {
         Self::start_in(&std::env::temp_dir()).await
     }
@@ -124,7 +122,6 @@ impl NatsServer {
         Ok(server)
     }
 
-    /// The address for clients.
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
@@ -136,19 +133,16 @@ impl NatsServer {
         self.address
     }
 
-    /// Its process, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Where it keeps its streams.
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
-    /// Its log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("log")
@@ -217,7 +211,6 @@ impl NatsServer {
         Ok(())
     }
 
-    /// Waits until clients are greeted.
     async fn wait_ready(&mut self) -> Result<()> {
         let address = self.address;
         let greeted = wait_until(START, "the server to greet", async || {

@@ -59,13 +59,11 @@ pub async fn queue(config: &QueueConfig) -> Result<Queue> {
     Ok(queue)
 }
 
-/// The pool of the fixtures.
 #[must_use]
 pub fn pool() -> PoolName {
     PoolName::new("tiny-here").expect("1 to 32 letters")
 }
 
-/// The tenant of the fixtures.
 #[must_use]
 pub fn tenant() -> TenantId {
     TenantId::new("st-mary").expect("1 to 32 letters")

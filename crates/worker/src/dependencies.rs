@@ -36,11 +36,8 @@ const ERASURES: TaskKind = TaskKind {
 /// What a worker service runs with. Several services of one process share it.
 #[derive(Debug, Clone)]
 pub struct Dependencies {
-    /// The connection to the queue.
     pub queue: Queue,
-    /// The blobs.
     pub store: BlobStore,
-    /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Where tasks start; its shutdown ends the service.
     pub tasks: TaskSet,

@@ -54,7 +54,6 @@ pub enum EncodedError {
 /// An encoded study that was read and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
-    /// Its head.
     pub study: EncodedStudy,
     /// The tokens of each frame: `tokens_per_frame` × `token_width` values of `dtype`, row-major, little-endian.
     pub tokens: Vec<Bytes>,

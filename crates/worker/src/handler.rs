@@ -16,7 +16,6 @@ use crate::place::Place;
 
 /// One stage's work.
 pub trait Handler: Send + Sync + 'static {
-    /// Which stage.
     const STAGE: Stage;
 
     /// Additional slots that take only units of class STAT, so that one begins although all other slots are taken. The handler
@@ -136,7 +135,6 @@ impl From<StoreError> for Ending {
 /// A unit whose start is recorded.
 #[derive(Debug)]
 pub struct Started {
-    /// The unit.
     pub unit: WorkUnit,
     /// The job's record after the start; `attempt` in it is this worker's fence when the stage is decode.
     pub record: JobRecord,
@@ -154,7 +152,6 @@ pub struct Started {
 }
 
 impl Started {
-    /// The connection to the queue.
     #[must_use]
     pub fn queue(&self) -> &Queue {
         &self.queue

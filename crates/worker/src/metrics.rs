@@ -10,14 +10,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
-/// Labels of a settled unit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabels {
     verdict: &'static str,
     class: &'static str,
 }
 
-/// Labels of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClassLabel {
     class: &'static str,
@@ -32,7 +30,6 @@ struct UnreadableLabel {
 /// Every verdict's word.
 const VERDICTS: [&str; 4] = ["done", "retry", "reject", "abort"];
 
-/// Metrics of one worker.
 #[derive(Debug, Clone)]
 pub struct WorkerMetrics {
     units: Family<VerdictLabels, Counter>,

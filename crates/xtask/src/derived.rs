@@ -10,7 +10,6 @@ use crate::places;
 /// What to do about a derived file that differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Fail.
     Check,
     /// Write it.
     Bless,

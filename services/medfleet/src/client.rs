@@ -133,7 +133,6 @@ impl Client {
         ask!(self.stub, submit_job, request)
     }
 
-    /// The job as it stands.
     pub(crate) async fn job(&self, name: &str) -> Result<Job, ClientError> {
         let request = GetJobRequest {
             name: name.to_owned(),
@@ -161,7 +160,6 @@ impl Client {
         held(answer.job, "CancelJobResponse.job")
     }
 
-    /// Erases a job.
     pub(crate) async fn erase(&self, name: &str) -> Result<EraseJobResponse, ClientError> {
         let request = EraseJobRequest {
             name: name.to_owned(),
@@ -177,7 +175,6 @@ impl Client {
         ask!(self.stub, erase_jobs, request)
     }
 
-    /// One page of jobs.
     pub(crate) async fn jobs(
         &self,
         states: &[JobState],
@@ -192,7 +189,6 @@ impl Client {
         ask!(self.stub, list_jobs, &request)
     }
 
-    /// One page of dead letters.
     pub(crate) async fn dead_letters(
         &self,
         page_token: &str,
@@ -204,7 +200,6 @@ impl Client {
         ask!(self.letters, list_dead_letters, &request)
     }
 
-    /// One dead letter.
     pub(crate) async fn dead_letter(&self, name: &str) -> Result<DeadLetter, ClientError> {
         let request = GetDeadLetterRequest {
             name: name.to_owned(),
@@ -222,7 +217,6 @@ impl Client {
         held(answer.job, "ReplayDeadLetterResponse.job")
     }
 
-    /// Puts a dead letter away.
     pub(crate) async fn discard(&self, name: &str) -> Result<(), ClientError> {
         let request = DiscardDeadLetterRequest {
             name: name.to_owned(),

@@ -54,9 +54,7 @@ impl Times {
 /// Why a process gave no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// It could not be started.
     NotStarted(io::Error),
-    /// It ended.
     Ended,
     /// It used more of the processor than it may, and was ended.
     UsedUp,

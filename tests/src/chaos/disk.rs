@@ -67,13 +67,11 @@ impl Disk {
         disk.map(drop)
     }
 
-    /// Where blobs are.
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }
 
-    /// Where nats-servers have their streams.
     #[must_use]
     pub fn streams(&self) -> PathBuf {
         self.root.join("streams")
@@ -141,7 +139,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives the bytes back.
     pub fn empty(&self) -> Result<()> {
         fs::remove_file(self.blobs().join(FILLER)).context("give the disk back")
     }

@@ -40,13 +40,10 @@ const SLOW: Duration = Duration::from_millis(100);
 pub struct HerdOptions {
     /// 1, or 3 as a cluster with three copies of everything.
     pub nodes: usize,
-    /// Processes of each service.
     pub instances: u16,
-    /// Shards of the job records.
     pub record_shards: u8,
     /// What its files lie on.
     pub disk: Kind,
-    /// How long the simulated model takes.
     pub pace: Pace,
     /// Silence after which a unit is delivered again.
     pub ack_wait: &'static str,
@@ -195,7 +192,6 @@ impl Herd {
         .await
     }
 
-    /// The blobs.
     #[must_use]
     pub fn disk(&self) -> &Disk {
         &self.disk
@@ -236,13 +232,11 @@ impl Herd {
             .with_context(|| format!("{id:?}; {}", self.log_end(id)))
     }
 
-    /// kill -9.
     pub async fn kill9(&self, id: Id) -> Result<()> {
         let mut child = self.take(id).await?;
         child.kill().await.with_context(|| format!("kill {id:?}"))
     }
 
-    /// SIGTERM, and its exit code.
     pub async fn drain(&self, id: Id) -> Result<Option<i32>> {
         let mut child = self.take(id).await?;
         signal(child.id(), Signal::SIGTERM)?;
@@ -262,12 +256,10 @@ impl Herd {
         self.signal(id, Signal::SIGCONT).await
     }
 
-    /// kill -9 of a nats-server.
     pub async fn kill_node(&self, node: usize) -> Result<()> {
         self.nodes[node].lock().await.kill9().await
     }
 
-    /// Starts a nats-server again.
     pub async fn restart_node(&self, node: usize) -> Result<()> {
         self.nodes[node].lock().await.restart().await
     }
@@ -303,13 +295,11 @@ impl Herd {
         None
     }
 
-    /// How many nats-servers there are.
     #[must_use]
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Stops a nats-server for a while.
     pub async fn pause_node(&self, node: usize, lasts: Duration) -> Result<()> {
         let pid = self.nodes[node].lock().await.pid();
         signal(pid, Signal::SIGSTOP)?;

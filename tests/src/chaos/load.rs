@@ -33,15 +33,12 @@ const SHARED: u64 = 3;
 /// A job to send, and what must come back.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Whose.
     pub tenant: &'static str,
     /// When, from the start of the load.
     pub at: Duration,
-    /// The files, in order.
     pub files: Vec<Vec<u8>>,
     /// What the model sees of them, in order.
     pub images: Vec<Pixels>,
-    /// What is asked.
     pub question: Question,
     /// The request without its inputs.
     pub request: SubmitJobRequest,
@@ -52,7 +49,6 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The one right text.
     #[must_use]
     pub fn expected(&self) -> String {
         let seed = self.request.decoding.as_ref().map_or(0, |d| d.seed);
@@ -67,7 +63,6 @@ impl Asked {
     }
 }
 
-/// The jobs of a seed.
 pub fn jobs(seed: u64, count: usize, horizon: Duration) -> Result<Vec<Asked>> {
     let mut random = Random::new(seed ^ 0x6a09_e667_f3bc_c909);
     let every = horizon / u32::try_from(count.max(1))?;
@@ -197,9 +192,7 @@ pub struct Clients {
 /// A job that was accepted.
 #[derive(Debug, Clone)]
 pub struct Accepted {
-    /// Its name.
     pub name: String,
-    /// What was asked.
     pub asked: Asked,
 }
 

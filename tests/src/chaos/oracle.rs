@@ -26,9 +26,7 @@ pub struct Pixels {
 /// What a job asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    /// A report with this clinical context.
     Report(String),
-    /// An answer to this question.
     Answer(String),
 }
 

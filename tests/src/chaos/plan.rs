@@ -15,18 +15,12 @@ const AWAY_MILLIS: (u64, u64) = (100, 1_500);
 const LINK_MILLIS: (u64, u64) = (300, 4_000);
 const STORE_MILLIS: (u64, u64) = (500, 3_000);
 
-/// What is hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// One process of a service.
     Service(Role, u16),
-    /// One nats-server.
     Node(usize),
-    /// Every nats-server at once.
     Cluster,
-    /// The blob store.
     Store,
-    /// Everything.
     Machine,
 }
 
@@ -92,9 +86,7 @@ impl Fault {
 pub struct Planned {
     /// When it begins, from the start of the load.
     pub at: Duration,
-    /// What it hits.
     pub target: Target,
-    /// What happens.
     pub fault: Fault,
     /// Until it ends; a restart takes the time of a start on top.
     pub lasts: Duration,
@@ -115,9 +107,7 @@ pub struct Shape {
     pub horizon: Duration,
     /// nats-servers: 1, or 3 as a cluster.
     pub nodes: usize,
-    /// Processes of each service.
     pub instances: u16,
-    /// Whether the store can be filled.
     pub can_fill: bool,
 }
 
@@ -224,13 +214,11 @@ fn as_millis(duration: Duration) -> u64 {
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
     pub const fn next(&mut self) -> u64 {
         let number = splitmix::mixed(self.0);
         self.0 = self.0.wrapping_add(splitmix::STEP);

@@ -21,7 +21,6 @@ pub const ROLLBACK: [Role; 4] = Role::ALL;
 pub struct Load {
     /// What its jobs follow from.
     pub seed: u64,
-    /// How many.
     pub jobs: usize,
     /// Over how long they are sent.
     pub lasts: Duration,

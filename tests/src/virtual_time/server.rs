@@ -15,7 +15,6 @@ use super::{LEASE_TTL, Plant, SWEEP_AGE};
 /// Jobs that somebody has to look at, each with its note's revision and time.
 pub(super) type Notes = BTreeMap<JobKey, (u64, UnixMillis)>;
 
-/// The subject of a unit.
 pub(super) type Name = (Stage, JobKey, u32);
 
 /// Which stream.
@@ -33,7 +32,6 @@ pub(super) struct Version {
     pub(super) record: JobRecord,
 }
 
-/// A message that is there.
 #[derive(Debug, Clone)]
 struct Message {
     sequence: u64,
@@ -218,7 +216,6 @@ impl Server {
         Some((message.sequence, message.unit.clone()))
     }
 
-    /// Removes this very message.
     pub(super) fn delete(&mut self, stream: Stream, sequence: u64) {
         self.streams
             .retain(|(place, _), message| *place != stream || message.sequence != sequence);
@@ -366,7 +363,6 @@ impl Server {
         old.map(|(key, (noted, _))| (key.clone(), *noted)).collect()
     }
 
-    /// Removes this very note.
     pub(super) fn forget(&mut self, revision: u64) {
         self.pending.retain(|_, (noted, _)| *noted != revision);
         self.aside.retain(|_, (noted, _)| *noted != revision);

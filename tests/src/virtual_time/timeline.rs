@@ -73,7 +73,6 @@ impl Timeline {
         self.state.borrow().now
     }
 
-    /// The task at work.
     pub(super) fn current(&self) -> TaskId {
         self.state.borrow().current
     }
@@ -96,7 +95,6 @@ impl Timeline {
         self.state.borrow_mut().random.below(many) == 0
     }
 
-    /// Waits.
     pub(super) fn sleep(&self, millis: u64) -> Sleep {
         Sleep {
             timeline: self.clone(),
@@ -196,7 +194,6 @@ impl Future for Sleep {
     }
 }
 
-/// Runs the tasks of a timeline.
 pub(super) struct Scheduler {
     timeline: Timeline,
     tasks: BTreeMap<TaskId, Work>,

@@ -22,7 +22,6 @@ const LOST_ONE_IN: u64 = 400;
 /// One publish in so many meets a leader that dies with what it has proposed.
 const PROMISED_ONE_IN: u64 = 60;
 
-/// A process of the fleet.
 pub(super) struct Process {
     pub(super) role: Role,
     pub(super) number: usize,

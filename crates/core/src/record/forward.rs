@@ -22,11 +22,9 @@ pub struct Forwarded {
 /// How the hub's job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// The outcome.
     pub outcome: Outcome,
     /// The attempt that its text belongs to.
     pub attempt: u32,
-    /// Its chunks.
     pub chunks: Chunks,
 }
 

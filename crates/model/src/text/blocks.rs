@@ -37,7 +37,6 @@ pub struct PlacedImage {
 pub struct Cacheable<'a> {
     /// Who may share: sequences of different scopes never do, whatever they hold.
     pub scope: Digest,
-    /// Token ids.
     pub tokens: &'a [u32],
     /// Its images, in order.
     pub images: &'a [PlacedImage],
@@ -104,7 +103,6 @@ impl BlockLayout {
         }
     }
 
-    /// Groups in all.
     #[must_use]
     pub const fn groups(&self) -> usize {
         1 + self.local_groups
@@ -243,7 +241,6 @@ impl Blocks {
         self.layout.block_tokens
     }
 
-    /// Blocks in all.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.blocks.len()

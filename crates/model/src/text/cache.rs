@@ -207,7 +207,6 @@ impl KvPool {
         Ok(())
     }
 
-    /// Where the storage lies.
     pub(crate) const fn device(&self) -> &Device {
         &self.device
     }

@@ -68,7 +68,6 @@ impl Progress {
         &self.tokens
     }
 
-    /// The blocks held.
     #[must_use]
     pub const fn table(&self) -> &BlockTable {
         &self.table
@@ -149,7 +148,6 @@ impl Progress {
         blocks.forget(&self.table, whole.chain(parts.map(|part| part.key)));
     }
 
-    /// A token of the answer.
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
     }

@@ -2,13 +2,11 @@
 
 use serde::Serialize;
 
-/// A label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
     /// A mediastinum that is too wide.
     EnlargedCardiomediastinum,
-    /// An enlarged heart.
     Cardiomegaly,
     /// Any opacity of the lung.
     LungOpacity,
@@ -28,7 +26,6 @@ pub enum Label {
     PleuralEffusion,
     /// Another change of the pleura.
     PleuralOther,
-    /// A broken bone.
     Fracture,
     /// Tubes, lines, wires, pacemakers.
     SupportDevices,

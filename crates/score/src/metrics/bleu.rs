@@ -15,13 +15,9 @@ const COCO_TINY: f64 = 1e-15;
 /// What BLEU needs to know of a report and its reference. Those of several add up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Statistics {
-    /// n-grams that the reference has too.
     pub matches: [f64; ORDER_MAX],
-    /// n-grams of the report.
     pub totals: [f64; ORDER_MAX],
-    /// Words of the report.
     pub said: f64,
-    /// Words of the reference.
     pub reference: f64,
 }
 

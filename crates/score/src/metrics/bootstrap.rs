@@ -9,7 +9,6 @@ use serde::Serialize;
 /// How a bootstrap is done.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bootstrap {
-    /// Draws.
     pub resamples: usize,
     /// Share of the draws inside the interval.
     pub level: f64,
@@ -29,7 +28,6 @@ impl Bootstrap {
     }
 }
 
-/// A figure with its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Figure {
     /// Of the whole set.

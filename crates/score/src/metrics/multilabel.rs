@@ -10,7 +10,6 @@ use super::ratio;
 /// What is true of a label of a record, and what was said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell {
-    /// Whether it is there.
     pub truth: bool,
     /// Whether it was said to be there.
     pub said: bool,
@@ -19,13 +18,11 @@ pub struct Cell {
 /// Records × labels; none where the truth isn't known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Names of the columns.
     pub labels: Vec<String>,
     /// One a record, each as long as `labels`.
     pub rows: Vec<Vec<Option<Cell>>>,
 }
 
-/// The confusion counts of a label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Counts {
     /// There, and said.
@@ -121,7 +118,6 @@ impl Table {
         counts
     }
 
-    /// The counts of every label.
     #[must_use]
     pub fn counts(&self, weights: &[f64]) -> Vec<Counts> {
         let mut counts = vec![Counts::default(); self.labels.len()];

@@ -32,7 +32,6 @@ const KEYS: [&str; 12] = [
     "volumes",
 ];
 
-/// Everything that is wrong.
 pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     let deploy = places::root().join("deploy");
     let folder = chart.scratch.join("compose");

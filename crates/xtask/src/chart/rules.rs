@@ -25,7 +25,6 @@ const NATS_TRIGGER: &[&str] = &[
     "useHttps",
 ];
 
-/// Everything that is wrong.
 pub(crate) fn check(objects: &[Value]) -> Vec<String> {
     let mut violations = Vec::new();
     for secret in of_kind(objects, "Secret") {

@@ -29,7 +29,6 @@ pub(super) enum Cut {
 /// What happened on a link.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// How often it broke.
     pub(super) cuts: usize,
     /// The job that the lost answer named.
     pub(super) lost: String,

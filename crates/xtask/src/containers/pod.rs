@@ -62,7 +62,6 @@ enum SeccompKind {
     RuntimeDefault,
 }
 
-/// One container.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Container {
@@ -89,7 +88,6 @@ pub(super) struct Container {
     _pull: Option<IgnoredAny>,
 }
 
-/// A variable of the environment.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Variable {
@@ -109,7 +107,6 @@ pub(super) enum Origin {
     Secret(Key),
 }
 
-/// A fact about the pod.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Field {
@@ -131,7 +128,6 @@ pub(super) struct Key {
     pub(super) key: String,
 }
 
-/// A port by its name.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Port {
@@ -171,7 +167,6 @@ pub(super) struct PreStop {
     pub(super) sleep: Sleep,
 }
 
-/// A wait.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sleep {

@@ -54,7 +54,6 @@ pub(crate) struct TlsFiles {
 pub(crate) struct Fleet {
     /// `http://…` or `https://…`.
     pub(crate) server: String,
-    /// The bearer token.
     pub(crate) token: String,
     /// What it is trusted by, and what it is shown.
     pub(crate) tls: TlsFiles,

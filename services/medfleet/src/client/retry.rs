@@ -6,7 +6,6 @@ use medfleet_core::doubled;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// The rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retry {
     /// Attempts in all, in a row without progress.

@@ -39,12 +39,9 @@ pub(crate) enum UploadNews {
     Sent {
         /// Bytes from the file's beginning.
         bytes: u64,
-        /// Bytes of the file.
         total: u64,
     },
-    /// All of it is stored.
     Stored {
-        /// Bytes of the file.
         total: u64,
     },
     /// It broke and is tried again.

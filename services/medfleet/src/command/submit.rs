@@ -274,7 +274,6 @@ pub(super) async fn send(
     client.submit(&request).await
 }
 
-/// Bytes of all of them.
 async fn total_bytes(files: &[PathBuf]) -> Result<u64, ClientError> {
     let mut total = 0_u64;
     for path in files {
