@@ -31,20 +31,15 @@ const AFTER_TROUBLE: Duration = Duration::from_secs(1);
 /// How long the event of an encode's start may be put off: too short for a watcher to notice.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(250);
 
-/// What a worker runs with.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// Its settings.
     pub config: WorkerConfig,
     /// The pool whose units it takes.
     pub pool: PoolName,
-    /// The connection to the queue.
     pub queue: Queue,
-    /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Where its tasks start.
     pub tasks: TaskSet,
-    /// Its metrics.
     pub metrics: WorkerMetrics,
 }
 
@@ -219,6 +214,11 @@ impl<H: Handler> Slot<H> {
             }
             Err(ending) => self.end(delivery, None, ending).await,
         };
+        self.or_retry(delivery, verdict)
+    }
+
+    /// The verdict, or another try where the queue failed before there was one.
+    fn or_retry(&self, delivery: &Delivery, verdict: Result<Verdict, QueueError>) -> Verdict {
         verdict.unwrap_or_else(|error| {
             tracing::debug!(
                 error = chain(&error),
@@ -365,13 +365,7 @@ impl<H: Handler> Slot<H> {
             Err(None) => Verdict::Abort,
             Err(Some(ending)) => {
                 let ended = self.end(delivery, attempt, ending).await;
-                ended.unwrap_or_else(|error| {
-                    tracing::debug!(
-                        error = chain(&error),
-                        "the queue failed, the unit is tried again"
-                    );
-                    self.retry(delivery)
-                })
+                self.or_retry(delivery, ended)
             }
         }
     }
