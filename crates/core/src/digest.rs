@@ -25,9 +25,6 @@ impl Digest {
     }
 
     /// From a slice that must be 32 bytes long.
-    ///
-    /// # Errors
-    /// [`DigestError`] with the length found.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, DigestError> {
         <[u8; 32]>::try_from(bytes)
             .map(Self)

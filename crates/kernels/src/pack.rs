@@ -49,9 +49,6 @@ impl Packed {
 
     /// Of a matrix whose rows `read` fetches, at most sixteen at a time, in any order and from several threads.
     /// `prepare` is told where the memory is before it is first touched; nothing is there to be read yet.
-    ///
-    /// # Errors
-    /// The first that `read` gave.
     pub fn read<T: Number, E: Send>(
         [outputs, inputs]: [usize; 2],
         prepare: impl FnOnce(*mut [u8]),

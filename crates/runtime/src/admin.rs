@@ -78,9 +78,6 @@ struct Shared {
 }
 
 /// Serves on a bound listener until the token is cancelled.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,

@@ -47,9 +47,6 @@ pub trait Settings: Serialize + DeserializeOwned + JsonSchema + Send + 'static {
     fn process(&self) -> &ProcessConfig;
 
     /// Checks relations between fields.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     fn check(&self) -> Result<(), ConfigError> {
         Ok(())
     }
@@ -146,9 +143,6 @@ impl Sources {
 }
 
 /// Loads a configuration, without [`Settings::check`].
-///
-/// # Errors
-/// [`ConfigError`] names the key and where it stands.
 pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
     let mut figment = Figment::new();
     if let Some(path) = &sources.file {
@@ -185,9 +179,6 @@ pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
 }
 
 /// Checks each number against the limits that its field has in the schema, and what [`Settings::check`] does.
-///
-/// # Errors
-/// [`ConfigError`] names the key and what is allowed.
 pub(crate) fn check<C: Settings>(config: &C) -> Result<(), ConfigError> {
     config.check()?;
     hold(config, "")
@@ -195,18 +186,12 @@ pub(crate) fn check<C: Settings>(config: &C) -> Result<(), ConfigError> {
 
 /// Checks each number of a part of a configuration, which stands at `key`, against the limits that its field has in the schema.
 /// This is done of the whole before a service starts; whoever takes a part by itself does it of that.
-///
-/// # Errors
-/// [`ConfigError`] names the key and what is allowed.
 pub fn hold<T: Serialize + JsonSchema>(part: &T, key: &str) -> Result<(), ConfigError> {
     let value = serde_json::to_value(part).map_err(|error| ConfigError::of_part(&error))?;
     limits::hold(&schema::<T>(), &value, key)
 }
 
 /// The configuration as TOML, secrets hidden.
-///
-/// # Errors
-/// When it has no TOML form.
 pub fn print<T: Serialize>(config: &T) -> Result<String, ConfigError> {
     toml::to_string_pretty(config).map_err(ConfigError::Print)
 }

@@ -76,9 +76,6 @@ impl Metrics {
     }
 
     /// All metrics in the OpenMetrics text format.
-    ///
-    /// # Errors
-    /// Only if a metric refuses to be written.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.lock())?;

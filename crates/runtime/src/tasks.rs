@@ -195,9 +195,6 @@ impl TaskSet {
 
     /// Runs a closure on an operating system thread of its own and waits for it as for a task.
     /// The closure must watch the shutdown itself (or the closing of its channel): a thread can't be dropped.
-    ///
-    /// # Errors
-    /// When the operating system has no thread left.
     pub fn start_thread<F, E>(&self, kind: TaskKind, work: F) -> std::io::Result<Task>
     where
         F: FnOnce() -> Result<(), E> + Send + 'static,

@@ -135,9 +135,6 @@ impl Telemetry {
     }
 
     /// Like [`Telemetry::new`], with log lines going to `writer`.
-    ///
-    /// # Errors
-    /// As [`Telemetry::new`].
     pub(crate) fn with_writer(
         service: &'static str,
         config: &TelemetryConfig,
@@ -201,9 +198,6 @@ impl Telemetry {
     }
 
     /// Makes it the subscriber of the whole process. Once a process, from its main.
-    ///
-    /// # Errors
-    /// When another one is installed already.
     pub fn install(&self) -> Result<(), TelemetryError> {
         tracing::dispatcher::set_global_default(self.dispatch.clone())
             .map_err(|_| TelemetryError::Installed)

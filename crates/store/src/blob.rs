@@ -169,9 +169,6 @@ impl BlobStore {
 
     /// Stores a content whose name the caller has made with [`BlobStore::digest`]; a wrong one would make a blob that is
     /// corrupt from the start. Otherwise as [`BlobStore::put`].
-    ///
-    /// # Errors
-    /// As [`BlobStore::put`].
     pub async fn put_named(
         &self,
         tenant: &TenantId,
@@ -190,9 +187,6 @@ impl BlobStore {
 
     /// Stores a text that changes, under a key instead of its content; the last put wins. Durable when it returns.
     /// Gives the blob's name, by which it is referenced and deleted.
-    ///
-    /// # Errors
-    /// As [`BlobStore::put`].
     pub async fn put_mutable(
         &self,
         tenant: &TenantId,

@@ -108,9 +108,6 @@ pub enum OpenError {
 
 impl StoreConfig {
     /// Checks what can be checked without touching the place.
-    ///
-    /// # Errors
-    /// [`OpenError::Key`] or [`OpenError::Setting`], which name the setting.
     pub fn check(&self) -> Result<(), OpenError> {
         FleetKey::from_secret(&self.key)?;
         if self.blob_bytes_max.get() == 0 {
@@ -135,9 +132,6 @@ impl StoreConfig {
     }
 
     /// Opens a store over a backend that was opened elsewhere, such as JetStream's.
-    ///
-    /// # Errors
-    /// As [`StoreConfig::check`].
     pub fn open_over(&self, backend: Arc<dyn Backend>) -> Result<BlobStore, OpenError> {
         self.check()?;
         let key = FleetKey::from_secret(&self.key)?;
@@ -170,9 +164,6 @@ impl StoreConfig {
     }
 
     /// As [`StoreConfig::open`], without what makes blobs of it: whole names, no keys, no references.
-    ///
-    /// # Errors
-    /// As [`StoreConfig::open`].
     pub fn open_backend(&self) -> Result<Arc<dyn Backend>, OpenError> {
         self.check()?;
         Ok(match &self.backend {
@@ -199,9 +190,6 @@ impl StoreConfig {
 
 impl BackendConfig {
     /// Checks what can be checked without touching the place.
-    ///
-    /// # Errors
-    /// [`OpenError::Setting`], which names the setting.
     pub fn check(&self) -> Result<(), OpenError> {
         match self {
             Self::Folder { path } if path.as_os_str().is_empty() => {

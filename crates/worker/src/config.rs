@@ -60,9 +60,6 @@ impl<const SLOTS: usize> WorkerConfig<SLOTS> {
     }
 
     /// Checks what all worker services have in common; `service` is the section that this one stands in.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     pub fn check(
         &self,
         service: &str,

@@ -113,9 +113,6 @@ impl Dependencies {
     /// What the slots of a stage run with. Registers the metrics of every worker, makes sure that the pool's streams and
     /// consumers are there, and says from now on, as the part `queue` of the process's health, whether there is a connection; the
     /// limits of streams that are there stay ingest's.
-    ///
-    /// # Errors
-    /// [`ConnectionError::Ensure`].
     pub async fn worker(
         &self,
         stage: Stage,

@@ -86,9 +86,6 @@ pub fn beginning(study: &EncodedStudy) -> Result<Bytes, EncodedError> {
 }
 
 /// Reads a whole file. The tokens share its memory.
-///
-/// # Errors
-/// [`EncodedError`] for whatever differs from what [`beginning`] and the tokens behind it make.
 pub fn read(file: &Bytes) -> Result<Encoded, EncodedError> {
     let begin = file.get(..BEGIN_BYTES);
     let begin = begin.ok_or(EncodedError::Form("it is too short"))?;

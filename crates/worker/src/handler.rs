@@ -166,9 +166,6 @@ impl Started {
     /// Publishes the event of the start, once the work has taken [`Started::announce_after`]. It then says where the job stands by
     /// now, and nothing if the job has moved on to another state: other chunks may be done since, and a watcher must never see
     /// progress go backwards.
-    ///
-    /// # Errors
-    /// As [`Queue::record`] and [`Queue::publish_event`].
     pub(crate) async fn announce_in_time(&self) -> Result<(), QueueError> {
         if self.announce_after.is_zero() {
             return self.announce(&self.record).await;
@@ -195,9 +192,6 @@ impl Started {
     }
 
     /// Records that the outputs are durable, then publishes the event and what follows from the new record.
-    ///
-    /// # Errors
-    /// How the unit ended instead.
     pub async fn advance(&self, step: &Move) -> Result<JobRecord, Ending> {
         let key = &self.unit.key;
         if self.announce_after.is_zero() {

@@ -41,9 +41,6 @@ impl<'a> PemFile<'a> {
     }
 
     /// The certificates in the file: a chain, or authorities.
-    ///
-    /// # Errors
-    /// When it cannot be read, or has none.
     pub async fn certificates(self) -> Result<Certificate, PemError> {
         let pem = self.read().await?;
         let has_any = pem
@@ -70,9 +67,6 @@ impl<'a> PemFile<'a> {
 
 /// Who a server, or a client, says it is: its certificate chain, and the key to it. Whether they can be used, and belong
 /// together, shows when it takes them.
-///
-/// # Errors
-/// When one of them cannot be read, or the first holds no certificate.
 pub async fn identity(cert: PemFile<'_>, key: PemFile<'_>) -> Result<Identity, PemError> {
     let cert = cert.certificates().await?;
     Ok(Identity::from_pem(cert, key.read().await?))

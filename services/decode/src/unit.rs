@@ -106,9 +106,6 @@ fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
 
 /// The keyed digest of each image's tokens of a chunk, whose first image has the position `first`, if its list is of these frames
 /// and of this decoder's encoder. They have the shape and the type that the model takes.
-///
-/// # Errors
-/// [`DecodeError::Tokens`] names the image and what is wrong, [`DecodeError::Dtype`] both types of numbers.
 pub fn declared(
     manifest: &TokensManifest,
     first: usize,

@@ -108,9 +108,6 @@ impl BlobStore {
 
     /// As [`BlobStore::erase`], for one of many jobs of the tenant. The caller passes the same `relied` for each of them, so
     /// that the other jobs' lists are read only once.
-    ///
-    /// # Errors
-    /// As [`BlobStore::erase`].
     pub async fn erase_among(
         &self,
         tenant: &TenantId,
