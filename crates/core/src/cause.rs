@@ -1,4 +1,4 @@
-//! An error with its causes in one line: a field of a log that is given an error itself has its own text alone.
+//! An error with its causes in one line: tracing writes only the error's own text where a field is given the error itself.
 
 use std::error::Error;
 

@@ -1,5 +1,5 @@
-//! What a job, or a unit of it, is expected to take of a slot of each stage. Rates are estimated once, at accept; the number
-//! of frames is corrected when preprocessing knows it. Good for taking turns and for planning, never for promises.
+//! The slot time that a job, or a unit of it, is expected to take at each stage. Rates are estimated once, at accept; the number
+//! of frames is corrected when preprocessing knows it. An estimate for fair scheduling and for planning, never a promise.
 
 use crate::Stage;
 

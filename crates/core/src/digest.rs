@@ -42,7 +42,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // At one go: the name of every blob has one in it.
+        // Written in one piece, as this is done for the name of every blob.
         let mut text = [0; 64];
         for (pair, byte) in text.chunks_exact_mut(2).zip(&self.0) {
             pair[0] = DIGITS[usize::from(byte >> 4)];

@@ -1,5 +1,5 @@
-//! What the protocol refuses, and what it repeats, by name. Each is needed: the model check takes them away one at a
-//! time and must find a run that goes wrong. Outside this crate's own tests a guard cannot be taken away.
+//! The conditions on which the protocol rests, by name. Each is needed: the model check takes them away one at a time, and must
+//! then find a run that goes wrong. Only this crate's own tests can take a guard away.
 
 macro_rules! guards {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
@@ -18,9 +18,9 @@ macro_rules! guards {
 guards! {
     /// A final record stays as it is.
     Final,
-    /// A preprocess starts before there are frames only.
+    /// A preprocess starts only before there are frames.
     PreprocessStart,
-    /// A chunk is encoded while chunks are open only.
+    /// A chunk is encoded only while chunks are open.
     EncodeStart,
     /// A chunk that is done is not started again.
     ChunkOpen,
@@ -28,7 +28,7 @@ guards! {
     DecodeStart,
     /// A unit that keeps failing is given up on.
     Starts,
-    /// A job is completed by its latest attempt only.
+    /// A job is completed only by its latest attempt.
     Fence,
     /// Frames are recorded once.
     FramesOnce,
@@ -56,7 +56,7 @@ guards! {
     StopOver,
     /// Work that somebody else has finished stops when it is noticed.
     StopDone,
-    /// Who finds its unit done queues what follows.
+    /// A worker that finds its unit done already queues what follows.
     RepeatWhatFollows,
     /// The dead letter of a failed job is written again when its unit comes again.
     LetterAgain,

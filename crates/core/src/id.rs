@@ -128,8 +128,8 @@ impl JobId {
         Self(hex16(bytes))
     }
 
-    /// Which of so many shards it is in: its first two characters as a number, modulo theirs. Ids are hashed or random, so that
-    /// shards are alike; where 256 is no multiple of their number, some have a part more than others.
+    /// Which of `shards` shards it is in: its first two characters as a number, modulo `shards`. Ids are hashed or random, so
+    /// shards get about the same share; where 256 is no multiple of `shards`, some get slightly more.
     #[must_use]
     pub fn shard(&self, shards: usize) -> usize {
         let first = self.0.get(..2);

@@ -57,7 +57,7 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
     let is_erasure = before.erased.is_none() && after.erased.is_some();
     let is_erasure_at_hub = before.owes_erasure() && !after.owes_erasure();
     let is_handed_on = after.forwarded.is_some() && before.forwarded.is_none();
-    // It ended while nobody knew that the hub has it.
+    // The job ended here while the record did not say that the hub has it.
     let is_found = is_handed_on && before.state.is_final();
     let may_change = is_erasure || is_erasure_at_hub || is_found;
     if before.state.is_final() && before.epoch == after.epoch && before != after && !may_change {

@@ -1,5 +1,5 @@
-//! What each side does with what it finds: who changes a record, who goes on, who stops, what follows, and how a unit
-//! ends. Pure; the queue and the workers carry it out, and the model check explores it together with the state machine.
+//! The decisions of the job protocol: who changes a record, who goes on, who stops, what follows a unit, and how it ends. Pure;
+//! the queue and the workers carry them out, and the model check explores them together with the state machine.
 
 use crate::guard::Guard;
 use crate::{
@@ -95,8 +95,8 @@ pub enum Start {
     Exhausted(Failure),
     /// Nothing to do: the unit is of an older epoch.
     Drop,
-    /// The record is behind the unit, or was not found; come again. A server that has lost its leadership and does not know
-    /// it yet answers so of a job that was accepted since. Records outlive the expiry of their units, which ends this.
+    /// The record is behind the unit, or was not found: try again later. A server that has lost its leadership without knowing it
+    /// yet answers this way about a job that was accepted since. Records outlive the expiry of their units, so this ends.
     Later,
 }
 

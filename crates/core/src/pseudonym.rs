@@ -1,5 +1,5 @@
-//! By which study and patient a job can be found again, as far as its record may know: keyed hashes of the pseudonyms that its
-//! client gave, which are keyed hashes themselves. Nothing leads back from them, and nothing shows them.
+//! By which patient and studies a job can be found again: keyed hashes of the pseudonyms that its client gave, which are keyed
+//! hashes themselves. They do not lead back to a patient, and are never shown.
 
 use std::fmt;
 

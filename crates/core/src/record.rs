@@ -46,7 +46,7 @@ closed_set!(
 );
 
 impl JobState {
-    /// Whether nothing can follow (but a replay, which is a new epoch).
+    /// Whether the state is final (only a replay, which begins a new epoch, can follow).
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(
@@ -361,7 +361,8 @@ impl JobRecord {
         if guard.acts(!legal) {
             return Err(self.illegal(step));
         }
-        // Queued once more than needed, it would use up the starts of the others. With every chunk done none is legal anyway.
+        // A chunk that is done already: starting it again would use up starts of the others. With every chunk done, no start is
+        // legal anyway.
         let is_again =
             stage == Stage::Encode && self.chunks.is_done(unit) && !self.chunks.all_done();
         if Guard::ChunkOpen.acts(is_again) {
@@ -471,7 +472,7 @@ impl JobRecord {
         Ok(Self {
             state: JobState::Accepted,
             epoch: self.epoch + 1,
-            // Attempts are counted on: text is told apart by its attempt, also for who watched the last epoch.
+            // Attempts keep counting across epochs: watchers of the last epoch tell texts apart by their attempt.
             starts: Starts::default(),
             chunks: Chunks::default(),
             frames: None,

@@ -39,8 +39,9 @@ pub struct Predicted {
     pub decode_wait_seconds: f64,
 }
 
-/// Applies the formulas to both stages. For jobs of several chunks the encode wait is one for heavy traffic: an encoder pool
-/// with time to spare is waited for longer than it says, by the other chunks of the same job. The order of service among classes leaves the mean over all of them as it is.
+/// Applies the formulas to both stages. For jobs of several chunks the encode wait is a heavy-traffic approximation: in a pool
+/// with time to spare, the chunks of a job wait for each other, longer than the formula says. The order of service among classes
+/// leaves the mean over all of them as it is.
 #[must_use]
 pub fn predict(load: &Load, fleet: Fleet) -> Predicted {
     let mean = load.chunks_moment(1);
@@ -57,7 +58,7 @@ pub fn predict(load: &Load, fleet: Fleet) -> Predicted {
             encode.mean_seconds,
             (dispersion, encode.variation),
         ),
-        // What leaves many encoders is taken for a Poisson process again.
+        // The departures of many encoders are taken for a Poisson process again.
         decode_wait_seconds: wait(
             fleet.decode_slots,
             load.jobs_per_second,

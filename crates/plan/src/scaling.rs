@@ -1,18 +1,18 @@
-//! What KEDA and the controller of a `HorizontalPodAutoscaler` make of a backlog: how many workers there are to be. Pure; the
-//! simulated day and the tests with real workers ask the same code.
+//! What KEDA and the controller of a `HorizontalPodAutoscaler` make of a backlog: how many workers there should be. Pure; the
+//! simulated day and the tests with real workers use the same code.
 //!
 //! The rules are those that the chart renders, and `cargo xtask chart` compares them. Sources: KEDA 2.20,
-//! `scale_scaledobjects.go` (activation from none to one, cooldown from any number to none); Kubernetes, `pkg/controller/podautoscaler/horizontal.go`
-//! (an `AverageValue`: value ÷ threshold, rounded up, unless within a tenth of what it is; the stabilisation window; the
-//! policies of a behaviour).
+//! `scale_scaledobjects.go` (activation from none to one, cooldown from any number to none); Kubernetes,
+//! `pkg/controller/podautoscaler/horizontal.go` (an `AverageValue`: value ÷ threshold, rounded up, unless within a tenth of what
+//! it is; the stabilisation window; the policies of a behaviour).
 
 use std::collections::{BTreeMap, VecDeque};
 
 /// Backlog that a slot may have before it, in seconds: the chart's `targetSeconds`.
 pub const TARGET_SECONDS: f64 = 30.0;
-/// Workers that may be added within a turn, where their doubling is not more.
+/// Workers that may be added within a turn; more only where that doubles their number at most.
 pub const ADDED_MAX: u32 = 4;
-/// The controller lets a number of workers be that is so near to what it should be.
+/// The controller leaves the number of workers as it is while it is within this fraction of what it should be.
 const TOLERANCE: f64 = 0.1;
 
 /// The rules of one pool of workers.
@@ -25,11 +25,11 @@ pub struct Rules {
     pub turn_seconds: f64,
     /// The highest backlog within this counts.
     pub window_seconds: f64,
-    /// How long there must be nothing before the last workers go.
+    /// How long the backlog must be zero before the last workers go.
     pub cooldown_seconds: f64,
-    /// No fewer workers than were wished for within this.
+    /// No fewer workers than were wanted at any time within this window.
     pub stabilisation_seconds: f64,
-    /// Within this one worker is told to go, not more.
+    /// At most one worker is removed within this time.
     pub step_seconds: f64,
 }
 

@@ -1,13 +1,13 @@
-//! Loads one typed configuration from a file, the environment and flags, in this order of growing strength.
-//! An unknown key is fatal wherever it stands. No error shows a value, because any value may be a secret in the wrong place,
-//! save a whole number that is in the place of one and beyond its limits.
+//! Loads one typed configuration from a file, the environment and flags, in this order of growing strength. An unknown key is
+//! fatal wherever it stands. No error shows a value, because any value may be a secret in the wrong place; the only exception is
+//! a whole number that stands where one is expected and is beyond its limits.
 //!
 //! - Environment: `MEDFLEET_STORE__BLOB_BYTES_MAX=64MiB` sets `store.blob_bytes_max`; two underscores descend one level.
 //! - Flags: `store.blob_bytes_max=64MiB`.
 //! - Values outside a file are read as `true`, numbers, `[lists]`, `{tables}` or else text; a text that looks like
-//!   something else is written in double quotes.
+//! something else is written in double quotes.
 //! - A table with the only key `file`, anywhere, stands for the contents of that file: this is how secrets are mounted.
-//!   No setting is therefore named `file`.
+//! No setting is therefore named `file`.
 
 mod limits;
 
@@ -185,7 +185,7 @@ pub(crate) fn check<C: Settings>(config: &C) -> Result<(), ConfigError> {
 }
 
 /// Checks each number of a part of a configuration, which stands at `key`, against the limits that its field has in the schema.
-/// This is done of the whole before a service starts; whoever takes a part by itself does it of that.
+/// This is done for the whole configuration before a service starts; whoever loads only a part of it does it for that part.
 pub fn hold<T: Serialize + JsonSchema>(part: &T, key: &str) -> Result<(), ConfigError> {
     let value = serde_json::to_value(part).map_err(|error| ConfigError::of_part(&error))?;
     limits::hold(&schema::<T>(), &value, key)

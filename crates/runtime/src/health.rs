@@ -37,7 +37,7 @@ impl Health {
         }
     }
 
-    /// From now on unready for good: the process is stopping.
+    /// Makes the process unready for good, because it is stopping.
     pub fn drain(&self) {
         self.lock().draining = true;
     }

@@ -86,11 +86,11 @@ pub struct Program {
     /// One sentence for `--help`.
     pub about: &'static str,
     pub version: &'static str,
-    /// Most threads for what waits: connections, timers, the way from one step of a job to the next. At least one, at most half
-    /// as many as the machine has cores: the others are for those who answer, and for blocking calls. Several wake one another
-    /// with nearly every message, and whoever sends is followed at once by the connection, so one is best where the work itself
-    /// is done elsewhere: on a model's thread, by children, by the threads of blocking calls. On one thread, all who are awake
-    /// have their turn before the connection has its own, and what they send leaves in one write.
+    /// Most threads of the async runtime. It has at least one, and at most half as many as there are cores: the other cores are
+    /// for the processes that answer it and for blocking calls. Several threads wake one another with nearly every message, and
+    /// the connection's task runs right after each sender. So one thread is best where the work itself is done elsewhere: on a
+    /// model's thread, by child processes, or on the threads of blocking calls. On one thread, all tasks that are awake run
+    /// before the connection's, and what they send leaves in one write.
     pub threads_max: usize,
 }
 
@@ -201,7 +201,7 @@ where
 /// Until when the certificates are good that a configuration names, by their settings.
 type Ends = Vec<(String, UnixMillis)>;
 
-/// A body that has its configuration. Behind a pointer, so that a process's life is compiled once, not for each program.
+/// A body with its configuration already bound. Boxed, so that the life of a process is compiled once, not for each program.
 type Body<'a> = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'a, Result<(), Stop>> + 'a>;
 
 fn run_body(program: Program, config: &ProcessConfig, ends: Ends, body: Body<'_>) -> Exit {
@@ -313,7 +313,7 @@ async fn serve(
         SIGNALS,
         watch_signals(shutdown.clone(), health.clone()).await?,
     );
-    // Whoever reads this line may connect, and may already send a signal.
+    // Whoever reads this line may connect, or send a signal, right away.
     tracing::info!(service = program.name, version = program.version, %admin, "started");
     let process = Process {
         config: (),
@@ -377,7 +377,7 @@ async fn watch_signals(
                 tracing::error!("second signal, leaving at once");
                 leave_at_once();
             }
-            // Whoever reads the line finds it unready already.
+            // Unready before the line is logged, for whoever acts on the line.
             health.drain();
             tracing::info!(drain_ms = shutdown.remaining().as_millis(), "stopping");
             shutdown.begin();

@@ -1,9 +1,9 @@
-//! Logs on stderr and traces over OTLP. A wrong setting stops start-up; an unreachable collector never stops a job.
-//! Trace ids exist and travel also without a collector, so that a log line or an answer can always name its trace.
+//! Logs on stderr and traces over OTLP. A wrong setting stops start-up; an unreachable collector never stops a job. Trace ids
+//! exist and travel also without a collector, so that a log line or an answer can always name its trace.
 //!
-//! Only spans of medfleet's own crates are exported, and of those no events: contents never leave by this door.
-//! A span whose id travels on, or whose fields log lines should carry, is of level INFO; one inside it is of level DEBUG.
-//! Without a collector a span has its ids and what log lines say of it, and nothing is built for anybody else.
+//! Only spans of medfleet's own crates are exported, and none of their events, so that no contents leave this way. A span whose
+//! id travels on, or whose fields log lines should carry, has level INFO; one inside it has level DEBUG. Without a collector a
+//! span has only its ids and what log lines say of it.
 
 mod export;
 mod http;
@@ -218,7 +218,7 @@ impl Telemetry {
     }
 }
 
-/// What is logged, by level and module. The library's filter that knows spans by name, too, would lock a list whenever one is
+/// What is logged, by level and module. The library's `EnvFilter`, which can also filter by span, takes a lock whenever a span is
 /// entered or left.
 fn filter(log: &str) -> Result<Targets, TelemetryError> {
     let mut targets = Targets::new();
@@ -252,7 +252,7 @@ fn exported<S>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, SdkTracer>
 where
     S: Subscriber + for<'lookup> LookupSpan<'lookup>,
 {
-    // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
+    // Nothing of ours reads OpenTelemetry's own current context, which every poll of a traced future would set.
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(OURS))
         .with_location(false)

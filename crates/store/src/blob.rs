@@ -293,8 +293,8 @@ impl BlobStore {
         let (store, job, key) = (self.clone(), job.clone(), key.to_vec());
         to_its_end(async move {
             let put = store.put_mutable(&job.tenant, kind, &key, content).await;
-            // Whoever comes last of the two, this look or the erasure's tombstone, sees the other's work. Also after a failure:
-            // the text may be there all the same.
+            // Whichever comes last, this look or the erasure's tombstone, sees the other's work. Also after a failure, as the
+            // text may have been stored all the same.
             if store.is_erased(&job.tenant, &job.job).await? {
                 store.delete_mutable(&job.tenant, kind, &key).await?;
                 return Err(StoreError::JobErased);
@@ -473,8 +473,8 @@ fn blob_name(tenant: &TenantId, kind: BlobKind, digest: &Digest) -> Name {
     Name::of(&[tenant.as_str(), kind.as_str(), &digest.to_string()])
 }
 
-/// Runs to its end what would leave something behind if it broke off half-way: whoever waits for it may be dropped, as a
-/// worker is when its job is cancelled, and what it has begun to write lands all the same.
+/// Runs to its end, in a task of its own, what would leave something behind if it broke off half-way: the caller may be dropped,
+/// as a worker is when its job is cancelled, but what it has begun to write lands all the same.
 #[expect(
     clippy::disallowed_methods,
     reason = "outlives its caller on purpose; it is a few operations of the store, and the process's end may still cut it off"

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// More slots than this are a mistake, not a machine.
 const SLOTS_MAX: usize = 4096;
-/// What fails so often fails always.
+/// A unit that failed this often will always fail.
 const RETRIES_MAX: u32 = 100;
 
 /// The part of a worker service's configuration that is the same for all stages; `SLOTS` is how many slots a stage has by

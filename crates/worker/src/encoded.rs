@@ -1,10 +1,10 @@
 //! The file that a hospital's edge sends in place of images that stay there: an encoded study.
 //!
-//! A beginning of fixed size (magic, version, length and checksum of the head), the head ([`EncodedStudy`]), then the tokens
-//! of each frame in the head's order, each with its checksum there. Whoever reads it believes nothing: every length is
-//! checked before it is used, every byte belongs to a checksum, and every text is a word of a closed list's form.
-//! What it cannot tell is whether tokens are those of the images that they are said to be of: they count for their own job
-//! alone, under names of their own ([`frame_name`]).
+//! A preamble of fixed size (magic, version, length and checksum of the head), the head ([`EncodedStudy`]), then the tokens of
+//! each frame in the head's order; the head has their checksums. A reader trusts nothing: every length is checked before it is
+//! used, every byte is covered by a checksum, and every text has the form of a word of a closed list. What a reader cannot check
+//! is whether tokens belong to the images that they claim to be of: so they count for their own job alone, under names of their
+//! own ([`frame_name`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use medfleet_core::{Digest, TenantId};
@@ -135,8 +135,8 @@ pub fn read(file: &Bytes) -> Result<Encoded, EncodedError> {
     Ok(Encoded { study, tokens })
 }
 
-/// The name that a frame has of which only tokens are here. It follows from the tokens, and by a purpose of its own, so that
-/// it is never that of a frame's pixels, whatever the tokens are said to be of.
+/// The name of a frame of which only the tokens are here. It is a hash of the tokens, for a purpose of its own, so that it never
+/// equals the name of a frame's pixels, whatever the tokens claim to be of.
 #[must_use]
 pub fn frame_name(key: &FleetKey, tenant: &TenantId, tokens: &Digest) -> Digest {
     // A change of meaning needs a new purpose.
@@ -158,8 +158,9 @@ const SCREENING: Parts = Parts(&[(1, TASK), (2, PLAIN)]);
 /// The tasks that have a list.
 const TASK: Parts = Parts(&[(3, PLAIN), (8, PLAIN)]);
 
-/// Whether there are no more fields than a head has, within its messages too: an empty frame is two bytes, and hundreds of them
-/// in memory, and an empty window of a frame or a note forty and more. What is no message the decoder refuses.
+/// Whether the head, with all messages in it, has no more fields than a head can have. Checked before decoding, because an empty
+/// frame is two bytes here and hundreds in memory, and an empty window or note forty and more. What is no valid message is left
+/// for the decoder to refuse.
 fn has_fields_of_a_head(head: &[u8]) -> bool {
     let frames = fields(head).filter(|(number, _)| *number == FRAMES);
     let mut left = FIELDS_MAX;
@@ -179,7 +180,7 @@ fn has_at_most(left: &mut usize, message: &[u8], parts: &Parts) -> bool {
     })
 }
 
-/// The fields of a message: their numbers, and what those have in them that have a length. They end where it is no message.
+/// The fields of a message: their numbers, and the contents of those that have a length. Ends where the message is not valid.
 fn fields(mut message: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     std::iter::from_fn(move || {
         let key = decode_length_delimiter(&mut message).ok()?;
@@ -201,7 +202,7 @@ fn fields(mut message: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
-/// What a head says cannot be otherwise than here. The bytes of one frame's tokens.
+/// Checks everything that a head says. Returns the length of one frame's tokens in bytes.
 fn check(study: &EncodedStudy) -> Result<usize, EncodedError> {
     let wrong = EncodedError::Head;
     if !(1..=FRAMES_MAX).contains(&study.frames.len()) {

@@ -1,4 +1,4 @@
-//! What a service brings: how a started unit is worked on.
+//! What a service implements: how a started unit is worked on.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -145,7 +145,7 @@ pub struct Started {
     pub(crate) revision: Revision,
     pub(crate) queue: Queue,
     pub(crate) clock: Arc<dyn Clock>,
-    /// How long the event of the start may be put off, as an outcome that comes by then is announced in its place.
+    /// How long the event of the start may be put off: an outcome that comes by then is announced in its place.
     pub(crate) announce_after: Duration,
     /// Whether the event of the start was published, or is not needed any more.
     pub(crate) is_announced: Mutex<bool>,

@@ -18,14 +18,14 @@ pub struct PemFile<'a> {
 /// A PEM file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
-    /// It is not there, or not for this process.
+    /// The file does not exist, or this process may not read it.
     #[error("{setting}: {} cannot be read", path.display())]
     Unreadable {
         setting: &'static str,
         path: PathBuf,
         source: io::Error,
     },
-    /// Something else is in it. Taken for a list of authorities it would trust nobody, without a word.
+    /// There is something else in the file. As a list of authorities it would silently trust nobody.
     #[error("{setting}: {} holds no certificate in PEM", path.display())]
     NoCertificate {
         setting: &'static str,

@@ -12,7 +12,7 @@ use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// Cancel hints that wait for a slot at most; one that has missed some reads its record instead.
+/// Most cancel hints that wait for a slot; a slot that has missed some reads its record instead.
 pub(crate) const HINTS_MAX: usize = 256;
 /// Pause before the hints are subscribed to again.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);

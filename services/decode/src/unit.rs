@@ -91,8 +91,8 @@ pub fn chunks(
     chunks.collect()
 }
 
-/// How many of the declared inputs are accounted for: shown, or listed with the reason why not; of an archive some files are the
-/// one and others the other. `None` for a manifest that names another input, or that shows nothing of what was sent.
+/// How many of the declared inputs are accounted for: shown, or listed with the reason why not; of an archive, some files may be
+/// shown and others refused. `None` for a manifest that names another input, or that shows nothing of what was sent.
 fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
     let shown = manifest.frames.iter();
     let mut inputs: BTreeSet<u32> = shown

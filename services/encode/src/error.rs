@@ -67,8 +67,8 @@ impl From<EncodeError> for Ending {
                 | EngineError::Hung => Self::wrong(error),
                 EngineError::Damaged | EngineError::Stopped => Self::retry(error),
             },
-            // They were just there, of another job that was erased since: made again at the next try, and counted, should they
-            // vanish again.
+            // The tokens were there a moment ago, made for a job that has been erased since. The next try makes them again; this
+            // start counts as gone wrong, in case they vanish every time.
             EncodeError::Store(
                 error @ StoreError::Missing {
                     kind: BlobKind::Tokens | BlobKind::TokensOfChunk,

@@ -126,8 +126,8 @@ pub fn is_last(chunks: Chunks, chunk: u32) -> bool {
 /// Longest wait for tokens that another unit is making: a claim's holder that neither ends nor dies must not stop others.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// A unit of URGENT waits so many times as long as encoding would take: for one of its own class that began a little earlier, but not
-/// for one of BULK, which lets all other work go first.
+/// A unit of class URGENT waits this many times as long as encoding the frames itself would take. That is enough for a unit of
+/// its own class that began a little earlier, but not for one of class BULK, which lets all other work go first.
 const URGENT_TIMES: u32 = 4;
 
 /// How long a unit waits at most while others encode frames that it needs, before it encodes them itself. A unit of STAT waits no

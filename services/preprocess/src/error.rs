@@ -86,7 +86,8 @@ impl From<PreprocessError> for Ending {
             {
                 Self::wrong(error)
             }
-            // It ended whatever looked at it, twice: its unit waits among the dead letters until somebody has seen why.
+            // The file crashed its decoder or reader twice: its unit waits among the dead letters until somebody has found out
+            // why.
             PreprocessError::Refused { ref refusal, .. }
                 if matches!(
                     refusal.reason,

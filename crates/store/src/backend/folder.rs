@@ -513,8 +513,8 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 #[derive(Debug, Default)]
 struct Entered(Mutex<HashMap<PathBuf, Identity>>);
 
-/// Tells a folder from another that came in its place: its number, which is used again, and when it was made, which may
-/// be told by a coarse clock.
+/// Tells a folder from another that took its place: its inode number, which may be used again, and its birth time, which may come
+/// from a coarse clock.
 type Identity = (u64, Option<SystemTime>);
 
 impl Entered {
