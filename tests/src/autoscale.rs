@@ -1,8 +1,8 @@
-//! What KEDA and the controller behind it would do, on processes: every few moments the backlog is read from ingest's
-//! `/metrics`, the number of workers is decided, and workers are started and stopped by SIGTERM.
+//! An autoscaler for real processes, in place of KEDA and the HorizontalPodAutoscaler: in every turn it reads the backlog from
+//! ingest's `/metrics`, decides the number of workers, and starts workers or stops them by SIGTERM.
 //!
-//! What is decided is `medfleet_plan`'s: the rules that the chart renders, which the simulated day goes by as well. Here they
-//! run some times as fast, all in the same proportion. [`day`] has a fleet follow a day.
+//! The decisions are `medfleet_plan`'s, by the rules that the chart renders and that the simulated day uses as well. Here all
+//! times of the rules are shortened in the same proportion. [`day`] has a fleet follow a day.
 
 pub mod day;
 

@@ -103,7 +103,7 @@ impl Edge {
         .await
     }
 
-    /// Says what is in its table `ingest.edge`, from its next start on.
+    /// Sets its table `ingest.edge`, from its next start on.
     pub fn configure(&self, more: Table) -> Result<()> {
         fs::write(self.config(), self.settings(more)?).context("write the edge's configuration")
     }
@@ -142,7 +142,7 @@ impl Edge {
         Ok(file.to_string())
     }
 
-    /// Says which tokens the hub knows the tenants by.
+    /// Sets the tokens by which the hub knows the tenants.
     pub fn know(&self, tokens: &[(&str, String)]) -> Result<()> {
         let table: Table = tokens
             .iter()

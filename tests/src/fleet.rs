@@ -349,7 +349,7 @@ impl Fleet {
         fs::write(path, bytes).context("damage a blob")
     }
 
-    /// Puts a folder in the place of one study of `st-john`, so that it cannot be read for now; what undoes that.
+    /// Puts a folder in the place of one study of `st-john`, so that it cannot be read for now. Returns what undoes that.
     pub fn hide_study(&self) -> Result<impl FnOnce() -> Result<()>> {
         let path = self.one_blob("st-john", "study")?;
         let aside = self.folder.path().join("hidden");

@@ -1,13 +1,13 @@
-//! Chaos in one process and in virtual time: the jobs of a seed go through a fleet of which every wait is a place to crash,
-//! to pause, or to lose an answer, whose clocks differ and jump, and a seed replays to the step.
+//! Deterministic simulation: the jobs of a seed go through a fleet in one process and in virtual time. At every wait a process
+//! may crash, pause, or lose an answer; clocks differ and jump. A seed replays exactly, step by step.
 //!
-//! What is decided is decided by the fleet's own pure code: core's state machine, `protocol` and `invariant`, and `unit.rs` of
-//! `ingest`, `preprocess`, `encode` and `decode`. Written here again are the loops around it, and what nats-server and a blob
-//! store promise; `docs/reliability.md` says what that leaves out.
+//! All decisions are made by the fleet's own pure code: core's state machine, `protocol` and `invariant`, and `unit.rs` of
+//! `ingest`, `preprocess`, `encode` and `decode`. Only the loops around it, and the guarantees of nats-server and of the blob
+//! store, are written here again; `docs/reliability.md` says what that leaves out.
 //!
-//! Reading order: `timeline` (true time), `clocks` (what each machine takes it for), `server` and `blobs` (what is
-//! promised), `wire` (a process's way there), `slot` and `stages` (a worker), `desk` and `dispatcher` (`ingest`),
-//! `load` (jobs), `faults`, `check`.
+//! Reading order: `timeline` (true time), `clocks` (what each machine takes it for), `server` and `blobs` (what is promised),
+//! `wire` (a process's way there), `slot` and `stages` (a worker), `desk` and `dispatcher` (`ingest`), `load` (jobs), `faults`,
+//! `check`.
 
 mod blobs;
 mod check;

@@ -1,4 +1,5 @@
-//! A real nats-server for one test: own folder, own port, durable like the shipped ones, gone with the value.
+//! A real nats-server for one test, with its own folder and port and the durability of the shipped configuration. Dropping the
+//! value ends it.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub struct NatsServer {
     binary: PathBuf,
     folder: TempDir,
-    /// Where clients connect; without a port until it has taken one.
+    /// Where clients connect; the port is 0 until the server has taken one.
     address: SocketAddr,
     /// Its place in a cluster.
     member: Option<Member>,
@@ -45,7 +46,7 @@ pub struct NatsServer {
 /// A server's place in a cluster, each on an address of its own.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Its name, another than those of the others.
+    /// Its name, unique in the cluster.
     pub name: String,
     /// Where clients connect.
     pub clients: SocketAddr,
@@ -148,7 +149,7 @@ impl NatsServer {
         self.folder.path().join("log")
     }
 
-    /// What is answered to an empty request, asked past every link.
+    /// The answer to an empty request on this subject, over a direct connection and none of the links.
     pub async fn ask(&self, subject: &str) -> Result<Vec<u8>> {
         let asked = tokio::time::timeout(ANSWER, answer(self.address, subject));
         asked
@@ -156,7 +157,7 @@ impl NatsServer {
             .with_context(|| format!("no answer to {subject}"))?
     }
 
-    /// Lets its files stay when it goes, for looking at what went wrong.
+    /// Keeps its files after it is dropped, to find out what went wrong.
     pub fn keep_files(&mut self) {
         self.folder.disable_cleanup(true);
     }

@@ -1,4 +1,4 @@
-//! A queue on a server of one's own, and records and units to put into it.
+//! A queue on a nats-server of the test's own, and records and units to put into it.
 
 use std::sync::Arc;
 

@@ -39,10 +39,10 @@ use crate::show::seconds;
 
 /// Largest answer we take; a result with its sentences and frames is far below.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Longest wait for an answer while nothing is on its way any more: a fleet gives a request two minutes to come whole. It
-/// ends what a server that is stuck, and still answers probes, would keep waiting for ever.
+/// Longest wait for an answer once the whole request is sent; a fleet gives a request two minutes to arrive. It ends calls to a
+/// server that is stuck but still answers pings, which would otherwise wait for ever.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
-/// Longest wait between two attempts of which nothing is said.
+/// Longest wait between two attempts that is not announced on stderr.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How long opening a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -325,7 +325,7 @@ fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
     let no_address = || ClientError::Server {
         server: server.to_owned(),
     };
-    // Of another scheme, or in capitals, it would be called in plain text.
+    // A URL of another scheme, or with the scheme in capitals, would be called in plain text.
     if !server.starts_with("http://") && !server.starts_with("https://") {
         return Err(no_address());
     }

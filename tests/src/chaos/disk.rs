@@ -1,4 +1,4 @@
-//! What a fleet's files lie on, with the troubles of disks: nothing can be written, not a byte is free, the power is cut.
+//! The file system of a fleet, with faults: writes fail, the disk is full, the power is cut.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! A fleet to be broken: several processes of every service, each on links of its own to each nats-server, and somebody
-//! who starts again what a fault ended, as an orchestrator would.
+//! A fleet for fault injection: several processes of every service, each with links of its own to each nats-server. What a fault
+//! has ended is started again, as an orchestrator would.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ const CLIENT_PORT: u16 = 4222;
 const ROUTE_PORT: u16 = 6222;
 /// What the name of a nats-server begins with; then comes its number.
 const NODE: &str = "node-";
-/// Who asks this is told of the bucket of claims.
+/// The request for the state of the bucket of claims.
 const CLAIMS_INFO: &str = "$JS.API.STREAM.INFO.KV_CLAIMS";
 /// Longest wait for an answer of NATS: short, because many are lost, and clients call again.
 const REQUEST_TIMEOUT: &str = "3s";
@@ -285,7 +285,7 @@ impl Herd {
         .await
     }
 
-    /// What the first nats-server says of the claims that says anything.
+    /// The state of the claims, from the first nats-server that answers.
     async fn info_of_claims(&self) -> Option<serde_json::Value> {
         for node in &self.nodes {
             if let Ok(answer) = node.lock().await.ask(CLAIMS_INFO).await {

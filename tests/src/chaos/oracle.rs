@@ -1,6 +1,6 @@
-//! What the simulated model must answer, worked out from the pixels that were sent and from nothing of the fleet's code:
-//! the digests and the words of the prompts are stated here a second time. Whatever happened on the way, a swapped,
-//! missing or foreign image gives another text.
+//! What the simulated model must answer, computed from the pixels that were sent and without any of the fleet's code: the digests
+//! and the words of the prompts are written here a second time on purpose. A swapped, missing or foreign image gives another
+//! text, whatever happened on the way.
 
 use std::fmt::Write;
 

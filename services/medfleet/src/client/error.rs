@@ -31,7 +31,7 @@ pub(crate) enum ClientError {
         waited: Duration,
         said: String,
     },
-    /// The fleet answered, again and again, that it has no room now, or that what it needs itself is away.
+    /// The fleet answered every time that it has no room now, or that something it depends on is away.
     #[error("the fleet does not take it now: {said} ({attempts} attempts in {}); try again later", seconds(*waited))]
     Busy {
         attempts: u32,
@@ -72,7 +72,7 @@ pub(crate) enum ClientError {
          (for a public authority the system's bundle, such as /etc/ssl/certs/ca-certificates.crt)"
     )]
     NoCertificates { server: String },
-    /// Certificates, without TLS: who trusts or shows one expects that nobody else reads the images.
+    /// Certificates without TLS: whoever names or shows one expects that nobody else can read the images.
     #[error(
         "{server} is called without TLS, and {flag} is for TLS alone: name the fleet by https://, or leave {flag} out"
     )]
@@ -146,7 +146,8 @@ impl ClientError {
         }
     }
 
-    /// Whether this request had more in it than the fleet takes, or than the line carries in its time. Uploads go through then.
+    /// Whether the request was larger than the fleet takes within one, or than the line carries in time. The same files can then
+    /// be uploaded.
     pub(crate) fn wants_uploads(&self) -> bool {
         match self {
             // Other deadlines say nothing of the request: nobody answered.
@@ -157,7 +158,8 @@ impl ClientError {
         }
     }
 
-    /// The same of a file that a person knows by another name than it was read by, such as one of an archive.
+    /// As [`Self::of_file`], with the name that the person knows where the file was read under another one, as those of archives
+    /// are.
     pub(crate) fn known_by(mut self, files: &[PathBuf], names: &[PathBuf]) -> Self {
         if let Self::File { path, .. }
         | Self::Empty { path }
@@ -338,7 +340,7 @@ mod tests {
         );
     }
 
-    /// Who goes looking for another address would look in vain.
+    /// The advice must not be to look for another address.
     #[test]
     fn a_fleet_that_says_that_its_queue_is_away_was_reached() {
         let none = [] as [(String, String); 0];
