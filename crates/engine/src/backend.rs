@@ -450,49 +450,31 @@ pub trait DecodeBackend: Send {
 /// What can go wrong between a service and its model.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// A frame that the encoder does not take.
     #[error("the encoder takes {expected}; found {found}")]
-    Frame {
-        /// What it takes.
-        expected: String,
-        /// What came.
-        found: String,
-    },
-    /// Image tokens that the model does not take.
+    Frame { expected: String, found: String },
     #[error("image tokens have the wrong {what}; expected {expected}, found {found}")]
     Tokens {
-        /// Which property.
         what: &'static str,
-        /// What the model takes.
         expected: String,
-        /// What came.
         found: String,
     },
-    /// The request can never fit; the message carries the arithmetic.
     #[error("{arithmetic}")]
     TooLong {
         /// What was asked for, what there is, and how both were counted.
         arithmetic: String,
     },
-    /// A decoding parameter that is not allowed.
     #[error("decoding.{field} is {found}, allowed is {allowed}")]
     Parameter {
-        /// Which.
         field: &'static str,
-        /// What was asked for.
         found: String,
-        /// What is allowed.
         allowed: String,
     },
     /// A form for the text that cannot be enforced, or that failed while the text was written.
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
-    /// The version of the prompts has no words for what is asked.
     #[error("the prompts of version {version} have no task {task}")]
     NoPrompt {
-        /// Which version.
         version: &'static str,
-        /// Which task.
         task: &'static str,
     },
     /// The model ended, or was cut, before it answered.

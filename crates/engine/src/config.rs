@@ -112,17 +112,13 @@ pub enum GgufWeights {
 /// A model's settings that cannot be together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelConfigError {
-    /// Quantised weights on a device without kernels for them.
     #[error(
         "model.weights is {weights}, and model.device is {device}: quantised weights are multiplied by the kernels of CPUs, allowed: cpu, or cpu with the name of their level"
     )]
     Device {
-        /// What was set.
         weights: &'static str,
-        /// What was set.
         device: ComputeDevice,
     },
-    /// A place to keep what is not made.
     #[error(
         "model.quantised_cache is set, and model.weights is plain, which keeps nothing: set model.weights to q8_0, or leave model.quantised_cache out"
     )]

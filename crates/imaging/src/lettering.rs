@@ -97,13 +97,11 @@ pub enum TextReaderError {
     /// It ended without an answer, more than once.
     #[error("the program that reads text ended without an answer")]
     Failed,
-    /// It took more of the processor than it may.
     #[error("reading text took too much processor time")]
     TooSlow,
     /// It took longer than it may by the clock, which a machine with much else to do can be to blame for.
     #[error("reading text took too long")]
     Overdue,
-    /// Nobody waits for the answer any more.
     #[error("nobody waits for the text any more")]
     Stopped,
 }

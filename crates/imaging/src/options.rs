@@ -113,12 +113,8 @@ impl Options {
 /// Why options are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// The frame side is out of range.
     #[error("frame side {found} pixels is not between 1 and {FRAME_SIDE_MAX}")]
-    FrameSide {
-        /// What was asked for.
-        found: u32,
-    },
+    FrameSide { found: u32 },
 }
 
 /// What one file may cost. Checked before anything is allocated for it.

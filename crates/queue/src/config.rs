@@ -131,7 +131,6 @@ impl TryFrom<u8> for Replicas {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("replicas must be 1 or 3, found {found}")]
 pub struct ReplicasError {
-    /// What was found.
     pub found: u8,
 }
 
