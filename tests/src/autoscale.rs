@@ -43,7 +43,6 @@ pub struct Figures {
 
 impl Scaler {
     /// Without any worker; each will have so many slots.
-    #[must_use]
     pub fn new(role: Role, slots: u32, rules: Rules) -> Self {
         let now = Instant::now();
         Self {
@@ -59,13 +58,11 @@ impl Scaler {
     }
 
     /// Workers that run and were not told to stop.
-    #[must_use]
     pub fn running(&self) -> usize {
         self.workers.len()
     }
 
     /// The time from one turn to the next.
-    #[must_use]
     pub fn pause(&self) -> Duration {
         Duration::from_secs_f64(self.controller.rules().turn_seconds)
     }

@@ -429,7 +429,6 @@ fn present<T>(message: Option<T>, name: &str) -> Result<T, Status> {
 }
 
 /// Whether nothing follows a state.
-#[must_use]
 pub const fn is_final(state: JobState) -> bool {
     matches!(
         state,
@@ -480,7 +479,6 @@ impl Seen {
 }
 
 /// Whether all of a job's images are encoded.
-#[must_use]
 pub const fn is_encoded(job: &Job) -> bool {
     job.chunks_total > 0 && job.chunks_done == job.chunks_total
 }
@@ -495,7 +493,6 @@ pub fn refused<T>(answer: Result<T, Status>, code: Code) -> Result<Status> {
 }
 
 /// A job over uploads or inline pictures.
-#[must_use]
 pub fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
     SubmitJobRequest {
         task: Some(v1::Task { kind: Some(kind) }),
@@ -504,7 +501,6 @@ pub fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
     }
 }
 
-#[must_use]
 pub fn report(inputs: Vec<v1::Input>) -> SubmitJobRequest {
     task(Kind::Report(v1::ReportTask::default()), inputs)
 }
@@ -517,7 +513,6 @@ pub fn pictures(seeds: &[u32]) -> Result<SubmitJobRequest> {
     Ok(report(inputs.collect::<Result<_>>()?))
 }
 
-#[must_use]
 pub fn inline(bytes: Vec<u8>) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Content(bytes.into())),
@@ -525,7 +520,6 @@ pub fn inline(bytes: Vec<u8>) -> v1::Input {
     }
 }
 
-#[must_use]
 pub fn uploaded(name: &str) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Upload(name.into())),

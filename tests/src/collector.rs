@@ -44,7 +44,6 @@ pub struct Received {
 
 impl Received {
     /// An attribute of the span, or else of who made it.
-    #[must_use]
     pub fn attribute(&self, key: &str) -> Option<&Value> {
         let mut all = self.span.attributes.iter().chain(&self.resource);
         all.find(|attribute| attribute.key == key)
@@ -139,18 +138,15 @@ impl Collector {
         })
     }
 
-    #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.grpc)
     }
 
-    #[must_use]
     pub fn http_endpoint(&self) -> String {
         format!("http://{}", self.http)
     }
 
     /// All spans received of one trace, 32 hexadecimal digits.
-    #[must_use]
     pub fn trace(&self, trace_id: &str) -> Vec<Received> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         spans
@@ -161,7 +157,6 @@ impl Collector {
     }
 
     /// Every text in every attribute, event and name of all spans received, and of who made them.
-    #[must_use]
     pub fn texts(&self) -> BTreeSet<String> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         let texts = spans.iter().map(|received| format!("{received:?}"));
@@ -176,7 +171,6 @@ impl Drop for Collector {
 }
 
 /// The spans that no parent in the same list explains, by name: a connected trace has exactly one.
-#[must_use]
 pub fn roots(received: &[Received]) -> Vec<&str> {
     let spans = || received.iter().map(|received| &received.span);
     let known: BTreeSet<&[u8]> = spans().map(|span| span.span_id.as_slice()).collect();

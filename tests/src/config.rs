@@ -78,7 +78,6 @@ pub(crate) fn tokens(
     Ok(secrets)
 }
 
-#[must_use]
 pub fn of(role: Role, setting: &Setting<'_>) -> String {
     let mut file = shared(role, setting);
     let service = match role {

@@ -177,7 +177,6 @@ impl Edge {
         Client::connect(&format!("http://{}:{API_PORT}", self.address), token).await
     }
 
-    #[must_use]
     pub const fn link(&self) -> &FaultyLink {
         &self.link
     }
@@ -228,7 +227,6 @@ impl Edge {
             .await
     }
 
-    #[must_use]
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_path_buf()
     }

@@ -48,7 +48,6 @@ impl Role {
     pub const ALL: [Self; 4] = [Self::Ingest, Self::Preprocess, Self::Encode, Self::Decode];
 
     /// Its name, as in its binary and its configuration.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
@@ -69,7 +68,6 @@ impl Role {
     }
 
     /// Its admin port on the fleet's address.
-    #[must_use]
     pub const fn admin_port(self) -> u16 {
         match self {
             Self::Ingest => 9001,
@@ -89,7 +87,6 @@ pub struct Pace {
 
 impl Pace {
     /// So many milliseconds a token; all else as by default.
-    #[must_use]
     pub fn writing(step_millis: u64) -> Self {
         Self {
             step_millis,
@@ -239,18 +236,15 @@ impl Fleet {
         Ok((self.client("st-mary").await?, self.client("st-john").await?))
     }
 
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}:{API_PORT}", self.address)
     }
 
     /// Host and port of the public API.
-    #[must_use]
     pub fn api(&self) -> SocketAddr {
         SocketAddr::from((self.address, API_PORT))
     }
 
-    #[must_use]
     pub fn token(&self, tenant: &str) -> String {
         self.tokens.get(tenant).cloned().unwrap_or_default()
     }
@@ -274,12 +268,10 @@ impl Fleet {
         lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    #[must_use]
     pub fn tokens_file(&self) -> PathBuf {
         self.folder.path().join("tokens.toml")
     }
 
-    #[must_use]
     pub fn admin(&self, role: Role) -> SocketAddr {
         SocketAddr::from((self.address, role.admin_port()))
     }
@@ -394,7 +386,6 @@ impl Fleet {
     }
 
     /// The last lines of a role's log, for messages of failed tests.
-    #[must_use]
     pub fn log_end(&self, role: Role) -> String {
         log_end(&self.log(role))
     }

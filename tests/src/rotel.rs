@@ -37,7 +37,6 @@ impl Rotel {
         Ok(Self(server.await?))
     }
 
-    #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.0.ports[0])
     }

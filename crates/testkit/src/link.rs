@@ -64,7 +64,6 @@ impl FaultyLink {
     }
 
     /// The address for NATS clients.
-    #[must_use]
     pub fn nats_url(&self) -> String {
         format!("nats://{}", self.address)
     }
@@ -80,7 +79,6 @@ impl FaultyLink {
         self.set(Fault::CutAfter(bytes), false);
     }
 
-    #[must_use]
     pub fn is_cut(&self) -> bool {
         self.state.borrow().fault == Fault::Cut
     }

@@ -123,28 +123,23 @@ impl NatsServer {
         Ok(server)
     }
 
-    #[must_use]
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
     /// The address for clients, as a socket's.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    #[must_use]
     pub fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
-    #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }

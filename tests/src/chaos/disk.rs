@@ -67,12 +67,10 @@ impl Disk {
         disk.map(drop)
     }
 
-    #[must_use]
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }
 
-    #[must_use]
     pub fn streams(&self) -> PathBuf {
         self.root.join("streams")
     }

@@ -151,7 +151,6 @@ impl Herd {
     }
 
     /// Where a process tells how it is.
-    #[must_use]
     pub fn admin(&self, (role, instance): Id) -> SocketAddr {
         SocketAddr::from((self.address, role.admin_port() + PORTS * instance))
     }
@@ -192,7 +191,6 @@ impl Herd {
         .await
     }
 
-    #[must_use]
     pub fn disk(&self) -> &Disk {
         &self.disk
     }
@@ -295,7 +293,6 @@ impl Herd {
         None
     }
 
-    #[must_use]
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
@@ -364,7 +361,6 @@ impl Herd {
     }
 
     /// Lets its folder stay, with the streams, for looking at what went wrong, and says where it is. Ends every process.
-    #[must_use]
     pub fn keep(mut self) -> PathBuf {
         for node in &mut self.nodes {
             node.get_mut().keep_files();

@@ -49,14 +49,12 @@ pub struct Asked {
 }
 
 impl Asked {
-    #[must_use]
     pub fn expected(&self) -> String {
         let seed = self.request.decoding.as_ref().map_or(0, |d| d.seed);
         oracle::text(&self.question, &self.images, seed)
     }
 
     /// The text that a release must give whose prompts are of this version.
-    #[must_use]
     pub fn expected_by(&self, prompts: &str) -> String {
         let seed = self.request.decoding.as_ref().map_or(0, |d| d.seed);
         oracle::text_by(prompts, &self.question, &self.images, seed)
@@ -198,7 +196,6 @@ pub struct Accepted {
 
 impl Clients {
     /// From the clients of each tenant.
-    #[must_use]
     pub fn new(all: Vec<(&'static str, Vec<Client>)>) -> Self {
         Self {
             all,
@@ -208,7 +205,6 @@ impl Clients {
     }
 
     /// Calls that were made again because the fleet said so, or did not answer.
-    #[must_use]
     pub fn retried(&self) -> u64 {
         self.retried.load(Ordering::Relaxed)
     }

@@ -31,13 +31,11 @@ pub enum Question {
 }
 
 /// The text that the fleet must give.
-#[must_use]
 pub fn text(question: &Question, images: &[Pixels], seed: u64) -> String {
     text_by(PROMPTS, question, images, seed)
 }
 
 /// The text that a release must give whose prompts are of this version.
-#[must_use]
 pub fn text_by(version: &str, question: &Question, images: &[Pixels], seed: u64) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated text v1");
     hasher.update(&seed.to_le_bytes());

@@ -26,7 +26,6 @@ pub enum Target {
 
 impl Target {
     /// Its column in the table.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Service(role, _) => role.name(),
@@ -112,7 +111,6 @@ pub struct Shape {
 }
 
 /// The schedule of a seed, by time.
-#[must_use]
 pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     let mut random = Random::new(seed);
     let mut planned: Vec<Planned> = Vec::new();
@@ -156,7 +154,6 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
 }
 
 /// The schedule of a seed whose only faults are power cuts, one after the other.
-#[must_use]
 pub fn power_cuts(seed: u64, horizon: Duration) -> Vec<Planned> {
     let mut random = Random::new(seed);
     let mut at = random.between((500, 3_000));
@@ -214,7 +211,6 @@ fn as_millis(duration: Duration) -> u64 {
 pub struct Random(u64);
 
 impl Random {
-    #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }

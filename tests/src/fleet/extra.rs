@@ -60,7 +60,6 @@ impl Fleet {
 }
 
 impl Extra {
-    #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }

@@ -132,7 +132,6 @@ impl Left {
     }
 }
 
-#[must_use]
 pub fn release() -> String {
     format!("{}-work.v1", env!("CARGO_PKG_VERSION"))
 }
@@ -146,7 +145,6 @@ fn packed(release: &str) -> PathBuf {
 }
 
 /// How the fleets are set up that write and read it: nothing grows too old within fifty years.
-#[must_use]
 pub fn options(pace: Pace) -> Options {
     Options {
         model: Model::Simulated(pace),
@@ -173,7 +171,6 @@ pub fn options(pace: Pace) -> Options {
 }
 
 /// The picture of a number, already of the model's size: the frame is its pixels.
-#[must_use]
 pub fn pixels(number: u32) -> Pixels {
     let mut bytes = vec![0; (SIDE * SIDE) as usize];
     let mut hasher = blake3::Hasher::new();
@@ -199,7 +196,6 @@ pub fn request(number: u32) -> Result<SubmitJobRequest> {
 }
 
 /// The one right answer about a picture.
-#[must_use]
 pub fn answer(number: u32) -> String {
     oracle::text(&Question::Report(String::new()), &[pixels(number)], 0)
 }

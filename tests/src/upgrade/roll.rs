@@ -27,7 +27,6 @@ pub struct Load {
 }
 
 /// How the herds of these runs are set up: two processes of each service on one nats-server.
-#[must_use]
 pub fn two_of_each() -> HerdOptions {
     HerdOptions {
         nodes: 1,
