@@ -274,6 +274,15 @@ struct SecretVisitor;
 
 const SECRET_IS_TEXT: &str = "a secret is a quoted text or { file = \"…\" }";
 
+/// Methods of [`SecretVisitor`] that refuse a value of their type.
+macro_rules! refuse {
+    ($($visit:ident($value:ty)),+ $(,)?) => {$(
+        fn $visit<E: serde::de::Error>(self, _: $value) -> Result<Secret, E> {
+            Err(E::custom(SECRET_IS_TEXT))
+        }
+    )+};
+}
+
 impl Visitor<'_> for SecretVisitor {
     type Value = Secret;
 
@@ -285,32 +294,14 @@ impl Visitor<'_> for SecretVisitor {
         Ok(Secret::new(text))
     }
 
-    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_bytes<E: serde::de::Error>(self, _: &[u8]) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
+    refuse! {
+        visit_bool(bool),
+        visit_i64(i64),
+        visit_u64(u64),
+        visit_i128(i128),
+        visit_u128(u128),
+        visit_f64(f64),
+        visit_bytes(&[u8]),
     }
 }
 
