@@ -1,7 +1,7 @@
-//! What nats-server promises, in memory: records by compare-and-set with their history, one live message a unit, redelivery
-//! after the acknowledge wait, acknowledgements that name a message and not its holder, events and dead letters stored once.
-//! Its waits and leases are over when its own clock says so, as nats-server's are.
-//! Every change of a record is looked at here, whoever made it: what may never be stored ends the run.
+//! The guarantees of nats-server, in memory: records by compare-and-set with their history, one live message per unit, redelivery
+//! after the acknowledge wait, acknowledgements that name a message and not its holder, and events and dead letters that are
+//! stored once. Its waits and leases are over when its own clock says so, as nats-server's are. Every change of a record is
+//! looked at here, whoever made it: what may never be stored ends the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +72,7 @@ pub(super) struct Server {
     pub(super) clock: WallClock,
     /// Nobody answers until then.
     pub(super) down_until: u64,
-    /// Until then a leader that was cut off may answer with what it knew so long ago.
+    /// Until the first time, a leader that was cut off may answer with a state as old as the second.
     pub(super) outdated: (u64, u64),
     pub(super) records: BTreeMap<JobKey, Vec<Version>>,
     pub(super) events: Vec<Event>,

@@ -1,5 +1,5 @@
-//! Virtual time: tasks that wait for nothing but the clock, run one at a time in an order that the seed alone decides. A task
-//! can be dropped at any of its waits, as a crash does, or be left standing, as a pause does.
+//! Virtual time: tasks that wait for nothing but the clock run one at a time, in an order that the seed alone decides. At any of
+//! its waits a task can be dropped, which models a crash, or be left standing, which models a pause.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -82,7 +82,7 @@ impl Timeline {
         self.state.borrow_mut().random.between((first, last))
     }
 
-    /// The next number from none to so many, or as many less than none.
+    /// The next number from `-most` to `most`.
     pub(super) fn about(&self, most: u64) -> i64 {
         let drawn = self.between(0, 2 * most);
         0_i64

@@ -1,5 +1,5 @@
-//! A rendered pod, as far as a container of this machine can be made of it. What is not named here is refused: a field that
-//! nobody translates would pass for one that was tried.
+//! The fields of a rendered pod that can be translated to a container of this machine. Any other field is refused, because a
+//! field that is silently ignored would look as if it had been tested.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
