@@ -5,9 +5,9 @@
 //! - Environment: `MEDFLEET_STORE__BLOB_BYTES_MAX=64MiB` sets `store.blob_bytes_max`; two underscores descend one level.
 //! - Flags: `store.blob_bytes_max=64MiB`.
 //! - Values outside a file are read as `true`, numbers, `[lists]`, `{tables}` or else text; a text that looks like
-//! something else is written in double quotes.
+//!   something else is written in double quotes.
 //! - A table with the only key `file`, anywhere, stands for the contents of that file: this is how secrets are mounted.
-//! No setting is therefore named `file`.
+//!   No setting is therefore named `file`.
 
 mod limits;
 
