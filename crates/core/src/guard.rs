@@ -1,5 +1,5 @@
-//! The conditions on which the protocol rests, by name. Each is needed: the model check takes them away one at a time, and must
-//! then find a run that goes wrong. Only this crate's own tests can take a guard away.
+//! What the protocol refuses, and what it repeats, by name. Each is needed: the model check takes them away one at a
+//! time and must find a run that goes wrong. Outside this crate's own tests a guard cannot be taken away.
 
 macro_rules! guards {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
@@ -56,7 +56,7 @@ guards! {
     StopOver,
     /// Work that somebody else has finished stops when it is noticed.
     StopDone,
-    /// A worker that finds its unit done already queues what follows.
+    /// Who finds its unit done queues what follows.
     RepeatWhatFollows,
     /// The dead letter of a failed job is written again when its unit comes again.
     LetterAgain,

@@ -46,8 +46,10 @@ pub(crate) enum PreprocessError {
         "the study was refused: TOO_MANY_IDENTIFIERS: its headers name more people and numbers than belong to one patient"
     )]
     Identifiers,
+    /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },
+    /// The screening of the task's texts broke off.
     #[error("the study was refused: SCREENING_PANIC: the screening of its texts broke off")]
     ScreeningPanic,
     /// The file is not the encoded study that it was declared to be; only a hospital's edge declares one.

@@ -1,6 +1,6 @@
-//! Frames on their way to the store while the study's other files are still decoded and its manifest is made. The job takes its
-//! reference on them as they are stored: should there never be a manifest, they still belong to the job, and are erased with it.
-//! Dropped before they are finished, those under way are stored all the same, as their writes cannot be stopped.
+//! Frames on their way to the store while the study's other files are still decoded and its manifest is made. The job takes
+//! its reference on them as they are stored: should it never come to a manifest, they are still the job's, and go with
+//! it. Dropped before they are finished, those under way are stored all the same, as their writes cannot be stopped.
 
 use std::future::ready;
 use std::mem;
