@@ -175,7 +175,6 @@ impl Decoding {
         }
     }
 
-    /// How the model samples.
     #[must_use]
     pub fn sampling(&self) -> model::Sampling {
         model::Sampling {
@@ -305,11 +304,9 @@ pub type Outcome = Vec<Result<Step, EngineError>>;
 pub struct KvMemory {
     /// Its size as the operator set it, in bytes.
     pub budget_bytes: u64,
-    /// Bytes of one block.
     pub block_bytes: u64,
     /// Positions a block, and how much of a long sequence is held at a time.
     pub layout: BlockLayout,
-    /// Blocks in all.
     pub blocks: usize,
     /// Blocks that can be handed out now; the remembered beginnings of prompts count among them.
     pub available: usize,

@@ -52,14 +52,12 @@ pub struct DecodeLimits {
     pub speculation: Option<Speculation>,
 }
 
-/// What to decode.
 #[derive(Debug, Clone)]
 pub struct DecodeRequest {
     /// What the model is asked.
     pub prompt: Prompt,
     /// Tokens of each image the prompt names, in order.
     pub images: Vec<ImageTokens>,
-    /// How.
     pub decoding: Decoding,
     /// Who may share what was read of the prompt: requests of different scopes share nothing, not even time.
     pub scope: Digest,

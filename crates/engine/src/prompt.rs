@@ -44,15 +44,9 @@ pub enum Question {
         clinical_context: String,
     },
     /// An answer to a question.
-    Answer {
-        /// The question.
-        question: String,
-    },
+    Answer { question: String },
     /// Whether one label applies, yes or no.
-    Classify {
-        /// The label.
-        label: String,
-    },
+    Classify { label: String },
     /// Boxes around what is asked for.
     Localise {
         /// What to look for.
@@ -64,10 +58,7 @@ pub enum Question {
         clinical_context: String,
     },
     /// A JSON value of a schema.
-    Extract {
-        /// The JSON Schema.
-        json_schema: String,
-    },
+    Extract { json_schema: String },
 }
 
 /// How the images of a prompt belong together.

@@ -20,7 +20,6 @@ pub use decoder::SimulatedDecoder;
 /// How long the simulated device takes; zero by default. A pass takes `pass` and what its sequences add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SimulatedTiming {
-    /// Encoding one frame.
     pub encode_frame: Duration,
     /// Reading one prompt, whatever its length; spent when its first stretch is read.
     pub prefill: Duration,

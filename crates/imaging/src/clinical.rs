@@ -19,21 +19,15 @@ pub struct ClinicalHeader {
 pub struct Age {
     /// The number.
     pub value: u16,
-    /// Its unit.
     pub unit: AgeUnit,
 }
 
-/// The unit of an age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AgeUnit {
-    /// Days.
     Days,
-    /// Weeks.
     Weeks,
-    /// Months.
     Months,
-    /// Years.
     Years,
 }
 

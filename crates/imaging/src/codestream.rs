@@ -94,7 +94,6 @@ impl Decoder {
     /// In the process of the caller.
     pub const HERE: Self = Self(&Here);
 
-    /// By this one.
     pub fn new(codestreams: &'static dyn Codestreams) -> Self {
         Self(codestreams)
     }

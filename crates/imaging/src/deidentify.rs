@@ -90,7 +90,6 @@ pub struct Changes {
 }
 
 impl Deidentifier {
-    /// With a key and a profile.
     pub fn new(key: DeidentificationKey, profile: Profile) -> Self {
         Self {
             key,
@@ -106,7 +105,6 @@ impl Deidentifier {
         Self { text_check, ..self }
     }
 
-    /// The profile.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }

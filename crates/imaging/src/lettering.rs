@@ -49,7 +49,6 @@ pub struct Word {
     pub text: String,
     /// How sure the reader is, in percent.
     pub confidence: f32,
-    /// Where it is.
     pub area: Area,
     /// The line of text that it is part of.
     pub line: Area,

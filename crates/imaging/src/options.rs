@@ -104,7 +104,6 @@ impl Options {
         self
     }
 
-    /// The limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -120,7 +119,6 @@ pub enum OptionsError {
 /// What one file may cost. Checked before anything is allocated for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one file.
     pub file_bytes_max: u64,
     /// Pixels of one image, counted as the square it is padded to.
     pub frame_pixels_max: u64,

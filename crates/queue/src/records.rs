@@ -42,7 +42,6 @@ impl Revision {
         }
     }
 
-    /// Its sequence.
     #[must_use]
     pub const fn sequence(self) -> u64 {
         self.sequence
@@ -152,14 +151,12 @@ pub enum Applied {
     Applied {
         /// The record as stored.
         record: JobRecord,
-        /// The record before.
         before: JobRecord,
         /// Of the record as stored.
         revision: Revision,
     },
     /// The state machine does not allow it; nothing was stored.
     Refused {
-        /// Why.
         reason: Refused,
         /// The record as found.
         record: JobRecord,

@@ -18,7 +18,6 @@ pub const JOBS_STREAM: &str = "KV_JOBS_0";
 const JOBS: &str = "JOBS_";
 /// The stream of the accepts that may need a sweeper.
 pub const PENDING_STREAM: &str = "KV_PENDING";
-/// Its bucket.
 pub(crate) const PENDING: &str = bucket_of(PENDING_STREAM);
 /// Bucket of the uploads under way.
 pub(crate) const UPLOADS: &str = "UPLOADS";
@@ -33,7 +32,6 @@ pub const INTAKE_STREAM: &str = "INTAKE_PREPROCESS";
 
 /// The stream of what all processes of a fleet have to agree on.
 pub(crate) const FLEET_STREAM: &str = "KV_FLEET";
-/// Its bucket.
 pub(crate) const FLEET: &str = bucket_of(FLEET_STREAM);
 
 /// What NATS calls the stream behind a bucket: this, and the bucket's name.
@@ -176,7 +174,6 @@ pub fn event_token(record: &JobRecord) -> String {
     }
 }
 
-/// An event of a job.
 pub(crate) fn event(key: &JobKey, record: &JobRecord) -> String {
     format!("event.{key}.{}", event_token(record))
 }
@@ -186,7 +183,6 @@ pub(crate) fn hub_event(key: &JobKey, epoch: u32, sequence: u64) -> String {
     format!("event.{key}.{epoch}-hub-{sequence}")
 }
 
-/// All events of a job.
 pub(crate) fn events_of(key: &JobKey) -> String {
     format!("event.{key}.*")
 }

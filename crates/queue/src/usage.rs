@@ -21,9 +21,7 @@ const LAST_SHARE: u64 = 2 * RESERVE_SHARE;
 pub struct StreamUsage {
     /// Its name.
     pub stream: String,
-    /// Messages in it.
     pub messages: u64,
-    /// Bytes in it.
     pub bytes: u64,
     /// Sequence of its last message.
     pub last_sequence: u64,

@@ -27,7 +27,6 @@ pub enum Published {
 /// A unit that waits for release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntakeEntry {
-    /// The unit.
     pub unit: WorkUnit,
     /// Its place among the waiting units of its stage, for [`Queue::remove_intake`].
     pub sequence: u64,
@@ -60,7 +59,6 @@ pub struct Outstanding {
 }
 
 impl Outstanding {
-    /// Of one class.
     #[must_use]
     pub const fn of(&self, class: Class) -> Backlog {
         match class {

@@ -135,7 +135,6 @@ pub(crate) struct Figures {
     pub(crate) forgotten: Counter,
     /// Blobs deleted because nobody relied on them.
     pub(crate) collected: Counter,
-    /// Their bytes.
     pub(crate) collected_bytes: Counter,
     /// Broken writes whose room was given back.
     pub(crate) reclaimed: Counter,

@@ -52,7 +52,6 @@ pub enum TokensError {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensFile {
-    /// The entries.
     #[serde(default, rename = "token")]
     pub tokens: Vec<TokenEntry>,
 }

@@ -58,7 +58,6 @@ pub struct Rules {
 /// A unit that waits in the intake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// The unit.
     pub unit: WorkUnit,
     /// Its place in the intake of its stage.
     pub sequence: u64,
@@ -110,7 +109,6 @@ impl From<IntakeEntry> for Held {
 pub struct Backlog {
     /// Of which stage and pool.
     pub lane: LaneKey,
-    /// Of which class.
     pub class: Class,
     /// Held plus released and unfinished.
     pub units: u64,

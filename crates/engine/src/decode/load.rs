@@ -48,9 +48,7 @@ pub struct DecodeLoad {
     pub held: u64,
     /// KV blocks that texts hold.
     pub kv_blocks_used: u64,
-    /// KV blocks in all.
     pub kv_blocks: u64,
-    /// Bytes of a KV block.
     pub kv_block_bytes: u64,
     /// How long the call into the model has taken that is under way; nothing between two.
     pub call: Duration,

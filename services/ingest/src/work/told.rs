@@ -27,7 +27,6 @@ impl Told {
         self.0.insert(failed)
     }
 
-    /// It went well.
     pub(super) fn went_well(&mut self, task: Task) {
         self.0.remove(&task);
     }
