@@ -195,7 +195,6 @@ impl Loaded {
         Ok(Self { draft, ..self })
     }
 
-    /// What was loaded.
     #[must_use]
     pub fn description(&self) -> &Description {
         &self.description

@@ -17,7 +17,6 @@ pub struct ClinicalHeader {
 /// An age. Years above 89 are given as 90, which means "90 or older" (the HIPAA safe-harbour rule).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Age {
-    /// The number.
     pub value: u16,
     pub unit: AgeUnit,
 }
@@ -31,7 +30,6 @@ pub enum AgeUnit {
     Years,
 }
 
-/// The recorded sex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Sex {

@@ -12,9 +12,7 @@ use crate::{Reason, Refusal};
 /// The samples of one component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plane {
-    /// Columns.
     pub width: u32,
-    /// Rows.
     pub height: u32,
     /// Row-major.
     pub samples: Vec<i32>,

@@ -62,7 +62,6 @@ pub struct Deidentifier {
 /// An object that may leave.
 #[derive(Clone, Debug)]
 pub struct Deidentified {
-    /// The file.
     pub bytes: Vec<u8>,
     /// Its new SOP Instance UID.
     pub instance: String,

@@ -23,9 +23,7 @@ pub trait TextReader: fmt::Debug + Send + Sync {
 /// A picture as a reader gets it: before it is padded and made smaller.
 #[derive(Clone, Copy)]
 pub struct Page<'a> {
-    /// Columns.
     pub width: u32,
-    /// Rows.
     pub height: u32,
     /// 1 for grey, 3 for RGB or for three windows of one slice.
     pub channels: u32,
@@ -70,9 +68,7 @@ pub struct Area {
     pub left: u32,
     /// Rows above it.
     pub top: u32,
-    /// Its columns.
     pub width: u32,
-    /// Its rows.
     pub height: u32,
 }
 
@@ -121,7 +117,6 @@ pub enum TextKind {
 }
 
 impl TextKind {
-    /// Every kind.
     pub const ALL: &'static [Self] = &[
         Self::Picture,
         Self::Unsaid,

@@ -96,7 +96,6 @@ pub enum Replicas {
 }
 
 impl Replicas {
-    /// The number.
     #[must_use]
     pub const fn count(self) -> usize {
         match self {

@@ -134,7 +134,6 @@ pub enum Created {
 /// What became of a compare-and-set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Updated {
-    /// Stored.
     Updated(Revision),
     /// Somebody changed it since the revision; nothing was stored.
     Conflict,

@@ -22,7 +22,7 @@ impl Queue {
     }
 }
 
-/// All of them.
+/// The buckets that the job records are spread over.
 #[derive(Debug)]
 pub(crate) struct Shards {
     buckets: Vec<Bucket>,

@@ -6,7 +6,6 @@ use medfleet_core::{
     UploadId, WorkUnit,
 };
 
-/// Job events.
 pub(crate) const EVENTS: &str = "EVENTS";
 /// The stream of the dead letters.
 pub const DEAD: &str = "DEAD";

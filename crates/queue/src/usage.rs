@@ -19,7 +19,6 @@ const LAST_SHARE: u64 = 2 * RESERVE_SHARE;
 /// How full one stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamUsage {
-    /// Its name.
     pub stream: String,
     pub messages: u64,
     pub bytes: u64,

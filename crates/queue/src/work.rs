@@ -48,13 +48,9 @@ pub struct Backlog {
 /// Released, unfinished units of one (stage, pool).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outstanding {
-    /// Class stat.
     pub stat: Backlog,
-    /// Class urgent.
     pub urgent: Backlog,
-    /// Class routine.
     pub routine: Backlog,
-    /// Class bulk.
     pub bulk: Backlog,
 }
 

@@ -109,7 +109,6 @@ pub(crate) struct Figures {
     pub(crate) store_full: Counter,
     /// When the last of them was.
     store_full_at: Arc<Mutex<Option<Instant>>>,
-    /// Watches now.
     pub(crate) watches: Gauge,
     /// Uploads in progress now.
     pub(crate) uploads: Gauge,
@@ -149,7 +148,6 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Registers everything once.
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let figures = Self {
             calls: Family::default(),

@@ -142,7 +142,6 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Reads the file.
     pub(crate) async fn load(path: &Path) -> Result<Self, TokensError> {
         let loaded = stamp(path).await;
         let known = read(path).await?;

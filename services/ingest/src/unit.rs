@@ -24,7 +24,6 @@ use share::Rank;
 pub use share::Weights;
 pub(crate) use shelf::{Removal, Shelf};
 
-/// Number of classes.
 const CLASSES: usize = Class::ALL.len();
 
 /// Units that are left for a while at most, such as those of a shard of the records that is away.

@@ -31,7 +31,6 @@ struct Counts {
 /// Proposed tokens that were verified since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// All of them.
     pub proposed: u64,
     /// Those that were right.
     pub accepted: u64,

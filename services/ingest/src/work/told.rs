@@ -13,7 +13,6 @@ pub(super) enum Task {
     AskTime,
     /// Ending jobs past their time.
     End,
-    /// Releasing units.
     Release,
 }
 
