@@ -20,7 +20,6 @@ pub struct Cost {
 
 impl Cost {
     /// What it takes of one stage, in milliseconds.
-    #[must_use]
     pub fn at(&self, stage: Stage) -> u64 {
         let frames = u64::from(self.frames);
         match stage {
@@ -33,7 +32,6 @@ impl Cost {
     }
 
     /// What it takes of all stages together, in milliseconds.
-    #[must_use]
     pub fn whole(&self) -> u64 {
         Stage::ALL.iter().map(|stage| self.at(*stage)).sum()
     }

@@ -19,7 +19,6 @@ pub struct DigestError {
 }
 
 impl Digest {
-    #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -34,7 +33,6 @@ impl Digest {
             })
     }
 
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -39,7 +39,6 @@ macro_rules! name_type {
                 if $check(&text) { Ok(Self(text)) } else { Err(IdError::$error { what: $what }) }
             }
 
-            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -123,14 +122,12 @@ setting!(PoolName);
 
 impl JobId {
     /// From 128 bits of keyed hash or randomness.
-    #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(hex16(bytes))
     }
 
     /// Which of `shards` shards it is in: its first two characters as a number, modulo `shards`. Ids are hashed or random, so
     /// shards get about the same share; where 256 is no multiple of `shards`, some get slightly more.
-    #[must_use]
     pub fn shard(&self, shards: usize) -> usize {
         let first = self.0.get(..2);
         // An id is hexadecimal.
@@ -140,7 +137,6 @@ impl JobId {
 }
 
 impl UploadId {
-    #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(hex16(bytes))
     }
@@ -166,7 +162,6 @@ pub struct JobKey {
 
 impl JobKey {
     /// Of a tenant and its job.
-    #[must_use]
     pub const fn new(tenant: TenantId, job: JobId) -> Self {
         Self { tenant, job }
     }

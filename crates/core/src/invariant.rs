@@ -4,7 +4,6 @@
 use crate::{CHUNKS_MAX, JobRecord, JobState};
 
 /// The first invariant that `record` breaks, as a sentence; `None` when all hold.
-#[must_use]
 pub fn violation(record: &JobRecord) -> Option<&'static str> {
     let decoded = matches!(record.state, JobState::Decoding | JobState::Completed);
     if decoded && !record.chunks.all_done() {
@@ -52,7 +51,6 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
 }
 
 /// The first invariant that the change from `before` to `after` breaks; `None` when all hold.
-#[must_use]
 pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'static str> {
     let is_erasure = before.erased.is_none() && after.erased.is_some();
     let is_erasure_at_hub = before.owes_erasure() && !after.owes_erasure();

@@ -26,7 +26,6 @@ pub enum Tried {
 
 /// Applies a move to a record as it was read. The caller stores what comes out by compare-and-set, and begins anew with
 /// the record it then finds when somebody was faster.
-#[must_use]
 pub fn propose(before: &JobRecord, epoch: Option<u32>, step: &Move, now: UnixMillis) -> Tried {
     let other = epoch.is_some_and(|epoch| epoch != before.epoch);
     if Guard::EpochOfMove.acts(other) {
@@ -57,7 +56,6 @@ pub enum Change {
 }
 
 /// As [`propose`], for a hand-back, a failure or an expiry by a worker. A fenced worker must not make it.
-#[must_use]
 pub fn propose_change(
     before: &JobRecord,
     unit: &WorkUnit,
@@ -101,7 +99,6 @@ pub enum Start {
 }
 
 /// Decides after the start was tried.
-#[must_use]
 pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     match tried {
         Tried::Moved(record) => Start::Work(record),
@@ -152,7 +149,6 @@ pub enum Setback {
 }
 
 /// Decides when a worker's outcome is refused.
-#[must_use]
 pub fn after_refused(reason: &Refused) -> Setback {
     match reason {
         Refused::Final { .. } | Refused::Erased => Setback::Over,
@@ -183,7 +179,6 @@ pub enum Standing {
 }
 
 /// Decides at every heartbeat and at every hint.
-#[must_use]
 pub fn standing(
     unit: &WorkUnit,
     attempt: Option<u32>,
@@ -207,7 +202,6 @@ pub fn standing(
 
 /// What follows a unit whose outcome is in the record, each to wait for its turn with what it is expected to take; queueing
 /// it again changes nothing. Whoever finds the last chunk done queues the decode.
-#[must_use]
 pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
     if record.frames.is_none() || unit.stage == Stage::Decode {
         return Vec::new();
@@ -227,14 +221,12 @@ pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
 }
 
 /// The first unit of a job that is accepted and may not be queued yet; none when it has moved on.
-#[must_use]
 pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
     (record.state == JobState::Accepted).then(|| preprocess(key, record))
 }
 
 /// What an open job waits for, by its record alone: for queues that lost it, such as those of a backup that is older or newer
 /// than the records. Queueing it where nothing was lost changes nothing.
-#[must_use]
 pub fn outstanding(key: &JobKey, record: &JobRecord) -> Vec<WorkUnit> {
     let preprocess = preprocess(key, record);
     // The hub does what was handed on.
@@ -261,7 +253,6 @@ fn preprocess(key: &JobKey, record: &JobRecord) -> WorkUnit {
 }
 
 /// Whether a unit that waits is still wanted: its job goes on here, and in no newer epoch.
-#[must_use]
 pub fn is_wanted(unit: &WorkUnit, record: &JobRecord) -> bool {
     let is_over = record.state.is_final() || record.state == JobState::Forwarded;
     // A record of an older epoch is only behind the unit.
@@ -270,13 +261,11 @@ pub fn is_wanted(unit: &WorkUnit, record: &JobRecord) -> bool {
 
 /// Whether a unit takes the place of the one that is queued under its name: one left over from before a replay would keep
 /// the new one out, then be dropped for its age, and the job would wait for ever.
-#[must_use]
 pub fn replaces(unit: &WorkUnit, queued: &WorkUnit) -> bool {
     Guard::OlderGivesWay.acts(queued.epoch < unit.epoch)
 }
 
 /// The verdict on a unit whose job failed: what the sender can mend ends here, the rest is kept for a replay.
-#[must_use]
 pub fn verdict_of_failure(failure: Failure) -> Verdict {
     match failure.reason {
         FailureReason::InputRefused
@@ -294,7 +283,6 @@ pub fn verdict_of_failure(failure: Failure) -> Verdict {
 /// a worker died right after the record. Which worker that was cannot be told from here: the unit may have been this
 /// very one, in the hands of another. So every unit sends the letter; it is one per job and epoch, however often it is sent.
 /// None of an erased job: its letter was removed, and it cannot be started over.
-#[must_use]
 pub fn verdict_of_final(record: &JobRecord) -> Verdict {
     match &record.failure {
         Some(_) if record.erased.is_some() => Verdict::Done,

@@ -25,18 +25,15 @@ closed_set!(
 pub struct PseudonymHash([u8; HASH_BYTES]);
 
 impl PseudonymHash {
-    #[must_use]
     pub const fn new(bytes: [u8; HASH_BYTES]) -> Self {
         Self(bytes)
     }
 
     /// From a slice, which must be 16 bytes long.
-    #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         <[u8; HASH_BYTES]>::try_from(bytes).ok().map(Self)
     }
 
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; HASH_BYTES] {
         &self.0
     }
@@ -58,7 +55,6 @@ pub struct Pseudonyms {
 
 impl Pseudonyms {
     /// Whether the job is of this patient or study.
-    #[must_use]
     pub fn has(&self, kind: PseudonymKind, hash: &PseudonymHash) -> bool {
         match kind {
             PseudonymKind::Patient => self.patient.as_ref() == Some(hash),
@@ -67,7 +63,6 @@ impl Pseudonyms {
     }
 
     /// All of them as bytes, so that two differ where they differ; none where nothing was said.
-    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let patient = self.patient.iter().map(|hash| (b'p', hash));
         let studies = self.studies.iter().map(|hash| (b's', hash));

@@ -47,7 +47,6 @@ closed_set!(
 
 impl JobState {
     /// Whether the state is final (only a replay, which begins a new epoch, can follow).
-    #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(
             self,
@@ -66,19 +65,16 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    #[must_use]
     pub const fn done(self) -> u32 {
         self.done_bitmap.count_ones()
     }
 
     /// Whether chunk `chunk` is encoded.
-    #[must_use]
     pub const fn is_done(self, chunk: u32) -> bool {
         chunk < CHUNKS_MAX && self.done_bitmap & (1 << chunk) != 0
     }
 
     /// Whether every chunk is encoded; true for a job without images.
-    #[must_use]
     pub const fn all_done(self) -> bool {
         self.done() == self.total
     }
@@ -317,7 +313,6 @@ impl JobRecord {
     }
 
     /// Whether a decode may start: every declared image is encoded.
-    #[must_use]
     pub(crate) fn is_ready_to_decode(&self) -> bool {
         match self.state {
             JobState::Preprocessed => self.chunks.total == 0,

@@ -47,23 +47,19 @@ const SIZE_UNITS: [(&str, u64); 5] = [
 pub struct DurationText(u64);
 
 impl DurationText {
-    #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
         Self(seconds.saturating_mul(1_000))
     }
 
-    #[must_use]
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
     /// As the standard library's type.
-    #[must_use]
     pub const fn get(self) -> Duration {
         Duration::from_millis(self.0)
     }
@@ -80,31 +76,26 @@ impl From<DurationText> for Duration {
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    #[must_use]
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
     /// From units of 1024 × 1024 bytes.
-    #[must_use]
     pub const fn from_mib(mib: u64) -> Self {
         Self(mib.saturating_mul(1 << 20))
     }
 
     /// In bytes.
-    #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
     /// In bytes, for lengths in memory; the largest `usize` where it would not fit.
-    #[must_use]
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
     /// About so many, for people: `512 B`, `2.9 MiB`.
-    #[must_use]
     pub fn rounded(self) -> String {
         const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
         if self.0 < 1024 {
@@ -227,19 +218,16 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for Within<LEAST, MOST> {
 pub struct Secret(String);
 
 impl Secret {
-    #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
     /// The text itself, for the one call that needs it.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
     /// Whether there is no text.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -158,7 +158,6 @@ pub struct Decoding {
 
 impl Decoding {
     /// The most likely tokens, nothing else asked for.
-    #[must_use]
     pub const fn greedy(max_tokens: u32) -> Self {
         Self {
             max_tokens,
@@ -175,7 +174,6 @@ impl Decoding {
         }
     }
 
-    #[must_use]
     pub fn sampling(&self) -> model::Sampling {
         model::Sampling {
             temperature: self.temperature,
@@ -314,7 +312,6 @@ pub struct KvMemory {
 
 impl KvMemory {
     /// Most blocks that a sequence of this many tokens takes at a time.
-    #[must_use]
     pub fn blocks_of(&self, tokens: u64) -> usize {
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
         self.layout.blocks_of(tokens)

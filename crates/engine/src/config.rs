@@ -405,7 +405,6 @@ impl SimulatedConfig {
 
 impl LoadedModel {
     /// What was loaded.
-    #[must_use]
     pub fn description(&self) -> &Description {
         match self {
             Self::Real(loaded) => loaded.description(),
@@ -415,7 +414,6 @@ impl LoadedModel {
     }
 
     /// The vision half.
-    #[must_use]
     pub fn encoder(&self) -> Box<dyn EncodeBackend> {
         match self {
             Self::Real(loaded) => loaded.encoder(),
@@ -453,7 +451,6 @@ pub enum DecodeModel {
 
 impl DecodeModel {
     /// What writes, where it does.
-    #[must_use]
     pub fn engine(self) -> Option<DecodeEngine> {
         match self {
             Self::Writer(engine) => Some(engine),
@@ -472,7 +469,6 @@ impl DecodeModel {
     }
 
     /// What it is.
-    #[must_use]
     pub fn description(&self) -> &Description {
         match self {
             Self::Writer(engine) => engine.description(),

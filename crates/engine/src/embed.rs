@@ -92,7 +92,6 @@ impl LoadedEmbedder {
         &self.monitor
     }
 
-    #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
     }

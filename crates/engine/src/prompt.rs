@@ -84,7 +84,6 @@ pub struct Images {
 
 impl Images {
     /// So many of one modality, each on its own; of none that is known where it is empty.
-    #[must_use]
     pub fn of(modality: &str, count: usize) -> Self {
         Self {
             modalities: vec![modality.to_owned(); count],
@@ -93,7 +92,6 @@ impl Images {
     }
 
     /// How many.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.modalities.len()
     }
@@ -142,13 +140,11 @@ impl Question {
 
 impl Prompts {
     /// The version that is used unless another is asked for.
-    #[must_use]
     pub fn current() -> &'static Self {
         Self::of(PROMPT_VERSION).expect("a test finds this version")
     }
 
     /// A version by its name.
-    #[must_use]
     pub fn of(version: &str) -> Option<&'static Self> {
         VERSIONS.iter().find(|prompts| prompts.version() == version)
     }
@@ -161,7 +157,6 @@ impl Prompts {
 
 impl Prompt {
     /// Images the prompt names.
-    #[must_use]
     pub fn images(&self) -> usize {
         self.parts
             .iter()
@@ -170,7 +165,6 @@ impl Prompt {
     }
 
     /// The conversation that a model is shown.
-    #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         let mut messages = Vec::with_capacity(2);
         if !self.system.is_empty() {
@@ -187,7 +181,6 @@ impl Prompt {
     }
 
     /// A form in which two different prompts are never equal: lengths in front of texts. For digests.
-    #[must_use]
     pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut push = |kind: u8, text: &str| {

@@ -95,19 +95,16 @@ pub struct VisionConfig {
 }
 
 impl VisionConfig {
-    #[must_use]
     pub(crate) const fn patches_per_side(&self) -> usize {
         self.image_size / self.patch_size
     }
 
     /// Tokens along one side after pooling.
-    #[must_use]
     pub(crate) const fn tokens_per_side(&self) -> usize {
         self.tokens_per_image.isqrt()
     }
 
     /// Side of the pooling window in patches.
-    #[must_use]
     pub const fn pool(&self) -> usize {
         self.patches_per_side() / self.tokens_per_side()
     }
@@ -131,7 +128,6 @@ impl Config {
 
 /// What a folder's `config.json` says that its weights are in, by either spelling; nothing where it says nothing, or what is not
 /// computed in. That the file is there and good is for whoever loads the model to say.
-#[must_use]
 pub fn stored_dtype(dir: &Path) -> Option<Dtype> {
     #[derive(serde::Deserialize)]
     struct Said {

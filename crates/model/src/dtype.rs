@@ -25,7 +25,6 @@ pub enum DtypeError {
 }
 
 impl Dtype {
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -33,7 +32,6 @@ impl Dtype {
         }
     }
 
-    #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,

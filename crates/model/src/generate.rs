@@ -33,7 +33,6 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Greedy, the model's own stop tokens, prefill in steps of 512, no logits.
-    #[must_use]
     pub fn greedy(
         model: &'a Model,
         prompt: &'a Prompt,

@@ -38,7 +38,6 @@ pub struct GgufSource {
 
 impl GgufSource {
     /// The language model alone, dequantised.
-    #[must_use]
     pub fn text(file: impl Into<PathBuf>) -> Self {
         Self {
             text: file.into(),

@@ -27,7 +27,6 @@ pub struct Limits {
 
 impl Limits {
     /// Measures them with the best kernels of this machine, for some seconds.
-    #[must_use]
     pub fn measure() -> Self {
         let kernels = Kernels::best();
         let threads = rayon::current_num_threads();

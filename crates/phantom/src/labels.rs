@@ -39,7 +39,6 @@ impl Label {
         Self::Fracture,
     ];
 
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cardiomegaly => "cardiomegaly",
@@ -55,7 +54,6 @@ impl Label {
     }
 
     /// Whether it lies on one side of the patient.
-    #[must_use]
     pub const fn is_sided(self) -> bool {
         !matches!(
             self,
@@ -63,7 +61,6 @@ impl Label {
         )
     }
 
-    #[must_use]
     pub const fn is_counted(self) -> bool {
         !matches!(
             self,
@@ -71,13 +68,11 @@ impl Label {
         )
     }
 
-    #[must_use]
     pub const fn is_sized(self) -> bool {
         !matches!(self, Self::SupportDevice | Self::Fracture)
     }
 
     /// Whether it makes its region darker.
-    #[must_use]
     pub const fn is_dark(self) -> bool {
         matches!(self, Self::Pneumothorax | Self::Fracture)
     }
@@ -97,7 +92,6 @@ pub enum Side {
 }
 
 impl Side {
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Left => "left",
@@ -128,7 +122,6 @@ pub enum Zone {
 }
 
 impl Zone {
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Upper => "upper",
@@ -147,7 +140,6 @@ pub enum Size {
 }
 
 impl Size {
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Small => "small",
@@ -157,7 +149,6 @@ impl Size {
     }
 
     /// The word for what has a degree rather than a size: an enlarged heart, oedema.
-    #[must_use]
     pub const fn degree(self) -> &'static str {
         match self {
             Self::Small => "mild",

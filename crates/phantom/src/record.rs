@@ -82,13 +82,11 @@ pub struct Labels(Vec<Label>);
 
 impl Labels {
     /// The labels of these findings.
-    #[must_use]
     pub fn of(findings: &[Finding]) -> Self {
         Self(findings.iter().map(|finding| finding.label).collect())
     }
 
     /// Whether there is a finding of this label.
-    #[must_use]
     pub fn has(&self, label: Label) -> bool {
         self.0.contains(&label)
     }

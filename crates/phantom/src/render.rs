@@ -26,7 +26,6 @@ pub struct Picture {
 
 impl Picture {
     /// Brightness as whole numbers 0..=`most`.
-    #[must_use]
     pub fn levels(&self, most: u16) -> Vec<u16> {
         let most = f32::from(most);
         self.values
@@ -35,7 +34,6 @@ impl Picture {
             .collect()
     }
 
-    #[must_use]
     pub fn grey(&self) -> Vec<u8> {
         self.values
             .iter()

@@ -109,13 +109,11 @@ impl Load {
         self.kinds.iter().map(moment).sum()
     }
 
-    #[must_use]
     pub(crate) fn chunks_per_second(&self) -> f64 {
         self.jobs_per_second * self.chunks_moment(1)
     }
 
     /// Busy part of the encoders and of the decode slots.
-    #[must_use]
     pub fn utilisation(&self, fleet: Fleet) -> (f64, f64) {
         let encode = self.chunks_per_second() * self.encode.mean_seconds;
         let decode = self.jobs_per_second * self.decode.mean_seconds;

@@ -19,7 +19,6 @@ fn erlang_c(servers: u32, erlangs: f64) -> f64 {
 
 /// Mean wait before service, in seconds; infinite when the servers cannot keep up. The variations are variance over
 /// squared mean, of the arrivals' count and of the service time.
-#[must_use]
 pub fn wait(servers: u32, per_second: f64, mean_seconds: f64, variations: (f64, f64)) -> f64 {
     let erlangs = per_second * mean_seconds;
     let spare = f64::from(servers) - erlangs;
@@ -42,7 +41,6 @@ pub struct Predicted {
 /// Applies the formulas to both stages. For jobs of several chunks the encode wait is a heavy-traffic approximation: in a pool
 /// with time to spare, the chunks of a job wait for each other, longer than the formula says. The order of service among classes
 /// leaves the mean over all of them as it is.
-#[must_use]
 pub fn predict(load: &Load, fleet: Fleet) -> Predicted {
     let mean = load.chunks_moment(1);
     let dispersion = if mean > 0.0 {

@@ -35,7 +35,6 @@ pub struct Rules {
 
 impl Rules {
     /// What the chart renders by default for workers with so many slots.
-    #[must_use]
     pub fn chart(slots: u32, workers_max: u32) -> Self {
         Self {
             threshold_seconds: TARGET_SECONDS * f64::from(slots),
@@ -76,7 +75,6 @@ pub struct Controller {
 
 impl Controller {
     /// One that has seen nothing yet.
-    #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -88,7 +86,6 @@ impl Controller {
         }
     }
 
-    #[must_use]
     pub fn rules(&self) -> Rules {
         self.rules
     }
@@ -168,7 +165,6 @@ fn sum(queue: &VecDeque<(f64, u32)>) -> u32 {
 /// be ready; where the stretches begin is chosen as is best. It is better than anybody with real workers could be: the units
 /// of a stretch fill its slots without a gap, and none waits longer than a stretch. It keeps nobody through a stretch without
 /// work, which is right where a least life is longer than a start. Times in seconds.
-#[must_use]
 pub fn oracle(units: &[(f64, f64)], slots: u32, start_seconds: f64, least_seconds: f64) -> f64 {
     const BEGINS: u32 = 10;
     let of_begin = |begin: u32| {

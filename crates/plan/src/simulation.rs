@@ -143,7 +143,6 @@ struct Simulation<'a> {
 }
 
 /// Simulates a fleet. The load must have passed its check, and the fleet keep up with it.
-#[must_use]
 pub fn simulate(load: &Load, fleet: Fleet, run: Run) -> Simulated {
     let mut simulation = Simulation::new(load, fleet, run.seed, run.warm_up as usize);
     let most = run.warm_up as usize + run.jobs as usize;
@@ -176,7 +175,6 @@ pub fn simulate(load: &Load, fleet: Fleet, run: Run) -> Simulated {
 
 /// How long a fleet takes for a number of jobs that are all there at the beginning, in seconds: what it does at most. The load's
 /// rate does not count.
-#[must_use]
 pub fn batch_seconds(load: &Load, fleet: Fleet, jobs: u32, seed: u64) -> f64 {
     let mut simulation = Simulation::new(load, fleet, seed, 0);
     for _ in 0..jobs {

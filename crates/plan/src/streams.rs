@@ -16,7 +16,6 @@ pub struct StreamLoad {
 }
 
 /// The load of each stream, the busiest first, when one stream takes `stream_writes_per_second`.
-#[must_use]
 pub fn streams(load: &Load, stream_writes_per_second: f64) -> Vec<StreamLoad> {
     let chunks = load.chunks_moment(1);
     let per_job = [

@@ -96,7 +96,6 @@ pub enum Replicas {
 }
 
 impl Replicas {
-    #[must_use]
     pub const fn count(self) -> usize {
         match self {
             Self::One => 1,
@@ -219,7 +218,6 @@ impl Default for QueueConfig {
 
 impl QueueConfig {
     /// Defaults, with one server to try.
-    #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
         Self {
             urls: vec![url.into()],
@@ -228,14 +226,12 @@ impl QueueConfig {
     }
 
     /// How often a worker reports progress.
-    #[must_use]
     pub fn heartbeat(&self) -> Duration {
         self.heartbeat
             .map_or(self.ack_wait.get() / 3, DurationText::get)
     }
 
     /// Audit entries of one tenant that are kept at most, where no tenant had more before; 0 for any number.
-    #[must_use]
     pub fn audit_lines(&self) -> u64 {
         let of_room = match self.stream_bytes_max.audit.get() {
             // Without a limit nobody takes the room of others.

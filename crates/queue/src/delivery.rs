@@ -126,7 +126,6 @@ pub(crate) fn nak(after: Duration) -> Bytes {
     format!("-NAK {}", json!({ "delay": delay })).into()
 }
 
-#[must_use]
 pub fn dead_letter(unit: &WorkUnit, failure: &Failure, now_unix_millis: i64) -> wire::DeadLetter {
     wire::DeadLetter {
         unit: Some(unit_to_wire(unit)),

@@ -112,7 +112,6 @@ pub enum QueueError {
 
 impl QueueError {
     /// That nobody answered, or nobody could be trusted to.
-    #[must_use]
     pub const fn unavailable(operation: &'static str) -> Self {
         Self::Unavailable { operation }
     }
@@ -122,7 +121,6 @@ impl QueueError {
     }
 
     /// Whether the same call may succeed later without anybody doing anything.
-    #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,

@@ -34,7 +34,6 @@ pub struct Revision {
 
 impl Revision {
     /// The change of this sequence.
-    #[must_use]
     pub const fn at(sequence: u64) -> Self {
         Self {
             sequence,
@@ -42,7 +41,6 @@ impl Revision {
         }
     }
 
-    #[must_use]
     pub const fn sequence(self) -> u64 {
         self.sequence
     }

@@ -62,7 +62,6 @@ pub(crate) fn shards_of(stream: &str) -> Option<u8> {
 }
 
 /// Whether a stream has job records: all of them, or those of a shard.
-#[must_use]
 pub fn is_record_stream(stream: &str) -> bool {
     shards_of(stream).is_some()
 }
@@ -163,7 +162,6 @@ pub(crate) fn pause_key(tenant: Option<&TenantId>, class: Option<Class>) -> Stri
 }
 
 /// What tells an event from every other event of its job; two equal ones are the same event.
-#[must_use]
 pub fn event_token(record: &JobRecord) -> String {
     let (epoch, state) = (record.epoch, record.state);
     match state {

@@ -32,19 +32,16 @@ pub struct StreamUsage {
 
 impl StreamUsage {
     /// Whether only its reserve is left. One without a limit has no end.
-    #[must_use]
     pub fn is_at_reserve(&self) -> bool {
         self.has_only(RESERVE_SHARE)
     }
 
     /// Whether only half of its reserve is left.
-    #[must_use]
     pub fn is_at_half_reserve(&self) -> bool {
         self.has_only(LAST_SHARE)
     }
 
     /// How much of what it may hold it holds, of bytes or of messages, whichever is more; none without a limit.
-    #[must_use]
     pub fn percent(&self) -> Option<u64> {
         let percent = |used: u64, most: Option<u64>| {
             let most = most.filter(|most| *most > 0)?;

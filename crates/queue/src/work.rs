@@ -55,7 +55,6 @@ pub struct Outstanding {
 }
 
 impl Outstanding {
-    #[must_use]
     pub const fn of(&self, class: Class) -> Backlog {
         match class {
             Class::Stat => self.stat,
@@ -66,7 +65,6 @@ impl Outstanding {
     }
 
     /// Waiting and in flight, of all classes together.
-    #[must_use]
     pub fn total(&self) -> u64 {
         Class::ALL
             .iter()

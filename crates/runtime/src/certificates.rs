@@ -26,7 +26,6 @@ pub struct Named {
 impl Named {
     /// The certificate in this file's text by whose end the file ends: the first of an own one and those that sign it, the last
     /// of authorities. None where it holds no certificate.
-    #[must_use]
     pub fn last_good(&self, pem: &[u8]) -> Option<Validity> {
         let found = validities(pem).into_iter();
         let key = self.setting.rsplit('.').next().unwrap_or_default();
@@ -47,7 +46,6 @@ pub struct Validity {
 }
 
 /// The files with certificates that a configuration names, each under its setting.
-#[must_use]
 pub fn named(table: &toml::Table) -> Vec<Named> {
     let mut files = Vec::new();
     collect("", table, &mut files);
@@ -74,7 +72,6 @@ fn collect(path: &str, table: &toml::Table, files: &mut Vec<Named>) {
 }
 
 /// Each certificate of a PEM file. What else is in it, such as a private key, is left out.
-#[must_use]
 pub fn validities(pem: &[u8]) -> Vec<Validity> {
     let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
     certificates.filter_map(|der| validity(&der)).collect()

@@ -32,7 +32,6 @@ impl Clock for SystemClock {
 pub struct ManualClock(AtomicI64);
 
 impl ManualClock {
-    #[must_use]
     pub fn at(now: UnixMillis) -> Self {
         Self(AtomicI64::new(now.0))
     }

@@ -124,7 +124,6 @@ pub struct Sources {
 
 impl Sources {
     /// With this process's environment.
-    #[must_use]
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one place that reads the environment"
@@ -198,7 +197,6 @@ pub fn print<T: Serialize>(config: &T) -> Result<String, ConfigError> {
 
 /// The JSON schema of a configuration, from which the chart's is made (`cargo xtask chart --bless`). Every table stands where it
 /// is, without references, and a setting that may be missing has no `null`: TOML has none either.
-#[must_use]
 pub fn schema<T: JsonSchema>() -> serde_json::Value {
     // The version that every Helm reads.
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);

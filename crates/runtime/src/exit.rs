@@ -52,7 +52,6 @@ impl Stop {
     }
 
     /// The error followed by all its causes, separated by colons.
-    #[must_use]
     pub fn chain(&self) -> String {
         chain(self.error.as_ref())
     }

@@ -21,7 +21,6 @@ struct State {
 
 impl Health {
     /// Nothing named yet: a process is not ready before its first part is.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -43,7 +42,6 @@ impl Health {
     }
 
     /// Parts that are not ready, in order; empty means ready.
-    #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let state = self.lock();
         let unready = state
@@ -62,13 +60,11 @@ impl Health {
     }
 
     /// Whether every part is ready and the process is not stopping.
-    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.missing().is_empty()
     }
 
     /// Parts that only a restart can repair; empty means alive.
-    #[must_use]
     pub fn dead(&self) -> Vec<String> {
         self.lock().dead.clone()
     }

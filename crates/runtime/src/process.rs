@@ -67,7 +67,6 @@ pub struct Arguments {
 
 impl Arguments {
     /// Whether nothing is to be started.
-    #[must_use]
     pub const fn only_looks(&self) -> bool {
         self.check_config || self.print_config || self.print_schema
     }

@@ -40,7 +40,6 @@ impl Random for SystemRandom {
 pub struct SeededRandom(AtomicU64);
 
 impl SeededRandom {
-    #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }

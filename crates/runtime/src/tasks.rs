@@ -133,7 +133,6 @@ struct State {
 
 impl TaskSet {
     /// An empty set that ends with the given shutdown.
-    #[must_use]
     pub fn new(shutdown: Shutdown) -> Self {
         let (tracker, state) = (TaskTracker::new(), Mutex::default());
         Self {
@@ -146,13 +145,11 @@ impl TaskSet {
     }
 
     /// The shutdown that ends this set.
-    #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.inner.shutdown
     }
 
     /// How many tasks run now.
-    #[must_use]
     pub fn running(&self) -> usize {
         self.inner.tracker.len()
     }

@@ -192,7 +192,6 @@ impl Telemetry {
     }
 
     /// The subscriber, to run one test or one closure under.
-    #[must_use]
     pub fn dispatch(&self) -> &Dispatch {
         &self.dispatch
     }

@@ -188,7 +188,6 @@ impl LabelRow {
 
 impl Evaluation {
     /// A figure by its name, as `macro_f1`.
-    #[must_use]
     pub fn figure(&self, name: &str) -> Option<&Figure> {
         let named = self.figures.iter().find(|named| named.name == name);
         named.map(|named| &named.figure)
@@ -196,7 +195,6 @@ impl Evaluation {
 }
 
 /// Scores `outcomes` of `task` against `records`. Outcomes of other tasks are passed over.
-#[must_use]
 pub fn evaluate(
     task: Task,
     records: &[Record],

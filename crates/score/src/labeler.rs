@@ -63,7 +63,6 @@ pub struct Reading {
     pub mentions: Vec<Mention>,
 }
 
-#[must_use]
 pub fn read(report: &str) -> Reading {
     let mut mentions = Vec::new();
     for (number, sentence) in text::sentences(report).iter().enumerate() {
@@ -103,7 +102,6 @@ fn read_clause(words: &[String], sentence: usize) -> Vec<Mention> {
 impl Reading {
     /// What is said of a label, all mentions together. No finding is positive unless some other label than support devices
     /// is positive or uncertain.
-    #[must_use]
     pub fn status(&self, label: Label) -> Status {
         if label == Label::NoFinding {
             let named = |mention: &&Mention| {
@@ -124,13 +122,11 @@ impl Reading {
     }
 
     /// Whether a label counts as there. Uncertain does, as in RadEval's F1CheXbert ("rrg" mode: positive or uncertain).
-    #[must_use]
     pub fn has(&self, label: Label) -> bool {
         self.status(label) >= Status::Uncertain
     }
 
     /// The sides that are named of a label that is there.
-    #[must_use]
     pub fn sides(&self, label: Label) -> BTreeSet<Side> {
         let there = self
             .mentions

@@ -38,7 +38,6 @@ impl Task {
     ];
 
     /// As on the command line and in outcomes.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Report => "report",
@@ -134,7 +133,6 @@ pub enum OutcomeError {
 
 impl Outcome {
     /// An answer still without content.
-    #[must_use]
     pub fn new(id: impl Into<String>, task: Task) -> Self {
         Self {
             id: id.into(),
@@ -158,7 +156,6 @@ impl Outcome {
     }
 
     /// What it is the outcome of.
-    #[must_use]
     pub fn key(&self) -> (&str, Task, Option<usize>) {
         (&self.id, self.task, self.item)
     }
@@ -191,7 +188,6 @@ pub fn read_outcomes(mut from: impl std::io::BufRead) -> Result<Read, OutcomeErr
 }
 
 /// What has an answer; failures don't count, so that they are tried again.
-#[must_use]
 pub fn answered(outcomes: &[Outcome]) -> BTreeSet<(String, Task, Option<usize>)> {
     let mut answered = BTreeSet::new();
     for outcome in outcomes {

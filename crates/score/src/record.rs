@@ -145,7 +145,6 @@ impl Change {
         Self::Resolved,
     ];
 
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -157,7 +156,6 @@ impl Change {
     }
 
     /// By any of the names that sets use; case doesn't matter.
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Some(match name.trim().to_lowercase().as_str() {
             "new" | "appeared" => Self::New,
@@ -329,7 +327,6 @@ pub struct About {
 
 impl About {
     /// What the records themselves tell: every record of a phantom set is named `phantom-…`.
-    #[must_use]
     pub fn of(name: &str, records: &[Record]) -> Self {
         let phantom = !records.is_empty() && records.iter().all(|r| r.id.starts_with("phantom-"));
         Self {

@@ -72,7 +72,6 @@ pub fn json(evaluation: &Evaluation) -> Result<String, serde_json::Error> {
 }
 
 /// What the set is, and what the figures are not.
-#[must_use]
 pub fn statement(evaluation: &Evaluation) -> String {
     let about = &evaluation.about;
     let description = if about.description.is_empty() {

@@ -36,7 +36,6 @@ pub struct Name(String);
 pub struct NameError;
 
 impl Name {
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -99,7 +98,6 @@ impl Version {
     }
 
     /// The place's own words.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -145,7 +143,6 @@ impl BackendError {
     }
 
     /// Whether the same call may succeed later.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::TooLarge { .. } | Self::Damaged => false,

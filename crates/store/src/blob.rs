@@ -65,7 +65,6 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether the same call may succeed later.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Full { .. } => true,
@@ -110,7 +109,6 @@ impl fmt::Debug for BlobStore {
 
 impl BlobStore {
     /// Over a backend, with the fleet's key.
-    #[must_use]
     pub fn new(backend: Arc<dyn Backend>, key: FleetKey, limits: Limits) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -123,7 +121,6 @@ impl BlobStore {
     }
 
     /// In memory, gone with the process, without byte cap. For tests and simulations.
-    #[must_use]
     pub fn in_memory(key: FleetKey) -> Self {
         let limits = Limits {
             blob_bytes_max: 64 << 20,
@@ -132,13 +129,11 @@ impl BlobStore {
         Self::new(Arc::new(crate::backend::Objects::in_memory()), key, limits)
     }
 
-    #[must_use]
     pub fn limits(&self) -> Limits {
         self.inner.limits
     }
 
     /// The fleet's key, for other keyed names such as job ids.
-    #[must_use]
     pub fn key(&self) -> &FleetKey {
         &self.inner.key
     }
@@ -222,7 +217,6 @@ impl BlobStore {
     }
 
     /// The name of what [`BlobStore::put_mutable`] stores under a key.
-    #[must_use]
     pub fn name_of(&self, tenant: &TenantId, key: &[u8]) -> Digest {
         self.tenant_key(tenant).of_key(key)
     }

@@ -123,7 +123,6 @@ impl StoreConfig {
     }
 
     /// The limits among the settings.
-    #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
             blob_bytes_max: self.blob_bytes_max.get(),

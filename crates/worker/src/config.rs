@@ -48,7 +48,6 @@ impl<const SLOTS: usize> Default for WorkerConfig<SLOTS> {
 
 impl<const SLOTS: usize> WorkerConfig<SLOTS> {
     /// The same settings, whatever the stage's default was.
-    #[must_use]
     pub const fn of_any_stage(self) -> WorkerConfig {
         WorkerConfig {
             slots: self.slots,

@@ -60,7 +60,6 @@ pub struct Encoded {
 }
 
 /// What a frame's tokens are checked by.
-#[must_use]
 pub fn checksum(tokens: &[u8]) -> Bytes {
     Bytes::copy_from_slice(blake3::hash(tokens).as_bytes())
 }
@@ -137,7 +136,6 @@ pub fn read(file: &Bytes) -> Result<Encoded, EncodedError> {
 
 /// The name of a frame of which only the tokens are here. It is a hash of the tokens, for a purpose of its own, so that it never
 /// equals the name of a frame's pixels, whatever the tokens claim to be of.
-#[must_use]
 pub fn frame_name(key: &FleetKey, tenant: &TenantId, tokens: &Digest) -> Digest {
     // A change of meaning needs a new purpose.
     let parts: [&[u8]; 2] = [tenant.as_str().as_bytes(), tokens.as_bytes()];

@@ -93,7 +93,6 @@ impl Ending {
     }
 
     /// What a refused move means for the one who made it.
-    #[must_use]
     pub fn of_refused(reason: &Refused, record: JobRecord) -> Self {
         match after_refused(reason) {
             Setback::Over => Self::Over(Some(Box::new(record))),
@@ -152,13 +151,11 @@ pub struct Started {
 }
 
 impl Started {
-    #[must_use]
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
 
     /// The job's decode attempt: the fence of what this worker writes.
-    #[must_use]
     pub fn attempt(&self) -> u32 {
         self.record.attempt
     }

@@ -44,7 +44,6 @@ pub struct WorkerMetrics {
 
 impl WorkerMetrics {
     /// Registers them; once a process and stage.
-    #[must_use]
     pub fn register(metrics: &Metrics, stage: Stage, slots: usize) -> Self {
         let ours = Self {
             units: Family::default(),

@@ -35,7 +35,6 @@ pub enum PemError {
 
 impl<'a> PemFile<'a> {
     /// The file at `path`, named by `setting`, such as `ingest.tls.cert`.
-    #[must_use]
     pub const fn new(setting: &'static str, path: &'a Path) -> Self {
         Self { setting, path }
     }

@@ -35,7 +35,6 @@ pub enum Stopped {
 impl Stopped {
     /// What a record means for the worker that has the unit; `None` where it may go on. `attempt` is its fence, which only
     /// decode has.
-    #[must_use]
     pub fn by(
         unit: &WorkUnit,
         attempt: Option<u32>,

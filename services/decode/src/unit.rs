@@ -142,7 +142,6 @@ pub fn declared(
 }
 
 /// How many images have tokens that were made for another job than this. Tokens that name no job count as this one's.
-#[must_use]
 pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
     let tokens = manifest.tokens.iter();
     let others = tokens.filter(|entry| !entry.made_for.is_empty() && entry.made_for != made_for);
@@ -150,7 +149,6 @@ pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
 }
 
 /// The kinds of device that made tokens, given that of each chunk's: each once, in their order, without those that are not known.
-#[must_use]
 pub(crate) fn devices<'a>(of_chunks: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut devices: Vec<String> = Vec::new();
     for device in of_chunks.filter(|device| !device.is_empty()) {

@@ -77,7 +77,6 @@ pub struct Place {
 
 impl Held {
     /// Where its message is.
-    #[must_use]
     pub fn place(&self) -> Place {
         Place {
             stage: self.unit.stage,
@@ -130,7 +129,6 @@ pub struct Index {
 
 impl Index {
     /// An empty one.
-    #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -286,7 +284,6 @@ impl Index {
     }
 
     /// Every (stage, pool) that holds units and has no room for them: a recount may find some.
-    #[must_use]
     pub fn full(&self) -> Vec<LaneKey> {
         let full = self
             .lanes
@@ -297,7 +294,6 @@ impl Index {
 
     /// As [`Index::full`], each with the classes of which something is out: nothing of the others can have ended there, so that
     /// a count of them would find no room. A count of [`Index::recount`] that leaves them at nothing changes nothing of them.
-    #[must_use]
     pub fn full_and_out(&self) -> Vec<(LaneKey, Vec<Class>)> {
         let full = self.full().into_iter().map(|key| {
             let out = self.lanes.get(&key).map(Lane::classes_out);
@@ -307,13 +303,11 @@ impl Index {
     }
 
     /// Every (stage, pool) seen so far.
-    #[must_use]
     pub fn lanes(&self) -> Vec<LaneKey> {
         self.lanes.keys().cloned().collect()
     }
 
     /// Held and released units, for the gauge.
-    #[must_use]
     pub fn backlog(&self) -> Vec<Backlog> {
         let lanes = self.lanes.iter().flat_map(|(key, lane)| {
             Class::ALL.iter().map(|class| Backlog {

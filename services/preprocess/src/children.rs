@@ -37,7 +37,6 @@ pub struct Times {
 
 impl Times {
     /// So much of the processor, and five times as much by the clock.
-    #[must_use]
     pub fn of(processor_max: Duration) -> Self {
         Self {
             processor_max,

@@ -104,13 +104,11 @@ struct Decoder {
 
 impl Codecs {
     /// Processes of the program that asks. `/proc/self/exe` is it even after an update has replaced its file.
-    #[must_use]
     pub fn of_this_program(limits: CodecLimits) -> Self {
         Self::new(PathBuf::from("/proc/self/exe"), limits)
     }
 
     /// Processes of a program that becomes a decoder when it gets [`ARGUMENT`].
-    #[must_use]
     pub fn new(program: PathBuf, limits: CodecLimits) -> Self {
         Self {
             program,

@@ -31,7 +31,6 @@ pub struct NewJob {
 
 impl JobRecord {
     /// The record that a job begins with.
-    #[must_use]
     pub fn accepted(job: NewJob) -> Self {
         Self {
             state: JobState::Accepted,

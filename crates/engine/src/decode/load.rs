@@ -67,7 +67,6 @@ pub struct DecodeLoad {
 
 impl DecodeLoad {
     /// All that was proposed and verified, by whomever.
-    #[must_use]
     pub const fn verified(&self) -> Verified {
         Verified {
             proposed: self.looked_up.proposed + self.drafted.proposed,

@@ -135,7 +135,6 @@ struct Before {
 }
 
 /// Reads what a report says of changes.
-#[must_use]
 pub fn compare(report: &str) -> Comparison {
     let mut comparison = Comparison::default();
     for sentence in text::sentences(report) {

@@ -113,7 +113,6 @@ impl Label {
     }
 
     /// By any of its names; case, spaces, dashes and underscores don't matter.
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let plain = |name: &str| name.to_lowercase().replace([' ', '-'], "_");
         let name = plain(name.trim());
@@ -125,7 +124,6 @@ impl Label {
     }
 
     /// CheXpert's name.
-    #[must_use]
     pub(crate) fn chexpert(self) -> &'static str {
         NAMES
             .iter()
@@ -134,7 +132,6 @@ impl Label {
     }
 
     /// The name in phantom sets, for those labels that these have.
-    #[must_use]
     pub fn phantom(self) -> Option<&'static str> {
         NAMES
             .iter()
@@ -143,7 +140,6 @@ impl Label {
     }
 
     /// Whether it lies on one side of the patient, so that a report is to name that.
-    #[must_use]
     pub const fn is_sided(self) -> bool {
         matches!(
             self,

@@ -23,13 +23,11 @@ pub struct Statistics {
 
 impl Statistics {
     /// Of words as mteval-v13a.
-    #[must_use]
     pub fn of(said: &str, reference: &str) -> Self {
         Self::of_words(&words_13a(said), &words_13a(reference))
     }
 
     /// Of words between spaces.
-    #[must_use]
     pub fn spaced(said: &str, reference: &str) -> Self {
         let words = |text: &str| {
             text.split_whitespace()
@@ -75,7 +73,6 @@ impl Statistics {
 }
 
 /// BLEU-`order` of summed statistics; 0..=1.
-#[must_use]
 pub fn corpus(statistics: &Statistics, order: usize) -> f64 {
     let order = order.clamp(1, ORDER_MAX);
     let matches = &statistics.matches[..order];
@@ -111,7 +108,6 @@ fn brevity(said: f64, reference: f64) -> f64 {
 
 /// BLEU-`order` as coco-caption's `bleu_scorer.py`: every precision is (matches + 1e−15) / (n-grams + 1e−9). The same for
 /// one report and for summed statistics; words are those between spaces ([`Statistics::spaced`]).
-#[must_use]
 pub fn coco(statistics: &Statistics, order: usize) -> f64 {
     let order = order.clamp(1, ORDER_MAX);
     let precisions = statistics.matches.iter().zip(&statistics.totals);
@@ -129,7 +125,6 @@ pub fn coco(statistics: &Statistics, order: usize) -> f64 {
 }
 
 /// The words of mteval-v13a, as sacrebleu's `13a` makes them: five passes, in this order.
-#[must_use]
 pub fn words_13a(text: &str) -> Vec<String> {
     let mut text = text
         .trim_end()

@@ -18,7 +18,6 @@ pub struct Bootstrap {
 
 impl Bootstrap {
     /// 1000 draws, 95 %.
-    #[must_use]
     pub const fn seeded(seed: u64) -> Self {
         Self {
             resamples: 1000,
@@ -49,7 +48,6 @@ pub struct Draws {
 
 impl Draws {
     /// Draws from `count` records.
-    #[must_use]
     pub fn new(plan: &Bootstrap, count: usize) -> Self {
         let mut random = StdRng::seed_from_u64(plan.seed);
         let resamples = if count == 0 { 0 } else { plan.resamples };
@@ -71,7 +69,6 @@ impl Draws {
     }
 
     /// The weights of the whole set: one for each record.
-    #[must_use]
     pub fn whole(&self) -> &[f64] {
         &self.whole
     }
@@ -99,7 +96,6 @@ impl Draws {
 }
 
 /// The quantile of sorted values, between two by their distance (numpy's `linear`).
-#[must_use]
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = share.clamp(0.0, 1.0) * last as f64;

@@ -28,7 +28,6 @@ pub struct Rouge {
 }
 
 /// ROUGE of a report for a reference.
-#[must_use]
 pub fn rouge(said: &str, reference: &str, words: Words) -> Rouge {
     let (said, reference) = (tokens(said, words), tokens(reference, words));
     Rouge {

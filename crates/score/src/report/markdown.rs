@@ -9,7 +9,6 @@ use crate::metrics::bootstrap::Figure;
 /// Failures that the Markdown lists; the JSON and the page list all.
 const FAILURES_MAX: usize = 20;
 
-#[must_use]
 pub fn markdown(evaluation: &Evaluation) -> String {
     let mut text = String::new();
     // Writing to a String can't fail.
