@@ -1,5 +1,5 @@
-//! Whoever submits, watches, reads, cancels or erases a job, or holds work back, has a line in the audit. Who would read, cancel
-//! or erase the job of another tenant has none: nothing was done to it.
+//! Submitting, watching, reading, cancelling and erasing a job, and pausing work, each write a line to the audit. An attempt on
+//! the job of another tenant writes none, as nothing was done to it.
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, JobState};

@@ -36,7 +36,7 @@ async fn idle_memory() -> Result<()> {
     show("idle memory", &figures)
 }
 
-/// Past the test runner's capture, so that every run of the gate shows its figures.
+/// Written past the test runner's capture, so that every run of the gate shows its figures.
 fn show(name: &str, figures: &serde_json::Value) -> Result<()> {
     ensure!(figures.is_object(), "{figures}");
     writeln!(std::io::stderr(), "{name}: {figures}")?;

@@ -1,4 +1,4 @@
-//! End-to-end tests: one binary, real processes, a nats-server of its own for each test.
+//! End-to-end tests in one binary, with real processes and a nats-server of its own for each test.
 
 mod audit;
 mod autoscale;

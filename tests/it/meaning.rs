@@ -1,5 +1,5 @@
-//! What drafts say is what the pictures show: phantoms with known findings through a whole fleet with the demo model, scored
-//! from the text. And what has to go wrong goes wrong: a mirrored film changes the sides, a blank one has no findings.
+//! Drafts say what the pictures show: phantoms with known findings go through a whole fleet with the demo model, and the texts
+//! are scored. As a check of the check, a mirrored film must change the sides, and a blank one must have no findings.
 //!
 //! The figures of a large set are in `deploy/demo/README.md`; here is a small one, whose numbers are fixed by its seed.
 

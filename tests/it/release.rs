@@ -1,4 +1,4 @@
-//! Whose turn it is: a flood, what operators hold back, what a tenant may have, and what the backlog says meanwhile.
+//! The order of release: floods of one tenant, paused work, budgets of tenants, and the backlog metric meanwhile.
 
 use std::time::Duration;
 

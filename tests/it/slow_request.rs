@@ -1,5 +1,5 @@
-//! Who says less than it should: a caller that does not send its request to the end, a socket that never comes to a call.
-//! Each is given up in its time, and others are served.
+//! Slow and silent clients: a caller that does not finish its request, a socket on which no call is ever made. Each is closed
+//! when its time is over, and other clients are served meanwhile.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What an alert makes of what a process tells: the rules that are shipped, asked by Prometheus's own tool.
+//! Whether the shipped alert rules fire on the metrics that a process exports, by Prometheus's own `promtool`.
 
 use std::net::SocketAddr;
 
@@ -9,13 +9,12 @@ use tokio::process::Command;
 use crate::fleet::http_get;
 use crate::prometheus::program;
 
-/// The rules, as they are shipped.
 pub(crate) const RULES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../deploy/prometheus/medfleet.rules.yaml"
 );
 
-/// What a process tells of a series, which is named as on its page of `/metrics`.
+/// The value of a series, named as on the `/metrics` page of the process.
 pub async fn told(admin: SocketAddr, series: &str) -> Result<i64> {
     let (status, page) = http_get(admin, "/metrics").await?;
     ensure!(status == 200, "/metrics answered {status}");
@@ -25,8 +24,8 @@ pub async fn told(admin: SocketAddr, series: &str) -> Result<i64> {
     value.parse().with_context(|| format!("{series} {value}"))
 }
 
-/// Fails unless an alert fires, or is silent, 25 minutes after Prometheus came, where a process told of each series the first
-/// value for twenty of them, and the second from then on. In such a test it is 1970 when Prometheus comes: times count from then.
+/// Fails unless an alert fires (or is silent, where `fires` is false) 25 minutes after Prometheus has started, if each series had
+/// its first value for the first 20 minutes and its second from then on. In `promtool`'s tests time begins in 1970.
 pub async fn expect(alert: &str, fires: bool, told: &[(&str, (i64, i64))]) -> Result<()> {
     let series = told.iter().map(|(series, (before, after))| {
         // What a scrape adds.

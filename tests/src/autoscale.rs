@@ -1,8 +1,8 @@
-//! What KEDA and the controller behind it would do, on processes: every few moments the backlog is read from ingest's
-//! `/metrics`, the number of workers is decided, and workers are started and stopped by SIGTERM.
+//! An autoscaler for real processes, in place of KEDA and the HorizontalPodAutoscaler: in every turn it reads the backlog from
+//! ingest's `/metrics`, decides the number of workers, and starts workers or stops them by SIGTERM.
 //!
-//! What is decided is `medfleet_plan`'s: the rules that the chart renders, which the simulated day goes by as well. Here they
-//! run some times as fast, all in the same proportion. [`day`] has a fleet follow a day.
+//! The decisions are `medfleet_plan`'s, by the rules that the chart renders and that the simulated day uses as well. Here all
+//! times of the rules are shortened in the same proportion. [`day`] has a fleet follow a day.
 
 pub mod day;
 
@@ -29,16 +29,13 @@ pub struct Scaler {
     changed: Instant,
     workers: Vec<Extra>,
     leaving: Vec<Extra>,
-    /// What it did.
     pub figures: Figures,
 }
 
 /// What a scaler did.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Figures {
-    /// Most workers at a time.
     pub most: usize,
-    /// Workers started.
     pub starts: usize,
     /// Time of all workers, from the order to start to the order to stop.
     pub worker_seconds: f64,
@@ -46,7 +43,6 @@ pub struct Figures {
 
 impl Scaler {
     /// Without any worker; each will have so many slots.
-    #[must_use]
     pub fn new(role: Role, slots: u32, rules: Rules) -> Self {
         let now = Instant::now();
         Self {
@@ -62,13 +58,11 @@ impl Scaler {
     }
 
     /// Workers that run and were not told to stop.
-    #[must_use]
     pub fn running(&self) -> usize {
         self.workers.len()
     }
 
     /// The time from one turn to the next.
-    #[must_use]
     pub fn pause(&self) -> Duration {
         Duration::from_secs_f64(self.controller.rules().turn_seconds)
     }

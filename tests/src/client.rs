@@ -45,11 +45,8 @@ pub struct Client {
 /// What a watcher has received so far; also what it needs to resume.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// Last sequence received.
     pub sequence: u64,
-    /// Attempt the text belongs to.
     pub attempt: u32,
-    /// Text of that attempt.
     pub text: String,
     /// Every state event in order, as (sequence, state, chunks done).
     pub progress: Vec<(u64, JobState, u32)>,
@@ -134,7 +131,6 @@ impl Client {
         present(answer.upload, "upload")
     }
 
-    /// Submits a job.
     pub async fn submit(&self, job: SubmitJobRequest) -> Result<Job, Status> {
         Ok(self.submit_full(job).await?.0)
     }
@@ -150,7 +146,6 @@ impl Client {
         Ok((present(answer.job, "job")?, answer.already_accepted))
     }
 
-    /// Returns a job.
     pub async fn get(&self, name: &str) -> Result<Job, Status> {
         let request = v1::GetJobRequest {
             name: name.into(),
@@ -173,7 +168,6 @@ impl Client {
         present(answer.job, "job")
     }
 
-    /// Returns a result.
     pub async fn result(&self, name: &str) -> Result<v1::Result, Status> {
         let request = v1::GetResultRequest { name: name.into() };
         let answer = ask!(self.stub, get_result, request)?;
@@ -208,14 +202,12 @@ impl Client {
         Ok((page.jobs, page.next_page_token))
     }
 
-    /// Cancels a job.
     pub async fn cancel(&self, name: &str) -> Result<Job, Status> {
         let request = v1::CancelJobRequest { name: name.into() };
         let answer = ask!(self.stub, cancel_job, request)?;
         present(answer.job, "job")
     }
 
-    /// Erases a job.
     pub async fn erase(&self, name: &str) -> Result<v1::EraseJobResponse, Status> {
         let request = v1::EraseJobRequest { name: name.into() };
         ask!(self.stub, erase_job, request)
@@ -263,27 +255,23 @@ impl Client {
         Ok((page.dead_letters, page.next_page_token))
     }
 
-    /// One dead letter.
     pub async fn dead_letter(&self, name: &str) -> Result<v1::DeadLetter, Status> {
         let request = v1::GetDeadLetterRequest { name: name.into() };
         let answer = ask!(self.letters, get_dead_letter, request)?;
         present(answer.dead_letter, "letter")
     }
 
-    /// Starts a dead letter's job over.
     pub async fn replay(&self, name: &str) -> Result<Job, Status> {
         let request = v1::ReplayDeadLetterRequest { name: name.into() };
         let answer = ask!(self.letters, replay_dead_letter, request)?;
         present(answer.job, "job")
     }
 
-    /// Puts a dead letter away.
     pub async fn discard(&self, name: &str) -> Result<(), Status> {
         let request = v1::DiscardDeadLetterRequest { name: name.into() };
         ask!(self.letters, discard_dead_letter, request).map(drop)
     }
 
-    /// Holds work back.
     pub async fn pause(&self, tenant: &str, class: v1::Class) -> Result<v1::Pause, Status> {
         let request = v1::PauseWorkRequest {
             tenant: tenant.to_owned(),
@@ -302,7 +290,6 @@ impl Client {
         ask!(self.operator, resume_work, request).map(drop)
     }
 
-    /// What is held back.
     pub async fn pauses(&self) -> Result<Vec<v1::Pause>, Status> {
         Ok(ask!(self.operator, list_pauses, v1::ListPausesRequest {})?.pauses)
     }
@@ -442,7 +429,6 @@ fn present<T>(message: Option<T>, name: &str) -> Result<T, Status> {
 }
 
 /// Whether nothing follows a state.
-#[must_use]
 pub const fn is_final(state: JobState) -> bool {
     matches!(
         state,
@@ -493,7 +479,6 @@ impl Seen {
 }
 
 /// Whether all of a job's images are encoded.
-#[must_use]
 pub const fn is_encoded(job: &Job) -> bool {
     job.chunks_total > 0 && job.chunks_done == job.chunks_total
 }
@@ -508,7 +493,6 @@ pub fn refused<T>(answer: Result<T, Status>, code: Code) -> Result<Status> {
 }
 
 /// A job over uploads or inline pictures.
-#[must_use]
 pub fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
     SubmitJobRequest {
         task: Some(v1::Task { kind: Some(kind) }),
@@ -517,8 +501,6 @@ pub fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
     }
 }
 
-/// A report job.
-#[must_use]
 pub fn report(inputs: Vec<v1::Input>) -> SubmitJobRequest {
     task(Kind::Report(v1::ReportTask::default()), inputs)
 }
@@ -531,8 +513,6 @@ pub fn pictures(seeds: &[u32]) -> Result<SubmitJobRequest> {
     Ok(report(inputs.collect::<Result<_>>()?))
 }
 
-/// An input sent within the request.
-#[must_use]
 pub fn inline(bytes: Vec<u8>) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Content(bytes.into())),
@@ -540,8 +520,6 @@ pub fn inline(bytes: Vec<u8>) -> v1::Input {
     }
 }
 
-/// An input uploaded before.
-#[must_use]
 pub fn uploaded(name: &str) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Upload(name.into())),

@@ -39,13 +39,11 @@ pub struct Collector {
 pub struct Received {
     /// What is said of who made it.
     pub resource: Vec<KeyValue>,
-    /// The span itself.
     pub span: Span,
 }
 
 impl Received {
     /// An attribute of the span, or else of who made it.
-    #[must_use]
     pub fn attribute(&self, key: &str) -> Option<&Value> {
         let mut all = self.span.attributes.iter().chain(&self.resource);
         all.find(|attribute| attribute.key == key)
@@ -107,7 +105,6 @@ fn keep(spans: &Spans, request: ExportTraceServiceRequest) {
 }
 
 impl Collector {
-    /// Starts listening.
     pub async fn start() -> Result<Self> {
         let listen = async || {
             let listener = TcpListener::bind("127.0.0.1:0").await;
@@ -141,20 +138,15 @@ impl Collector {
         })
     }
 
-    /// The endpoint to configure for gRPC.
-    #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.grpc)
     }
 
-    /// The endpoint to configure for HTTP.
-    #[must_use]
     pub fn http_endpoint(&self) -> String {
         format!("http://{}", self.http)
     }
 
     /// All spans received of one trace, 32 hexadecimal digits.
-    #[must_use]
     pub fn trace(&self, trace_id: &str) -> Vec<Received> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         spans
@@ -165,7 +157,6 @@ impl Collector {
     }
 
     /// Every text in every attribute, event and name of all spans received, and of who made them.
-    #[must_use]
     pub fn texts(&self) -> BTreeSet<String> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         let texts = spans.iter().map(|received| format!("{received:?}"));
@@ -180,7 +171,6 @@ impl Drop for Collector {
 }
 
 /// The spans that no parent in the same list explains, by name: a connected trace has exactly one.
-#[must_use]
 pub fn roots(received: &[Received]) -> Vec<&str> {
     let spans = || received.iter().map(|received| &received.span);
     let known: BTreeSet<&[u8]> = spans().map(|span| span.span_id.as_slice()).collect();

@@ -57,17 +57,12 @@ pub(crate) fn users() -> String {
 /// Where a fleet lives and what it runs.
 #[derive(Debug)]
 pub struct Setting<'a> {
-    /// Its loopback address.
     pub address: Ipv4Addr,
-    /// Its NATS.
     pub nats_urls: Vec<String>,
-    /// Copies of every stream.
     pub replicas: u8,
-    /// Its folder.
     pub folder: &'a Path,
     /// Where its blobs are, unless the test asked for another place.
     pub blobs: PathBuf,
-    /// What the test asked for.
     pub options: &'a Options,
     /// Which of several processes of the service; its ports follow from it.
     pub instance: u16,
@@ -102,17 +97,11 @@ pub(crate) fn tokens(
     Ok(secrets)
 }
 
-/// The configuration file of a role.
-#[must_use]
 pub fn of(role: Role, setting: &Setting<'_>) -> String {
     let mut file = shared(role, setting);
     let service = match role {
         Role::Ingest => ingest(setting),
-        // So little that a test's file can want more.
-        Role::Preprocess => toml! {
-            pool = "test-pool"
-            codec_memory_bytes_max = "128 MiB"
-        },
+        Role::Preprocess => preprocess(setting.options.model),
         Role::Encode => {
             let mut encode = toml! { pool = "test-pool" };
             encode.insert("listen".into(), setting.listen(TOKEN_PORT).into());
@@ -130,76 +119,73 @@ pub fn of(role: Role, setting: &Setting<'_>) -> String {
         }
     };
     file.insert(role.name().into(), Value::Table(service));
-    if role == Role::Preprocess
-        && let Some(Value::Table(preprocess)) = file.get_mut("preprocess")
-    {
-        let side = match setting.options.model {
-            Model::Tiny => TINY_SIDE,
-            Model::Simulated(_) => SIMULATED_SIDE,
-            Model::Embedder => {
-                preprocess.insert("convention".into(), "medsiglip".into());
-                EMBEDDER_SIDE
-            }
-        };
-        preprocess.insert("frame_side".into(), Value::Integer(side));
-    }
     if matches!(role, Role::Encode | Role::Decode) {
         file.insert("model".into(), Value::Table(model(setting.options.model)));
     }
     file.to_string()
 }
 
+/// What every role's file has: the process, the queue, the blob store.
 fn shared(role: Role, setting: &Setting<'_>) -> Table {
-    let mut file = toml! {
-        [process]
-        drain = "20s"
-        [process.telemetry]
+    let options = setting.options;
+    let mut telemetry = toml! {
         log = "info"
         log_format = "text"
-        [queue]
-        [store]
     };
-    if let (true, Some(Value::Table(process))) =
-        (setting.options.talkative, file.get_mut("process"))
-    {
-        set(process, "telemetry", "log", "debug".to_owned());
+    if options.talkative {
+        telemetry.insert("log".into(), "debug".into());
     }
-    set(
-        &mut file,
-        "process",
-        "admin_listen",
-        setting.listen(role.admin_port()),
-    );
-    if let (Some(endpoint), Some(Value::Table(process))) =
-        (&setting.options.otlp_endpoint, file.get_mut("process"))
-    {
-        set(process, "telemetry", "otlp_endpoint", endpoint.clone());
-        let protocol = setting.options.otlp_protocol.to_owned();
-        set(process, "telemetry", "otlp_protocol", protocol);
+    if let Some(endpoint) = &options.otlp_endpoint {
+        telemetry.insert("otlp_endpoint".into(), endpoint.clone().into());
+        telemetry.insert("otlp_protocol".into(), options.otlp_protocol.into());
     }
-    if let Some(Value::Table(queue)) = file.get_mut("queue") {
-        queue.insert("urls".into(), Value::from(setting.nats_urls.clone()));
-        queue.insert("replicas".into(), i64::from(setting.replicas).into());
-        queue.insert("ack_wait".into(), ACK_WAIT.into());
-        queue.insert("request_timeout".into(), REQUEST_TIMEOUT.into());
-        if setting.options.roles {
-            queue.insert("user".into(), role.name().into());
-            queue.insert("password".into(), NATS_PASSWORD.into());
+    let mut process = toml! { drain = "20s" };
+    let admin = setting.listen(role.admin_port());
+    process.insert("admin_listen".into(), admin.into());
+    process.insert("telemetry".into(), Value::Table(telemetry));
+    let mut queue = Table::new();
+    queue.insert("urls".into(), Value::from(setting.nats_urls.clone()));
+    queue.insert("replicas".into(), i64::from(setting.replicas).into());
+    queue.insert("ack_wait".into(), ACK_WAIT.into());
+    queue.insert("request_timeout".into(), REQUEST_TIMEOUT.into());
+    if options.roles {
+        queue.insert("user".into(), role.name().into());
+        queue.insert("password".into(), NATS_PASSWORD.into());
+    }
+    queue.extend(options.queue.clone());
+    let backend = options.store.clone().unwrap_or_else(|| {
+        let path = setting.blobs.display().to_string();
+        Table::from_iter([
+            ("kind".into(), "folder".into()),
+            ("path".into(), path.into()),
+        ])
+    });
+    let mut store = Table::new();
+    store.insert("key".into(), KEY.into());
+    store.insert("backend".into(), Value::Table(backend));
+    Table::from_iter([
+        ("process".into(), Value::Table(process)),
+        ("queue".into(), Value::Table(queue)),
+        ("store".into(), Value::Table(store)),
+    ])
+}
+
+fn preprocess(model: Model) -> Table {
+    // So little memory that a test's file can want more.
+    let mut preprocess = toml! {
+        pool = "test-pool"
+        codec_memory_bytes_max = "128 MiB"
+    };
+    let side = match model {
+        Model::Tiny => TINY_SIDE,
+        Model::Simulated(_) => SIMULATED_SIDE,
+        Model::Embedder => {
+            preprocess.insert("convention".into(), "medsiglip".into());
+            EMBEDDER_SIDE
         }
-        queue.extend(setting.options.queue.clone());
-    }
-    if let Some(Value::Table(store)) = file.get_mut("store") {
-        store.insert("key".into(), KEY.into());
-        let backend = setting.options.store.clone().unwrap_or_else(|| {
-            let path = setting.blobs.display().to_string();
-            Table::from_iter([
-                ("kind".into(), "folder".into()),
-                ("path".into(), path.into()),
-            ])
-        });
-        store.insert("backend".into(), Value::Table(backend));
-    }
-    file
+    };
+    preprocess.insert("frame_side".into(), Value::Integer(side));
+    preprocess
 }
 
 fn ingest(setting: &Setting<'_>) -> Table {
@@ -220,15 +206,8 @@ fn ingest(setting: &Setting<'_>) -> Table {
         ingest.insert("tls".into(), tls(setting));
     }
     ingest.insert("listen".into(), setting.listen(API_PORT).into());
-    ingest.insert(
-        "tokens".into(),
-        setting
-            .folder
-            .join("tokens.toml")
-            .display()
-            .to_string()
-            .into(),
-    );
+    let tokens = setting.folder.join("tokens.toml").display().to_string();
+    ingest.insert("tokens".into(), tokens.into());
     ingest.extend(setting.options.ingest.clone());
     ingest
 }
@@ -251,13 +230,11 @@ fn tls(setting: &Setting<'_>) -> Value {
 
 /// Encoders known by the fleet's certificate, which signs itself, and with time enough to ask them.
 fn fetch(setting: &Setting<'_>) -> Table {
-    let mut decode = toml! {
-        fetch_timeout = "10s"
-        [fetch_tls]
-        server_name = "localhost"
-    };
+    let mut tls = toml! { server_name = "localhost" };
     let ca = setting.folder.join("tls.crt").display().to_string();
-    set(&mut decode, "fetch_tls", "ca", ca);
+    tls.insert("ca".into(), ca.into());
+    let mut decode = toml! { fetch_timeout = "10s" };
+    decode.insert("fetch_tls".into(), Value::Table(tls));
     decode
 }
 
@@ -291,12 +268,6 @@ fn folder(path: &Path) -> Table {
     };
     table.insert("path".into(), path.display().to_string().into());
     table
-}
-
-fn set(table: &mut Table, section: &str, key: &str, value: String) {
-    if let Some(Value::Table(section)) = table.get_mut(section) {
-        section.insert(key.into(), value.into());
-    }
 }
 
 /// A fleet's blobs in a folder, opened behind its back with its key.

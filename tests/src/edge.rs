@@ -103,7 +103,7 @@ impl Edge {
         .await
     }
 
-    /// Says what is in its table `ingest.edge`, from its next start on.
+    /// Sets its table `ingest.edge`, from its next start on.
     pub fn configure(&self, more: Table) -> Result<()> {
         fs::write(self.config(), self.settings(more)?).context("write the edge's configuration")
     }
@@ -142,7 +142,7 @@ impl Edge {
         Ok(file.to_string())
     }
 
-    /// Says which tokens the hub knows the tenants by.
+    /// Sets the tokens by which the hub knows the tenants.
     pub fn know(&self, tokens: &[(&str, String)]) -> Result<()> {
         let table: Table = tokens
             .iter()
@@ -177,13 +177,10 @@ impl Edge {
         Client::connect(&format!("http://{}:{API_PORT}", self.address), token).await
     }
 
-    /// The link to the hub.
-    #[must_use]
     pub const fn link(&self) -> &FaultyLink {
         &self.link
     }
 
-    /// Kills the edge's ingest at once.
     pub async fn kill9(&self) -> Result<()> {
         let mut child = self.process.lock().await.take().context("it runs")?;
         child.kill().await.context("kill the edge")
@@ -200,7 +197,6 @@ impl Edge {
         ready.with_context(|| self.log().unwrap_or_default())
     }
 
-    /// Its log.
     pub fn log(&self) -> Result<String> {
         fs::read_to_string(self.log_path()).context("read the edge's log")
     }
@@ -231,8 +227,6 @@ impl Edge {
             .await
     }
 
-    /// Its folder.
-    #[must_use]
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_path_buf()
     }

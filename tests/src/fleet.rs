@@ -48,7 +48,6 @@ impl Role {
     pub const ALL: [Self; 4] = [Self::Ingest, Self::Preprocess, Self::Encode, Self::Decode];
 
     /// Its name, as in its binary and its configuration.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
@@ -69,7 +68,6 @@ impl Role {
     }
 
     /// Its admin port on the fleet's address.
-    #[must_use]
     pub const fn admin_port(self) -> u16 {
         match self {
             Self::Ingest => 9001,
@@ -80,20 +78,15 @@ impl Role {
     }
 }
 
-/// How long the simulated model takes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
-    /// Milliseconds to encode an image.
     pub encode_millis: u64,
-    /// Milliseconds of a prefill.
     pub prefill_millis: u64,
-    /// Milliseconds of a decode step.
     pub step_millis: u64,
 }
 
 impl Pace {
     /// So many milliseconds a token; all else as by default.
-    #[must_use]
     pub fn writing(step_millis: u64) -> Self {
         Self {
             step_millis,
@@ -105,20 +98,16 @@ impl Pace {
 /// What encodes and decodes.
 #[derive(Debug, Clone, Copy)]
 pub enum Model {
-    /// The tiny checkpoint.
     Tiny,
     /// The simulated backend.
     Simulated(Pace),
-    /// The tiny checkpoint of MedSigLIP's form.
     Embedder,
 }
 
-/// How a fleet is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What encodes and decodes.
     pub model: Model,
-    /// Version of nats-server.
     pub nats: &'static str,
     /// Where traces go.
     pub otlp_endpoint: Option<String>,
@@ -249,7 +238,6 @@ impl Fleet {
         .await
     }
 
-    /// A client of a tenant.
     pub async fn client(&self, tenant: &str) -> Result<Client> {
         Client::connect(&self.url(), &self.token(tenant)).await
     }
@@ -259,20 +247,15 @@ impl Fleet {
         Ok((self.client("st-mary").await?, self.client("st-john").await?))
     }
 
-    /// The address of the public API.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}:{API_PORT}", self.address)
     }
 
     /// Host and port of the public API.
-    #[must_use]
     pub fn api(&self) -> SocketAddr {
         SocketAddr::from((self.address, API_PORT))
     }
 
-    /// The token of a tenant.
-    #[must_use]
     pub fn token(&self, tenant: &str) -> String {
         self.tokens.get(tenant).cloned().unwrap_or_default()
     }
@@ -296,14 +279,10 @@ impl Fleet {
         lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// The file of token hashes.
-    #[must_use]
     pub fn tokens_file(&self) -> PathBuf {
         self.folder.path().join("tokens.toml")
     }
 
-    /// The admin address of a role.
-    #[must_use]
     pub fn admin(&self, role: Role) -> SocketAddr {
         SocketAddr::from((self.address, role.admin_port()))
     }
@@ -314,7 +293,6 @@ impl Fleet {
         self.wait_ready(role).await
     }
 
-    /// Kills a role at once.
     pub async fn kill9(&self, role: Role) -> Result<()> {
         let mut child = self.take(role).await?;
         child
@@ -340,7 +318,6 @@ impl Fleet {
         nats.restart().await
     }
 
-    /// Kills nats-server for good.
     pub async fn kill_nats(&self) -> Result<()> {
         self.nats.lock().await.kill9().await
     }
@@ -375,7 +352,7 @@ impl Fleet {
         fs::write(path, bytes).context("damage a blob")
     }
 
-    /// Puts a folder in the place of one study of `st-john`, so that it cannot be read for now; what undoes that.
+    /// Puts a folder in the place of one study of `st-john`, so that it cannot be read for now. Returns what undoes that.
     pub fn hide_study(&self) -> Result<impl FnOnce() -> Result<()>> {
         let path = self.one_blob("st-john", "study")?;
         let aside = self.folder.path().join("hidden");
@@ -396,7 +373,6 @@ impl Fleet {
         names.collect()
     }
 
-    /// The logs of all roles.
     pub fn logs(&self) -> Result<Vec<String>> {
         Role::ALL
             .iter()
@@ -421,7 +397,6 @@ impl Fleet {
     }
 
     /// The last lines of a role's log, for messages of failed tests.
-    #[must_use]
     pub fn log_end(&self, role: Role) -> String {
         log_end(&self.log(role))
     }

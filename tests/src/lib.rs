@@ -1,6 +1,9 @@
 //! The harness of the end-to-end tests: real service processes, a real nats-server, a client that speaks only the public API.
-//! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`gguf`] (a model in llama.cpp's form), [`collector`] (what it traces), [`rotel`] (who may stand between), [`alerts`] (what it tells, and who is called), [`prometheus`] (who watches it), [`s3`] (where its blobs may lie),
-//! [`chaos`] (how it is broken), [`virtual_time`] (how it is broken without waiting), [`autoscale`] (who starts and stops workers), [`upgrade`] (what another release left behind), [`mod@edge`] (a hospital that hands its jobs on to a fleet).
+//! Reading order: [`fleet`] (processes of a fleet), [`client`] (a client of the public API), [`picture`] (test images),
+//! [`mod@edge`] (a hospital's edge before a fleet), [`gguf`] (a model in llama.cpp's format), [`collector`] and [`rotel`]
+//! (receivers of traces), [`prometheus`] and [`alerts`] (metrics and the alerts on them), [`s3`] (a blob store in S3); then
+//! [`chaos`] (faults on real processes), [`virtual_time`] (faults in a simulation), [`autoscale`] (workers that follow the load),
+//! [`upgrade`] (data and processes of an earlier release).
 
 pub mod alerts;
 pub mod autoscale;

@@ -1,5 +1,5 @@
-//! A server of others for one test: a program of the cache as a process of its own, with free ports and a folder that go
-//! with it.
+//! A third-party server for one test: a program of the cache in a process of its own, with free ports, and a folder that is
+//! removed with it.
 
 use std::fs;
 use std::net::TcpListener;
@@ -15,9 +15,8 @@ use tempfile::TempDir;
 use crate::client::PATIENCE;
 use crate::process::{log_end, signal};
 
-/// Starts until one finds its ports still free.
+/// How often a start is tried, in case another process takes one of the ports meanwhile.
 const TRIES: usize = 3;
-/// Its log, in its folder.
 const LOG: &str = "log";
 
 /// A running server. Dropping it kills it and removes its folder.
@@ -31,8 +30,8 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Starts a program that needs so many ports: `prepare` tells it these and where its folder is, and it is ready once it
-    /// `answers` on them.
+    /// Starts a program with `ports` free ports: `prepare` sets its arguments for these ports and its folder, and it is ready
+    /// once it `answers` on them.
     pub(crate) async fn start(
         program: PathBuf,
         ports: usize,

@@ -54,19 +54,16 @@ pub fn radiograph(name: &str) -> Result<Vec<u8>> {
 }
 
 /// The tiny checkpoint of MedSigLIP's form, of the model's own tests.
-#[must_use]
 pub fn tiny_embedder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/fixtures/tiny_medsiglip")
 }
 
 /// The tiny checkpoint that the repository ships.
-#[must_use]
 pub fn tiny_model() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/tiny")
 }
 
 /// A DICOM file whose JPEG 2000 takes more memory than a decoder of the test fleet may have, so that it ends the decoder.
-#[must_use]
 pub fn deadly() -> Vec<u8> {
     const LARGE: &[u8] = include_bytes!("../../services/preprocess/tests/it/large.j2k");
     let header = Header {

@@ -1,5 +1,4 @@
-//! A Prometheus that watches a fleet, with the rules that are shipped: the real one, of the package that the gate takes promtool
-//! from.
+//! A real Prometheus that watches a fleet with the shipped rules; it is in the package that the gate takes promtool from.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +14,6 @@ use crate::client::PATIENCE;
 use crate::fleet::{Fleet, Role, binary, http_get};
 use crate::outside::Outside;
 
-/// Its configuration, in its folder.
 const CONFIG: &str = "prometheus.yaml";
 /// How `cargo xtask observe --ask` begins the line of a query without data, and of what is not as the reference says.
 const AMISS: [&str; 2] = ["observe: no data: ", "series: "];
@@ -68,8 +66,8 @@ impl Prometheus {
         .await
     }
 
-    /// The queries of dashboards, rules and chart that it has no data for, and what it scraped that is not as the reference of
-    /// metrics says, a line each.
+    /// The queries of dashboards, rules and chart for which it has no data, and the scraped series that differ from the reference
+    /// of metrics, a line each.
     pub async fn amiss(&self) -> Result<Vec<String>> {
         let url = format!("http://{}", address(&self.0.ports));
         let mut ask = Command::new(binary("xtask")?);

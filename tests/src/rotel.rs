@@ -1,5 +1,5 @@
-//! A collector of others in the way of traces: rotel, which takes them over OTLP, puts them into batches of its own and hands
-//! these on over OTLP, packed.
+//! A third-party collector between a fleet and the test's own: rotel, which takes traces over OTLP, batches them anew and
+//! forwards them over OTLP, compressed.
 
 use std::net::Ipv4Addr;
 
@@ -28,7 +28,7 @@ impl Rotel {
                     command.arg(format!("--otlp-{protocol}-endpoint=127.0.0.1:{port}"));
                 }
                 command.arg(format!("--otlp-exporter-endpoint={to}"));
-                // This release packs by gzip whatever it is told, and what it packs our receiver of gRPC does not take.
+                // This release compresses with gzip whatever its settings say, and our gRPC receiver does not take that.
                 command.arg("--otlp-exporter-protocol=http");
                 Ok(())
             },
@@ -37,8 +37,6 @@ impl Rotel {
         Ok(Self(server.await?))
     }
 
-    /// The endpoint to configure for gRPC.
-    #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.0.ports[0])
     }

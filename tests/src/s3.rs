@@ -65,7 +65,6 @@ impl S3Server {
     }
 
     /// The server's certificate, which signs itself.
-    #[must_use]
     pub fn authority(&self) -> PathBuf {
         self.server.folder.path().join(CERTIFICATE)
     }
@@ -89,7 +88,6 @@ impl S3Server {
     }
 
     /// The `store.backend` of a configuration that keeps its blobs here.
-    #[must_use]
     pub fn backend(&self) -> Table {
         let mut table = toml! {
             kind = "s3"

@@ -1,13 +1,13 @@
-//! Chaos in one process and in virtual time: the jobs of a seed go through a fleet of which every wait is a place to crash,
-//! to pause, or to lose an answer, whose clocks differ and jump, and a seed replays to the step.
+//! Deterministic simulation: the jobs of a seed go through a fleet in one process and in virtual time. At every wait a process
+//! may crash, pause, or lose an answer; clocks differ and jump. A seed replays exactly, step by step.
 //!
-//! What is decided is decided by the fleet's own pure code: core's state machine, `protocol` and `invariant`, and `unit.rs` of
-//! `ingest`, `preprocess`, `encode` and `decode`. Written here again are the loops around it, and what nats-server and a blob
-//! store promise; `docs/reliability.md` says what that leaves out.
+//! All decisions are made by the fleet's own pure code: core's state machine, `protocol` and `invariant`, and `unit.rs` of
+//! `ingest`, `preprocess`, `encode` and `decode`. Only the loops around it, and the guarantees of nats-server and of the blob
+//! store, are written here again; `docs/reliability.md` says what that leaves out.
 //!
-//! Reading order: `timeline` (true time), `clocks` (what each machine takes it for), `server` and `blobs` (what is
-//! promised), `wire` (a process's way there), `slot` and `stages` (a worker), `desk` and `dispatcher` (`ingest`),
-//! `load` (jobs), `faults`, `check`.
+//! Reading order: `timeline` (true time), `clocks` (what each machine takes it for), `server` and `blobs` (what is promised),
+//! `wire` (a process's way there), `slot` and `stages` (a worker), `desk` and `dispatcher` (`ingest`), `load` (jobs), `faults`,
+//! `check`.
 
 mod blobs;
 mod check;
@@ -53,7 +53,6 @@ const PENDING_AFTER: u64 = 4 * REQUEST_TIMEOUT;
 const OUTDATED_MAX: u64 = 6_000;
 /// As in `ingest`: what changed meanwhile must be seen as it is.
 const SWEEP_AGE: u64 = PENDING_AFTER / 2 + OUTDATED_MAX;
-/// Jobs of a seed.
 pub const JOBS: u64 = 40;
 /// Until when jobs come and things go wrong.
 const HORIZON: u64 = 60_000;
@@ -72,7 +71,6 @@ const POOL: &str = "main";
 /// A mistake around the pure code, to show that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
-    /// None.
     Nothing,
     /// A record is stored whatever it was meanwhile.
     BlindStore,
@@ -95,7 +93,6 @@ pub enum Plant {
 /// What a seed came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The seed.
     pub seed: u64,
     /// How many jobs ended how, by the word of the state.
     pub ends: BTreeMap<&'static str, u64>,
@@ -140,7 +137,6 @@ pub fn run(seed: u64, plant: Plant) -> Result<Report> {
     })
 }
 
-/// Everything.
 struct World {
     timeline: Timeline,
     server: Rc<RefCell<Server>>,
@@ -208,7 +204,6 @@ impl World {
         }
     }
 
-    /// Starts a process.
     fn begin(self: &Rc<Self>, process: &Rc<Process>) {
         process.is_up.set(true);
         process.drain_until.set(None);

@@ -1,9 +1,8 @@
-//! An error with its causes in one line: a field of a log that is given an error itself has its own text alone.
+//! An error with its causes in one line: tracing writes only the error's own text where a field is given the error itself.
 
 use std::error::Error;
 
 /// An error and its causes in one line, separated by colons.
-#[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

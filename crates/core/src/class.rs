@@ -11,7 +11,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 pub struct UnknownWord {
     /// Which set.
     pub what: &'static str,
-    /// Its words.
     pub allowed: String,
 }
 
@@ -28,7 +27,6 @@ macro_rules! closed_set {
             $vis const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The one text form.
-            #[must_use]
             $vis const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
@@ -171,7 +169,6 @@ closed_set!(
 
 impl TaskKind {
     /// How many images the task takes: least and most (`None`: as many as the fleet's limit allows).
-    #[must_use]
     pub const fn images(self) -> (u32, Option<u32>) {
         match self {
             Self::Answer => (0, None),
@@ -184,7 +181,6 @@ impl TaskKind {
     }
 
     /// Whether it is done by a model that compares pictures and texts (MedSigLIP), and not by one that writes.
-    #[must_use]
     pub const fn compares(self) -> bool {
         matches!(self, Self::Embed | Self::ZeroShot)
     }

@@ -1,5 +1,5 @@
-//! What a job, or a unit of it, is expected to take of a slot of each stage. Rates are estimated once, at accept; the number
-//! of frames is corrected when preprocessing knows it. Good for taking turns and for planning, never for promises.
+//! The slot time that a job, or a unit of it, is expected to take at each stage. Rates are estimated once, at accept; the number
+//! of frames is corrected when preprocessing knows it. An estimate for fair scheduling and for planning, never a promise.
 
 use crate::Stage;
 
@@ -20,7 +20,6 @@ pub struct Cost {
 
 impl Cost {
     /// What it takes of one stage, in milliseconds.
-    #[must_use]
     pub fn at(&self, stage: Stage) -> u64 {
         let frames = u64::from(self.frames);
         match stage {
@@ -33,7 +32,6 @@ impl Cost {
     }
 
     /// What it takes of all stages together, in milliseconds.
-    #[must_use]
     pub fn whole(&self) -> u64 {
         Stage::ALL.iter().map(|stage| self.at(*stage)).sum()
     }

@@ -13,23 +13,17 @@ pub struct Digest([u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a digest is 32 bytes, 64 lowercase hexadecimal digits; found {found} {unit}")]
 pub struct DigestError {
-    /// How many were found.
     pub found: usize,
     /// Bytes or characters.
     pub unit: &'static str,
 }
 
 impl Digest {
-    /// From raw bytes.
-    #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
     /// From a slice that must be 32 bytes long.
-    ///
-    /// # Errors
-    /// [`DigestError`] with the length found.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, DigestError> {
         <[u8; 32]>::try_from(bytes)
             .map(Self)
@@ -39,8 +33,6 @@ impl Digest {
             })
     }
 
-    /// The raw bytes.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -48,7 +40,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // At one go: the name of every blob has one in it.
+        // Written in one piece, as this is done for the name of every blob.
         let mut text = [0; 64];
         for (pair, byte) in text.chunks_exact_mut(2).zip(&self.0) {
             pair[0] = DIGITS[usize::from(byte >> 4)];

@@ -18,9 +18,9 @@ macro_rules! guards {
 guards! {
     /// A final record stays as it is.
     Final,
-    /// A preprocess starts before there are frames only.
+    /// A preprocess starts only before there are frames.
     PreprocessStart,
-    /// A chunk is encoded while chunks are open only.
+    /// A chunk is encoded only while chunks are open.
     EncodeStart,
     /// A chunk that is done is not started again.
     ChunkOpen,
@@ -28,7 +28,7 @@ guards! {
     DecodeStart,
     /// A unit that keeps failing is given up on.
     Starts,
-    /// A job is completed by its latest attempt only.
+    /// A job is completed only by its latest attempt.
     Fence,
     /// Frames are recorded once.
     FramesOnce,

@@ -17,18 +17,10 @@ pub const ID_CHARS: usize = 32;
 /// A name or id that does not have its form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Not 1 to 32 characters of `[a-z0-9-]`.
     #[error("{what} must be 1 to {NAME_BYTES_MAX} characters of a-z, 0-9 and '-'")]
-    Name {
-        /// Which kind of name.
-        what: &'static str,
-    },
-    /// Not 32 lowercase hexadecimal digits.
+    Name { what: &'static str },
     #[error("{what} must be {ID_CHARS} lowercase hexadecimal digits")]
-    Id {
-        /// Which kind of id.
-        what: &'static str,
-    },
+    Id { what: &'static str },
 }
 
 macro_rules! name_type {
@@ -47,8 +39,6 @@ macro_rules! name_type {
                 if $check(&text) { Ok(Self(text)) } else { Err(IdError::$error { what: $what }) }
             }
 
-            /// The text.
-            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -132,14 +122,12 @@ setting!(PoolName);
 
 impl JobId {
     /// From 128 bits of keyed hash or randomness.
-    #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(hex16(bytes))
     }
 
-    /// Which of so many shards it is in: its first two characters as a number, modulo theirs. Ids are hashed or random, so that
-    /// shards are alike; where 256 is no multiple of their number, some have a part more than others.
-    #[must_use]
+    /// Which of `shards` shards it is in: its first two characters as a number, modulo `shards`. Ids are hashed or random, so
+    /// shards get about the same share; where 256 is no multiple of `shards`, some get slightly more.
     pub fn shard(&self, shards: usize) -> usize {
         let first = self.0.get(..2);
         // An id is hexadecimal.
@@ -157,8 +145,6 @@ impl JobId {
 }
 
 impl UploadId {
-    /// From 128 bits of randomness.
-    #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(hex16(bytes))
     }
@@ -179,13 +165,11 @@ fn hex16(bytes: [u8; 16]) -> String {
 pub struct JobKey {
     /// Whose job.
     pub tenant: TenantId,
-    /// Which job.
     pub job: JobId,
 }
 
 impl JobKey {
     /// Of a tenant and its job.
-    #[must_use]
     pub const fn new(tenant: TenantId, job: JobId) -> Self {
         Self { tenant, job }
     }

@@ -4,7 +4,6 @@
 use crate::{CHUNKS_MAX, JobRecord, JobState};
 
 /// The first invariant that `record` breaks, as a sentence; `None` when all hold.
-#[must_use]
 pub fn violation(record: &JobRecord) -> Option<&'static str> {
     let decoded = matches!(record.state, JobState::Decoding | JobState::Completed);
     if decoded && !record.chunks.all_done() {
@@ -56,12 +55,11 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
 }
 
 /// The first invariant that the change from `before` to `after` breaks; `None` when all hold.
-#[must_use]
 pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'static str> {
     let is_erasure = before.erased.is_none() && after.erased.is_some();
     let is_erasure_at_hub = before.owes_erasure() && !after.owes_erasure();
     let is_handed_on = after.forwarded.is_some() && before.forwarded.is_none();
-    // It ended while nobody knew that the hub has it.
+    // The job ended here while the record did not say that the hub has it.
     let is_found = is_handed_on && before.state.is_final();
     let may_change = is_erasure || is_erasure_at_hub || is_found;
     if before.state.is_final() && before.epoch == after.epoch && before != after && !may_change {

@@ -6,7 +6,6 @@ use std::time::Duration;
 const DOUBLINGS_MAX: u32 = 20;
 
 /// The first pause, doubled so many times, up to the longest.
-#[must_use]
 pub fn doubled(first: Duration, longest: Duration, times: u64) -> Duration {
     let times = u32::try_from(times).unwrap_or(u32::MAX).min(DOUBLINGS_MAX);
     first.saturating_mul(1 << times).min(longest)

@@ -1,5 +1,5 @@
-//! What each side does with what it finds: who changes a record, who goes on, who stops, what follows, and how a unit
-//! ends. Pure; the queue and the workers carry it out, and the model check explores it together with the state machine.
+//! The decisions of the job protocol: who changes a record, who goes on, who stops, what follows a unit, and how it ends. Pure;
+//! the queue and the workers carry them out, and the model check explores them together with the state machine.
 
 use crate::guard::Guard;
 use crate::{
@@ -14,23 +14,18 @@ pub enum Tried {
     Moved(JobRecord),
     /// The state machine does not allow it.
     Refused {
-        /// Why.
         reason: Refused,
         /// The record as found.
         record: JobRecord,
     },
     /// The job was replayed since the work was made.
-    OtherEpoch {
-        /// The record as found.
-        record: JobRecord,
-    },
+    OtherEpoch { record: JobRecord },
     /// There is no such job, or it has expired.
     Missing,
 }
 
 /// Applies a move to a record as it was read. The caller stores what comes out by compare-and-set, and begins anew with
 /// the record it then finds when somebody was faster.
-#[must_use]
 pub fn propose(before: &JobRecord, epoch: Option<u32>, step: &Move, now: UnixMillis) -> Tried {
     let other = epoch.is_some_and(|epoch| epoch != before.epoch);
     if Guard::EpochOfMove.acts(other) {
@@ -61,7 +56,6 @@ pub enum Change {
 }
 
 /// As [`propose`], for a hand-back, a failure or an expiry by a worker. A fenced worker must not make it.
-#[must_use]
 pub fn propose_change(
     before: &JobRecord,
     unit: &WorkUnit,
@@ -99,13 +93,12 @@ pub enum Start {
     Exhausted(Failure),
     /// Nothing to do: the unit is of an older epoch.
     Drop,
-    /// The record is behind the unit, or was not found; come again. A server that has lost its leadership and does not know
-    /// it yet answers so of a job that was accepted since. Records outlive the expiry of their units, which ends this.
+    /// The record is behind the unit, or was not found: try again later. A server that has lost its leadership without knowing it
+    /// yet answers this way about a job that was accepted since. Records outlive the expiry of their units, so this ends.
     Later,
 }
 
 /// Decides after the start was tried.
-#[must_use]
 pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     match tried {
         Tried::Moved(record) => Start::Work(record),
@@ -173,12 +166,10 @@ pub enum Setback {
     Superseded,
     /// Somebody else did the same work meanwhile: queue what follows.
     Repeat,
-    /// The job cannot be done.
     Fail(Failure),
 }
 
 /// Decides when a worker's outcome is refused.
-#[must_use]
 pub fn after_refused(reason: &Refused) -> Setback {
     match reason {
         Refused::Final { .. } | Refused::Erased => Setback::Over,
@@ -203,14 +194,12 @@ pub enum Standing {
     Superseded,
     /// Somebody else has finished the unit.
     Done(Box<JobRecord>),
-    /// The job is final.
     Over(Box<JobRecord>),
     /// Its time is over.
     Expired,
 }
 
 /// Decides at every heartbeat and at every hint.
-#[must_use]
 pub fn standing(
     unit: &WorkUnit,
     attempt: Option<u32>,
@@ -234,7 +223,6 @@ pub fn standing(
 
 /// What follows a unit whose outcome is in the record, each to wait for its turn with what it is expected to take; queueing
 /// it again changes nothing. Whoever finds the last chunk done queues the decode.
-#[must_use]
 pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
     if record.frames.is_none() || unit.stage == Stage::Decode {
         return Vec::new();
@@ -254,14 +242,12 @@ pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
 }
 
 /// The first unit of a job that is accepted and may not be queued yet; none when it has moved on.
-#[must_use]
 pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
     (record.state == JobState::Accepted).then(|| preprocess(key, record))
 }
 
 /// What an open job waits for, by its record alone: for queues that lost it, such as those of a backup that is older or newer
 /// than the records. Queueing it where nothing was lost changes nothing.
-#[must_use]
 pub fn outstanding(key: &JobKey, record: &JobRecord) -> Vec<WorkUnit> {
     let preprocess = preprocess(key, record);
     // The hub does what was handed on.
@@ -288,7 +274,6 @@ fn preprocess(key: &JobKey, record: &JobRecord) -> WorkUnit {
 }
 
 /// Whether a unit that waits is still wanted: its job goes on here, and in no newer epoch.
-#[must_use]
 pub fn is_wanted(unit: &WorkUnit, record: &JobRecord) -> bool {
     let is_over = record.state.is_final() || record.state == JobState::Forwarded;
     // A record of an older epoch is only behind the unit.
@@ -297,13 +282,11 @@ pub fn is_wanted(unit: &WorkUnit, record: &JobRecord) -> bool {
 
 /// Whether a unit takes the place of the one that is queued under its name: one left over from before a replay would keep
 /// the new one out, then be dropped for its age, and the job would wait for ever.
-#[must_use]
 pub fn replaces(unit: &WorkUnit, queued: &WorkUnit) -> bool {
     Guard::OlderGivesWay.acts(queued.epoch < unit.epoch)
 }
 
 /// The verdict on a unit whose job failed: what the sender can mend ends here, the rest is kept for a replay.
-#[must_use]
 pub fn verdict_of_failure(failure: Failure) -> Verdict {
     match failure.reason {
         FailureReason::InputRefused
@@ -321,7 +304,6 @@ pub fn verdict_of_failure(failure: Failure) -> Verdict {
 /// a worker died right after the record. Which worker that was cannot be told from here: the unit may have been this
 /// very one, in the hands of another. So every unit sends the letter; it is one per job and epoch, however often it is sent.
 /// None of an erased job: its letter was removed, and it cannot be started over.
-#[must_use]
 pub fn verdict_of_final(record: &JobRecord) -> Verdict {
     match &record.failure {
         Some(_) if Guard::LetterOfErased.acts(record.erased.is_some()) => Verdict::Done,

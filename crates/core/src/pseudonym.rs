@@ -1,5 +1,5 @@
-//! By which study and patient a job can be found again, as far as its record may know: keyed hashes of the pseudonyms that its
-//! client gave, which are keyed hashes themselves. Nothing leads back from them, and nothing shows them.
+//! By which patient and studies a job can be found again: keyed hashes of the pseudonyms that its client gave, which are keyed
+//! hashes themselves. They do not lead back to a patient, and are never shown.
 
 use std::fmt;
 
@@ -25,20 +25,15 @@ closed_set!(
 pub struct PseudonymHash([u8; HASH_BYTES]);
 
 impl PseudonymHash {
-    /// From raw bytes.
-    #[must_use]
     pub const fn new(bytes: [u8; HASH_BYTES]) -> Self {
         Self(bytes)
     }
 
     /// From a slice, which must be 16 bytes long.
-    #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         <[u8; HASH_BYTES]>::try_from(bytes).ok().map(Self)
     }
 
-    /// The raw bytes.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; HASH_BYTES] {
         &self.0
     }
@@ -53,7 +48,6 @@ impl fmt::Debug for PseudonymHash {
 /// Whose a job is; nothing for a job whose client did not say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Pseudonyms {
-    /// Of the patient.
     pub patient: Option<PseudonymHash>,
     /// Of the studies, in order of their bytes and each once; at most [`STUDIES_MAX`].
     pub studies: Vec<PseudonymHash>,
@@ -61,7 +55,6 @@ pub struct Pseudonyms {
 
 impl Pseudonyms {
     /// Whether the job is of this patient or study.
-    #[must_use]
     pub fn has(&self, kind: PseudonymKind, hash: &PseudonymHash) -> bool {
         match kind {
             PseudonymKind::Patient => self.patient.as_ref() == Some(hash),
@@ -70,7 +63,6 @@ impl Pseudonyms {
     }
 
     /// All of them as bytes, so that two differ where they differ; none where nothing was said.
-    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let patient = self.patient.iter().map(|hash| (b'p', hash));
         let studies = self.studies.iter().map(|hash| (b's', hash));

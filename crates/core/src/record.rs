@@ -46,8 +46,7 @@ closed_set!(
 );
 
 impl JobState {
-    /// Whether nothing can follow (but a replay, which is a new epoch).
-    #[must_use]
+    /// Whether the state is final (only a replay, which begins a new epoch, can follow).
     pub const fn is_final(self) -> bool {
         matches!(
             self,
@@ -66,20 +65,16 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Chunks encoded so far.
-    #[must_use]
     pub const fn done(self) -> u32 {
         self.done_bitmap.count_ones()
     }
 
     /// Whether chunk `chunk` is encoded.
-    #[must_use]
     pub const fn is_done(self, chunk: u32) -> bool {
         chunk < CHUNKS_MAX && self.done_bitmap & (1 << chunk) != 0
     }
 
     /// Whether every chunk is encoded; true for a job without images.
-    #[must_use]
     pub const fn all_done(self) -> bool {
         self.done() == self.total
     }
@@ -88,11 +83,9 @@ impl Chunks {
 /// Starts of units that were not handed back, per stage; encode counts all chunks together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Starts {
-    /// Starts of preprocess.
     pub preprocess: u32,
     /// Starts of encode, all chunks together.
     pub encode: u32,
-    /// Starts of decode.
     pub decode: u32,
 }
 
@@ -109,7 +102,6 @@ impl Starts {
 /// When a job reached each of its steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Times {
-    /// Accepted.
     pub accepted: UnixMillis,
     /// Taken by preprocess for the first time.
     pub released: Option<UnixMillis>,
@@ -134,7 +126,6 @@ pub struct JobRecord {
     pub attempt: u32,
     /// Starts that were not handed back.
     pub starts: Starts,
-    /// Encode chunks.
     pub chunks: Chunks,
     /// Whose workers serve it.
     pub pool: PoolName,
@@ -142,9 +133,7 @@ pub struct JobRecord {
     pub class: Class,
     /// The class that was asked for: above `class` when its tenant's budget of STAT jobs was used up.
     pub class_asked: Class,
-    /// What it does.
     pub task: TaskKind,
-    /// Images declared.
     pub image_count: u32,
     /// Digest of the submitted body: another body under the same request id is refused.
     pub body: Digest,
@@ -179,7 +168,6 @@ pub struct JobRecord {
 pub enum Move {
     /// A worker takes a unit of this stage; refused when it was started too often.
     Start {
-        /// The stage.
         stage: Stage,
         /// Which of the stage's units, as [`crate::WorkUnit::unit`]. A chunk that is done is not started again.
         unit: u32,
@@ -187,10 +175,7 @@ pub enum Move {
         retries_max: u32,
     },
     /// A worker gives a unit back unfinished, by its own wish (drain): the start does not count.
-    HandBack {
-        /// The stage.
-        stage: Stage,
-    },
+    HandBack { stage: Stage },
     /// Frames are durable.
     Preprocessed {
         /// Frames manifest.
@@ -201,17 +186,9 @@ pub enum Move {
         frame_count: u32,
     },
     /// The tokens of a chunk are durable.
-    ChunkEncoded {
-        /// Which chunk.
-        chunk: u32,
-    },
+    ChunkEncoded { chunk: u32 },
     /// The result is durable: the commit point of the job.
-    Complete {
-        /// The attempt that wrote it.
-        attempt: u32,
-        /// Result blob.
-        result: Digest,
-    },
+    Complete { attempt: u32, result: Digest },
     /// The job cannot be done.
     Fail(Failure),
     /// The tenant wants no more of it. A job that the hub does is ended by the hub: the wish is remembered until then.
@@ -247,47 +224,26 @@ pub enum Move {
 /// Why a move is refused. The record is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The job has ended.
     #[error("the job is final: {state}")]
-    Final {
-        /// Its final state.
-        state: JobState,
-    },
+    Final { state: JobState },
     /// The move does not fit the state; the work was already done, or comes too early.
     #[error("{step} is not possible in state {state}")]
-    Illegal {
-        /// What was asked.
-        step: &'static str,
-        /// The state found.
-        state: JobState,
-    },
-    /// A newer attempt owns the job.
+    Illegal { step: &'static str, state: JobState },
     #[error("attempt {yours} was replaced by attempt {current}")]
-    Fenced {
-        /// The caller's attempt.
-        yours: u32,
-        /// The attempt that owns the job.
-        current: u32,
-    },
-    /// The unit was started as often as allowed.
+    Fenced { yours: u32, current: u32 },
     #[error("{stage} was started {starts} times without finishing; {allowed} are allowed")]
     Exhausted {
-        /// The stage.
         stage: Stage,
-        /// Starts so far.
         starts: u32,
-        /// Starts allowed.
         allowed: u32,
     },
     /// A chunk number or count outside the job's.
     #[error("chunk {chunk} is not one of {total}")]
     Chunk {
-        /// The number asked.
         chunk: u32,
         /// What the job, or the format, has.
         total: u32,
     },
-    /// What was stored for the job is gone.
     #[error("the job was erased")]
     Erased,
 }
@@ -357,7 +313,6 @@ impl JobRecord {
     }
 
     /// Whether a decode may start: every declared image is encoded.
-    #[must_use]
     pub(crate) fn is_ready_to_decode(&self) -> bool {
         match self.state {
             JobState::Preprocessed => self.chunks.total == 0,
@@ -401,7 +356,8 @@ impl JobRecord {
         if guard.acts(!legal) {
             return Err(self.illegal(step));
         }
-        // Queued once more than needed, it would use up the starts of the others. With every chunk done none is legal anyway.
+        // A chunk that is done already: starting it again would use up starts of the others. With every chunk done, no start is
+        // legal anyway.
         let is_again =
             stage == Stage::Encode && self.chunks.is_done(unit) && !self.chunks.all_done();
         if Guard::ChunkOpen.acts(is_again) {
@@ -511,7 +467,7 @@ impl JobRecord {
         Ok(Self {
             state: JobState::Accepted,
             epoch: self.epoch + 1,
-            // Attempts are counted on: text is told apart by its attempt, also for who watched the last epoch.
+            // Attempts keep counting across epochs: watchers of the last epoch tell texts apart by their attempt.
             starts: Starts::default(),
             chunks: Chunks::default(),
             frames: None,

@@ -47,26 +47,19 @@ const SIZE_UNITS: [(&str, u64); 5] = [
 pub struct DurationText(u64);
 
 impl DurationText {
-    /// From whole milliseconds.
-    #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// From whole seconds.
-    #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
         Self(seconds.saturating_mul(1_000))
     }
 
-    /// In milliseconds.
-    #[must_use]
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
     /// As the standard library's type.
-    #[must_use]
     pub const fn get(self) -> Duration {
         Duration::from_millis(self.0)
     }
@@ -83,32 +76,26 @@ impl From<DurationText> for Duration {
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    /// From bytes.
-    #[must_use]
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
     /// From units of 1024 × 1024 bytes.
-    #[must_use]
     pub const fn from_mib(mib: u64) -> Self {
         Self(mib.saturating_mul(1 << 20))
     }
 
     /// In bytes.
-    #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
     /// In bytes, for lengths in memory; the largest `usize` where it would not fit.
-    #[must_use]
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
     /// About so many, for people: `512 B`, `2.9 MiB`.
-    #[must_use]
     pub fn rounded(self) -> String {
         const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
         if self.0 < 1024 {
@@ -231,20 +218,16 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for Within<LEAST, MOST> {
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps the text.
-    #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
     /// The text itself, for the one call that needs it.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
     /// Whether there is no text.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -279,6 +262,15 @@ struct SecretVisitor;
 
 const SECRET_IS_TEXT: &str = "a secret is a quoted text or { file = \"…\" }";
 
+/// Methods of [`SecretVisitor`] that refuse a value of their type.
+macro_rules! refuse {
+    ($($visit:ident($value:ty)),+ $(,)?) => {$(
+        fn $visit<E: serde::de::Error>(self, _: $value) -> Result<Secret, E> {
+            Err(E::custom(SECRET_IS_TEXT))
+        }
+    )+};
+}
+
 impl Visitor<'_> for SecretVisitor {
     type Value = Secret;
 
@@ -290,32 +282,14 @@ impl Visitor<'_> for SecretVisitor {
         Ok(Secret::new(text))
     }
 
-    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
-    }
-
-    fn visit_bytes<E: serde::de::Error>(self, _: &[u8]) -> Result<Secret, E> {
-        Err(E::custom(SECRET_IS_TEXT))
+    refuse! {
+        visit_bool(bool),
+        visit_i64(i64),
+        visit_u64(u64),
+        visit_i128(i128),
+        visit_u128(u128),
+        visit_f64(f64),
+        visit_bytes(&[u8]),
     }
 }
 

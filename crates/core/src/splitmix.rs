@@ -5,7 +5,6 @@
 pub const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The number that comes after this state; the state after it is [`STEP`] more, wrapping.
-#[must_use]
 pub const fn mixed(state: u64) -> u64 {
     let z = state.wrapping_add(STEP);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

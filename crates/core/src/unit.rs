@@ -8,9 +8,7 @@ use crate::{Class, Cost, JobKey, PoolName, Stage, UnixMillis, doubled, spread};
 /// A unit of work. Bytes, prompts and lists are blobs that the job's record names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkUnit {
-    /// The job it belongs to.
     pub key: JobKey,
-    /// Which stage does it.
     pub stage: Stage,
     /// Whose workers may do it.
     pub pool: PoolName,

@@ -35,7 +35,6 @@ pub const FAILURE_MESSAGE_BYTES_MAX: usize = 300;
 
 impl Failure {
     /// A failure; a message over the limit is cut at a character border.
-    #[must_use]
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > FAILURE_MESSAGE_BYTES_MAX {

@@ -158,7 +158,6 @@ pub struct Decoding {
 
 impl Decoding {
     /// The most likely tokens, nothing else asked for.
-    #[must_use]
     pub const fn greedy(max_tokens: u32) -> Self {
         Self {
             max_tokens,
@@ -175,8 +174,6 @@ impl Decoding {
         }
     }
 
-    /// How the model samples.
-    #[must_use]
     pub fn sampling(&self) -> model::Sampling {
         model::Sampling {
             temperature: self.temperature,
@@ -305,11 +302,9 @@ pub type Outcome = Vec<Result<Step, EngineError>>;
 pub struct KvMemory {
     /// Its size as the operator set it, in bytes.
     pub budget_bytes: u64,
-    /// Bytes of one block.
     pub block_bytes: u64,
     /// Positions a block, and how much of a long sequence is held at a time.
     pub layout: BlockLayout,
-    /// Blocks in all.
     pub blocks: usize,
     /// Blocks that can be handed out now; the remembered beginnings of prompts count among them.
     pub available: usize,
@@ -317,7 +312,6 @@ pub struct KvMemory {
 
 impl KvMemory {
     /// Most blocks that a sequence of this many tokens takes at a time.
-    #[must_use]
     pub fn blocks_of(&self, tokens: u64) -> usize {
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
         self.layout.blocks_of(tokens)
@@ -450,49 +444,31 @@ pub trait DecodeBackend: Send {
 /// What can go wrong between a service and its model.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// A frame that the encoder does not take.
     #[error("the encoder takes {expected}; found {found}")]
-    Frame {
-        /// What it takes.
-        expected: String,
-        /// What came.
-        found: String,
-    },
-    /// Image tokens that the model does not take.
+    Frame { expected: String, found: String },
     #[error("image tokens have the wrong {what}; expected {expected}, found {found}")]
     Tokens {
-        /// Which property.
         what: &'static str,
-        /// What the model takes.
         expected: String,
-        /// What came.
         found: String,
     },
-    /// The request can never fit; the message carries the arithmetic.
     #[error("{arithmetic}")]
     TooLong {
         /// What was asked for, what there is, and how both were counted.
         arithmetic: String,
     },
-    /// A decoding parameter that is not allowed.
     #[error("decoding.{field} is {found}, allowed is {allowed}")]
     Parameter {
-        /// Which.
         field: &'static str,
-        /// What was asked for.
         found: String,
-        /// What is allowed.
         allowed: String,
     },
     /// A form for the text that cannot be enforced, or that failed while the text was written.
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
-    /// The version of the prompts has no words for what is asked.
     #[error("the prompts of version {version} have no task {task}")]
     NoPrompt {
-        /// Which version.
         version: &'static str,
-        /// Which task.
         task: &'static str,
     },
     /// The model ended, or was cut, before it answered.

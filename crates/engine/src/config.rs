@@ -112,17 +112,13 @@ pub enum GgufWeights {
 /// A model's settings that cannot be together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelConfigError {
-    /// Quantised weights on a device without kernels for them.
     #[error(
         "model.weights is {weights}, and model.device is {device}: quantised weights are multiplied by the kernels of CPUs, allowed: cpu, or cpu with the name of their level"
     )]
     Device {
-        /// What was set.
         weights: &'static str,
-        /// What was set.
         device: ComputeDevice,
     },
-    /// A place to keep what is not made.
     #[error(
         "model.quantised_cache is set, and model.weights is plain, which keeps nothing: set model.weights to q8_0, or leave model.quantised_cache out"
     )]
@@ -414,7 +410,6 @@ impl SimulatedConfig {
 
 impl LoadedModel {
     /// What was loaded.
-    #[must_use]
     pub fn description(&self) -> &Description {
         match self {
             Self::Real(loaded) => loaded.description(),
@@ -424,7 +419,6 @@ impl LoadedModel {
     }
 
     /// The vision half.
-    #[must_use]
     pub fn encoder(&self) -> Box<dyn EncodeBackend> {
         match self {
             Self::Real(loaded) => loaded.encoder(),
@@ -462,7 +456,6 @@ pub enum DecodeModel {
 
 impl DecodeModel {
     /// What writes, where it does.
-    #[must_use]
     pub fn engine(self) -> Option<DecodeEngine> {
         match self {
             Self::Writer(engine) => Some(engine),
@@ -481,7 +474,6 @@ impl DecodeModel {
     }
 
     /// What it is.
-    #[must_use]
     pub fn description(&self) -> &Description {
         match self {
             Self::Writer(engine) => engine.description(),

@@ -52,14 +52,12 @@ pub struct DecodeLimits {
     pub speculation: Option<Speculation>,
 }
 
-/// What to decode.
 #[derive(Debug, Clone)]
 pub struct DecodeRequest {
     /// What the model is asked.
     pub prompt: Prompt,
     /// Tokens of each image the prompt names, in order.
     pub images: Vec<ImageTokens>,
-    /// How.
     pub decoding: Decoding,
     /// Who may share what was read of the prompt: requests of different scopes share nothing, not even time.
     pub scope: Digest,
@@ -221,14 +219,12 @@ impl DecodeEngine {
     }
 
     /// The encoder beside it, where it shares its device.
-    #[must_use]
     pub fn encoding(&self) -> Option<Encoding> {
         self.encoding.clone()
     }
 
     /// What is known of earlier texts, where tokens are proposed: it was asked for, and this model on this device can do it
     /// without changing a text.
-    #[must_use]
     pub fn phrases(&self) -> Option<Phrases> {
         self.phrases.clone()
     }
@@ -241,19 +237,16 @@ impl DecodeEngine {
 
     /// The most images, of this many, that one prompt may have beside a text of so many tokens, where the memory of keys and values
     /// holds no more than that; nothing where it holds all that the context does.
-    #[must_use]
     pub fn images_held(&self, images: u32, text: u32) -> Option<u32> {
         fit::images_held(&self.kv, &self.description, images, text)
     }
 
     /// What the decoder is.
-    #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
     }
 
     /// Whether it can still work.
-    #[must_use]
     pub fn health(&self) -> Health {
         self.monitor.health()
     }

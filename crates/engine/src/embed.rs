@@ -92,8 +92,6 @@ impl LoadedEmbedder {
         &self.monitor
     }
 
-    /// What was loaded.
-    #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
     }

@@ -82,13 +82,11 @@ impl EncodeEngine {
     }
 
     /// What it does, for the decoder of the same process ([`DecodeEngine::start_beside`](crate::DecodeEngine::start_beside)).
-    #[must_use]
     pub fn encoding(&self) -> Encoding {
         self.encoding.clone()
     }
 
     /// What the encoder is.
-    #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
     }
@@ -103,7 +101,6 @@ impl EncodeEngine {
     }
 
     /// Whether it can still work.
-    #[must_use]
     pub fn health(&self) -> Health {
         self.monitor.health()
     }

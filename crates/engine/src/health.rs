@@ -32,12 +32,10 @@ pub enum ModelFailure {
     /// The model panicked, or its device computes no more.
     #[error("the model broke; the process ends in order")]
     Broke,
-    /// What the model makes is no numbers.
     #[error(
         "the model makes values that are no numbers: its weights or its device are damaged; the process ends in order"
     )]
     Damaged,
-    /// A call into the model does not come back.
     #[error("the model hangs; the process ends")]
     Hangs,
 }

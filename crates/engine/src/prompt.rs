@@ -44,15 +44,9 @@ pub enum Question {
         clinical_context: String,
     },
     /// An answer to a question.
-    Answer {
-        /// The question.
-        question: String,
-    },
+    Answer { question: String },
     /// Whether one label applies, yes or no.
-    Classify {
-        /// The label.
-        label: String,
-    },
+    Classify { label: String },
     /// Boxes around what is asked for.
     Localise {
         /// What to look for.
@@ -64,10 +58,7 @@ pub enum Question {
         clinical_context: String,
     },
     /// A JSON value of a schema.
-    Extract {
-        /// The JSON Schema.
-        json_schema: String,
-    },
+    Extract { json_schema: String },
 }
 
 /// How the images of a prompt belong together.
@@ -93,7 +84,6 @@ pub struct Images {
 
 impl Images {
     /// So many of one modality, each on its own; of none that is known where it is empty.
-    #[must_use]
     pub fn of(modality: &str, count: usize) -> Self {
         Self {
             modalities: vec![modality.to_owned(); count],
@@ -102,7 +92,6 @@ impl Images {
     }
 
     /// How many.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.modalities.len()
     }
@@ -151,13 +140,11 @@ impl Question {
 
 impl Prompts {
     /// The version that is used unless another is asked for.
-    #[must_use]
     pub fn current() -> &'static Self {
         Self::of(PROMPT_VERSION).expect("a test finds this version")
     }
 
     /// A version by its name.
-    #[must_use]
     pub fn of(version: &str) -> Option<&'static Self> {
         VERSIONS.iter().find(|prompts| prompts.version() == version)
     }
@@ -170,7 +157,6 @@ impl Prompts {
 
 impl Prompt {
     /// Images the prompt names.
-    #[must_use]
     pub fn images(&self) -> usize {
         self.parts
             .iter()
@@ -179,7 +165,6 @@ impl Prompt {
     }
 
     /// The conversation that a model is shown.
-    #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         let mut messages = Vec::with_capacity(2);
         if !self.system.is_empty() {
@@ -196,7 +181,6 @@ impl Prompt {
     }
 
     /// A form in which two different prompts are never equal: lengths in front of texts. For digests.
-    #[must_use]
     pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut push = |kind: u8, text: &str| {

@@ -104,7 +104,6 @@ impl Loaded {
     }
 
     /// A model that is loaded already, also one that sees no images: to measure with. A worker takes what [`Loaded::load`] takes.
-    #[must_use]
     pub fn of(model: Model, name: &str) -> Self {
         let [tokens_per_image, token_width] = model.image_shape().unwrap_or_default();
         let config = model.config();
@@ -150,7 +149,6 @@ impl Loaded {
     }
 
     /// Why a text may depend on those that are written beside it, where it may.
-    #[must_use]
     pub fn varies_because(&self) -> Option<String> {
         if self.model.rows_stand_alone() {
             return None;
@@ -167,13 +165,11 @@ impl Loaded {
     }
 
     /// Whether proposed tokens can be verified without changing a text: a row of a pass has the same bits whatever is beside it.
-    #[must_use]
     pub fn verifies_proposals(&self) -> bool {
         self.model.rows_stand_alone()
     }
 
     /// Why they cannot, where they cannot.
-    #[must_use]
     pub fn verifies_none_because(&self) -> Option<String> {
         let cause = self.varies_because()?;
         Some(format!("{cause}, so no proposal is ever verified"))
@@ -181,7 +177,6 @@ impl Loaded {
 
     /// The forms in which a second model holds matrices without kernels, as in [`Model::without_kernels`]: it is slow then, and
     /// proposes only where that pays all the same.
-    #[must_use]
     pub fn draft_without_kernels(&self) -> &str {
         let draft = self.draft.as_ref();
         draft.map_or("", |draft| draft.without_kernels())
@@ -195,14 +190,11 @@ impl Loaded {
         Ok(Self { draft, ..self })
     }
 
-    /// What was loaded.
-    #[must_use]
     pub fn description(&self) -> &Description {
         &self.description
     }
 
     /// The vision half.
-    #[must_use]
     pub fn encoder(&self) -> Box<dyn EncodeBackend> {
         Box::new(self.clone())
     }
@@ -238,7 +230,6 @@ impl Loaded {
 
 /// Bytes of KV memory that one text takes alone, its prompt included, where no more than `prefill_tokens_max` tokens are read at
 /// once: for whoever sets a budget before the model is loaded.
-#[must_use]
 pub fn kv_bytes_of(
     config: &model::Config,
     tokens: usize,

@@ -20,7 +20,6 @@ pub use decoder::SimulatedDecoder;
 /// How long the simulated device takes; zero by default. A pass takes `pass` and what its sequences add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SimulatedTiming {
-    /// Encoding one frame.
     pub encode_frame: Duration,
     /// Reading one prompt, whatever its length; spent when its first stretch is read.
     pub prefill: Duration,
@@ -64,7 +63,6 @@ const DEVICE: &str = "simulated";
 
 impl Description {
     /// Whether no model computes: image tokens are any bytes, and text says nothing about an image.
-    #[must_use]
     pub fn is_simulated(&self) -> bool {
         self.device == DEVICE
     }
@@ -80,7 +78,6 @@ pub struct Simulated {
 
 impl Simulated {
     /// A simulated model. Two of the same shape have the same digests and understand each other's tokens.
-    #[must_use]
     pub fn new(shape: SimulatedShape, timing: SimulatedTiming) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated model v1");
         for value in [shape.frame_side, shape.tokens_per_image, shape.token_width] {
@@ -112,13 +109,11 @@ impl Simulated {
     }
 
     /// The whole text it writes for these images, prompt and seed, when the token limit allows and no form is asked for.
-    #[must_use]
     pub fn text(&self, prompt: &Prompt, images: &[ImageTokens], seed: u64) -> String {
         words(digest(prompt, images, seed), self.words).concat()
     }
 
     /// The text half, with as many KV blocks as fit into the budget.
-    #[must_use]
     pub fn decoder(&self, kv_bytes_max: u64) -> SimulatedDecoder {
         SimulatedDecoder::new(self.clone(), kv_bytes_max)
     }

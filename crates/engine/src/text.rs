@@ -40,7 +40,6 @@ pub struct Sections {
 
 /// Divides a text into sentences. A sentence ends after `.`, `!` or `?` that white space or the end follows, and at a line end;
 /// white space around it belongs to no sentence, and a number with a full stop ("1.") does not end one.
-#[must_use]
 pub fn sentences(text: &str, tokens: &[TokenSpan]) -> Vec<Sentence> {
     let ranges = sentence_ranges(text);
     let mut first = 0;
@@ -82,7 +81,6 @@ pub fn sentences(text: &str, tokens: &[TokenSpan]) -> Vec<Sentence> {
 ///
 /// A token decides for an option when, after it, only that option can still be written. What is left undecided, because a
 /// token could begin several, is shared by the tokens that follow. Tokens that could lead to none do not count.
-#[must_use]
 pub fn choose_among(
     lead: &str,
     options: &[&str],
@@ -176,7 +174,6 @@ fn push_trimmed(text: &str, range: Range<usize>, ranges: &mut Vec<Range<usize>>)
 
 /// Finds the parts of a report by their headings, whatever their case and markup ("**Findings:**", "## IMPRESSION"). Other
 /// headings belong to the findings, such as the names of organs, and end an impression.
-#[must_use]
 pub fn sections(text: &str) -> Sections {
     let mut sections = Sections::default();
     let mut current: Option<Heading> = None;

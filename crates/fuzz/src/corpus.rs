@@ -33,7 +33,6 @@ fn of_folder(folder: &Path, ends: &[&str]) -> Vec<Vec<u8>> {
 }
 
 /// What the hunt has found so far and was mended: the name of the target and the input.
-#[must_use]
 pub fn found() -> Vec<(String, Vec<u8>)> {
     let folder = folder("seeds/found");
     let mut names: Vec<String> = fs::read_dir(&folder)
@@ -50,13 +49,11 @@ pub fn found() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Codestreams.
-#[must_use]
 pub fn streams(ends: &[&str]) -> Vec<Vec<u8>> {
     of_folder(&folder("seeds"), ends)
 }
 
 /// Whole DICOM files.
-#[must_use]
 pub fn files() -> Vec<Vec<u8>> {
     let mut files = of_folder(
         &folder("../imaging/tests/golden"),
@@ -190,7 +187,6 @@ fn headless() -> Vec<u8> {
 }
 
 /// Uncompressed pixels behind the four bytes that say what they are.
-#[must_use]
 pub fn native() -> Vec<Vec<u8>> {
     let of = |control: [u8; 4]| {
         let header = Header::of_control(control);
@@ -215,7 +211,6 @@ pub fn native() -> Vec<Vec<u8>> {
 }
 
 /// RLE frames behind the four bytes.
-#[must_use]
 pub fn rle() -> Vec<Vec<u8>> {
     let of = |control: [u8; 4], segments: &[&[u8]]| {
         let mut out = control.to_vec();
@@ -241,7 +236,6 @@ pub fn rle() -> Vec<Vec<u8>> {
 }
 
 /// Pictures that are no DICOM.
-#[must_use]
 pub fn pictures() -> Vec<Vec<u8>> {
     let mut pictures = streams(&["8.jpg", "progressive.jpg", "restarts.jpg"]);
     pictures.extend(of_folder(
@@ -252,7 +246,6 @@ pub fn pictures() -> Vec<Vec<u8>> {
 }
 
 /// TIFF in every layout and compression, of one page.
-#[must_use]
 pub fn tiffs() -> Vec<Vec<u8>> {
     of_folder(
         &folder("../imaging/tests/golden/formats"),
@@ -271,7 +264,6 @@ pub fn tiffs() -> Vec<Vec<u8>> {
 }
 
 /// NIfTI volumes that say what they are.
-#[must_use]
 pub fn volumes() -> Vec<Vec<u8>> {
     of_folder(
         &folder("../imaging/tests/golden/formats"),
@@ -280,7 +272,6 @@ pub fn volumes() -> Vec<Vec<u8>> {
 }
 
 /// Archives of every kind.
-#[must_use]
 pub fn archives() -> Vec<Vec<u8>> {
     let picture = streams(&["grey8.jpg"]).concat();
     let file = headless();
@@ -295,7 +286,6 @@ pub fn archives() -> Vec<Vec<u8>> {
 }
 
 /// Tars as several writers make them, not packed.
-#[must_use]
 pub fn tars() -> Vec<Vec<u8>> {
     let picture = streams(&["grey8.jpg"]).concat();
     let file = headless();
@@ -318,7 +308,6 @@ pub fn tars() -> Vec<Vec<u8>> {
 }
 
 /// Packed with gzip.
-#[must_use]
 pub fn packed(bytes: &[u8]) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
     packer.write_all(bytes).expect("memory takes it");

@@ -52,7 +52,6 @@ impl Default for Header {
 
 impl Header {
     /// From four bytes that a mutation can reach: rows, columns, bits, and the rest.
-    #[must_use]
     pub fn of_control([rows, columns, bits, rest]: [u8; 4]) -> Self {
         Self {
             rows: u16::from(rows % 64) + 1,
@@ -65,7 +64,6 @@ impl Header {
     }
 
     /// From the frame header of a JPEG or JPEG-LS stream, or the size marker of a JPEG 2000 one.
-    #[must_use]
     pub fn of_stream(stream: &[u8]) -> Option<Self> {
         let word = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
         if let [0xff, 0x4f, 0xff, 0x51, rest @ ..] = stream {
@@ -108,7 +106,6 @@ impl Header {
 }
 
 /// An element with a short length field.
-#[must_use]
 pub fn element(group: u16, number: u16, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend(group.to_le_bytes());
@@ -129,7 +126,6 @@ pub fn element(group: u16, number: u16, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
 }
 
 /// The items of a sequence, each with its length.
-#[must_use]
 pub fn sequence(group: u16, number: u16, items: &[Vec<u8>]) -> Vec<u8> {
     let mut value = Vec::new();
     for content in items {
@@ -146,7 +142,6 @@ fn item(content: &[u8]) -> Vec<u8> {
 }
 
 /// Preamble, meta information, and these elements behind them.
-#[must_use]
 pub fn file(syntax: &str, elements: &[Vec<u8>]) -> Vec<u8> {
     let mut meta = element(2, 1, b"OB", &[0, 1]);
     meta.extend(element(2, 2, b"UI", b"1.2.840.10008.5.1.4.1.1.1"));
@@ -161,7 +156,6 @@ pub fn file(syntax: &str, elements: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Everything before the pixels.
-#[must_use]
 pub fn head(header: &Header) -> Vec<Vec<u8>> {
     let us = |number, value: u16| element(0x28, number, b"US", &value.to_le_bytes());
     let photometric: &[u8] = if header.samples == 1 {
@@ -187,7 +181,6 @@ pub fn head(header: &Header) -> Vec<Vec<u8>> {
 }
 
 /// A file with uncompressed pixels.
-#[must_use]
 pub fn native(header: &Header, pixels: &[u8]) -> Vec<u8> {
     let mut elements = head(header);
     elements.push(element(0x7fe0, 0x10, b"OW", pixels));
@@ -195,7 +188,6 @@ pub fn native(header: &Header, pixels: &[u8]) -> Vec<u8> {
 }
 
 /// A file with one compressed frame, in one fragment, or in two where the stream is long and odd enough.
-#[must_use]
 pub fn encapsulated(header: &Header, syntax: &str, stream: &[u8]) -> Vec<u8> {
     let mut elements = head(&Header {
         frames: 1,

@@ -243,7 +243,6 @@ fn fault(child: Child) -> Result<Option<String>> {
 }
 
 /// Where findings go by default, beside the build's other outputs.
-#[must_use]
 pub fn out_default(program: &Path) -> PathBuf {
     program
         .parent()

@@ -57,7 +57,6 @@ impl Inputs {
     ///
     /// # Panics
     /// When the target has no corpus.
-    #[must_use]
     pub fn new(target: &Target, seed: u64) -> Self {
         let seeds = (target.seeds)();
         assert!(!seeds.is_empty(), "{} has a corpus", target.name);
@@ -71,7 +70,6 @@ impl Inputs {
     }
 
     /// The input of a number; the first ones are the corpus as it is.
-    #[must_use]
     pub fn get(&self, number: u64) -> Vec<u8> {
         if let Some(seed) = self
             .seeds

@@ -77,7 +77,6 @@ const fn target(name: &'static str, run: fn(&[u8]) -> bool, seeds: fn() -> Vec<V
 }
 
 /// The target of a name.
-#[must_use]
 pub fn named(name: &str) -> Option<&'static Target> {
     TARGETS
         .iter()

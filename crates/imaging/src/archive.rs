@@ -27,7 +27,6 @@ pub enum Archive {
     Tar,
     /// Zip, stored or deflated.
     Zip,
-    /// A gzip stream.
     Gzip,
 }
 
@@ -133,7 +132,7 @@ fn size_of_gzip(bytes: &[u8]) -> u64 {
 pub(crate) enum Step {
     /// So many bytes are unpacked next, as the archive says; never more, though perhaps less. Not said of the only file.
     Comes(u64),
-    /// They are here.
+    /// The file, unpacked.
     File(Member),
 }
 

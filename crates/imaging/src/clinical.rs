@@ -17,27 +17,19 @@ pub struct ClinicalHeader {
 /// An age. Years above 89 are given as 90, which means "90 or older" (the HIPAA safe-harbour rule).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Age {
-    /// The number.
     pub value: u16,
-    /// Its unit.
     pub unit: AgeUnit,
 }
 
-/// The unit of an age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AgeUnit {
-    /// Days.
     Days,
-    /// Weeks.
     Weeks,
-    /// Months.
     Months,
-    /// Years.
     Years,
 }
 
-/// The recorded sex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Sex {

@@ -12,9 +12,7 @@ use crate::{Reason, Refusal};
 /// The samples of one component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plane {
-    /// Columns.
     pub width: u32,
-    /// Rows.
     pub height: u32,
     /// Row-major.
     pub samples: Vec<i32>,
@@ -23,13 +21,11 @@ pub struct Plane {
 /// Why there are no samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodestreamError {
-    /// The decoder says that the codestream is broken.
     #[error("the codestream cannot be decoded")]
     Broken,
     /// The decoder ended while it decoded it, more than once.
     #[error("the decoder ended while it decoded the codestream")]
     Crashed,
-    /// It took more of the processor than it may.
     #[error("decoding the codestream took too much processor time")]
     TooSlow,
     /// It took longer than it may by the clock, which a machine with much else to do can be to blame for.
@@ -38,7 +34,6 @@ pub enum CodestreamError {
     /// There is no decoder, for no fault of the codestream.
     #[error("the decoder cannot be started")]
     Unavailable,
-    /// Nobody waits for the samples any more.
     #[error("nobody waits for the codestream any more")]
     Stopped,
 }
@@ -97,7 +92,6 @@ impl Decoder {
     /// In the process of the caller.
     pub const HERE: Self = Self(&Here);
 
-    /// By this one.
     pub fn new(codestreams: &'static dyn Codestreams) -> Self {
         Self(codestreams)
     }

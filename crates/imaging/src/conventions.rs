@@ -73,7 +73,6 @@ impl Convention {
         ALL.iter().find(|convention| convention.name == name)
     }
 
-    /// The newest.
     pub fn newest() -> &'static Self {
         &ALL[0]
     }

@@ -62,7 +62,6 @@ pub struct Deidentifier {
 /// An object that may leave.
 #[derive(Clone, Debug)]
 pub struct Deidentified {
-    /// The file.
     pub bytes: Vec<u8>,
     /// Its new SOP Instance UID.
     pub instance: String,
@@ -90,7 +89,6 @@ pub struct Changes {
 }
 
 impl Deidentifier {
-    /// With a key and a profile.
     pub fn new(key: DeidentificationKey, profile: Profile) -> Self {
         Self {
             key,
@@ -106,7 +104,6 @@ impl Deidentifier {
         Self { text_check, ..self }
     }
 
-    /// The profile.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }

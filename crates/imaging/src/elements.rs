@@ -77,7 +77,6 @@ const SEQUENCES: &[Tag] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) tag: Tag,
-    /// Header and value.
     pub(crate) whole: Range<usize>,
     /// Value alone; for an undefined length, from the first item to the end of the sequence delimiter.
     pub(crate) value: Range<usize>,

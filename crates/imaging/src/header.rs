@@ -55,7 +55,7 @@ pub(crate) struct PixelData<'a> {
     pub(crate) value: &'a [u8],
     pub(crate) encapsulated: bool,
     pub(crate) floating: bool,
-    /// Written as OW.
+    /// Whether it is written as 16-bit words (OW).
     pub(crate) words: bool,
 }
 

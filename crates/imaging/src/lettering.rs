@@ -23,9 +23,7 @@ pub trait TextReader: fmt::Debug + Send + Sync {
 /// A picture as a reader gets it: before it is padded and made smaller.
 #[derive(Clone, Copy)]
 pub struct Page<'a> {
-    /// Columns.
     pub width: u32,
-    /// Rows.
     pub height: u32,
     /// 1 for grey, 3 for RGB or for three windows of one slice.
     pub channels: u32,
@@ -49,7 +47,6 @@ pub struct Word {
     pub text: String,
     /// How sure the reader is, in percent.
     pub confidence: f32,
-    /// Where it is.
     pub area: Area,
     /// The line of text that it is part of.
     pub line: Area,
@@ -71,9 +68,7 @@ pub struct Area {
     pub left: u32,
     /// Rows above it.
     pub top: u32,
-    /// Its columns.
     pub width: u32,
-    /// Its rows.
     pub height: u32,
 }
 
@@ -97,13 +92,11 @@ pub enum TextReaderError {
     /// It ended without an answer, more than once.
     #[error("the program that reads text ended without an answer")]
     Failed,
-    /// It took more of the processor than it may.
     #[error("reading text took too much processor time")]
     TooSlow,
     /// It took longer than it may by the clock, which a machine with much else to do can be to blame for.
     #[error("reading text took too long")]
     Overdue,
-    /// Nobody waits for the answer any more.
     #[error("nobody waits for the text any more")]
     Stopped,
 }
@@ -124,7 +117,6 @@ pub enum TextKind {
 }
 
 impl TextKind {
-    /// Every kind.
     pub const ALL: &'static [Self] = &[
         Self::Picture,
         Self::Unsaid,

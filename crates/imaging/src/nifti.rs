@@ -93,7 +93,6 @@ impl Voxel {
     }
 }
 
-/// A volume, measured.
 struct Volume<'a> {
     voxels: &'a [u8],
     voxel: Voxel,

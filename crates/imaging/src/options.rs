@@ -104,7 +104,6 @@ impl Options {
         self
     }
 
-    /// The limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -113,18 +112,13 @@ impl Options {
 /// Why options are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// The frame side is out of range.
     #[error("frame side {found} pixels is not between 1 and {FRAME_SIDE_MAX}")]
-    FrameSide {
-        /// What was asked for.
-        found: u32,
-    },
+    FrameSide { found: u32 },
 }
 
 /// What one file may cost. Checked before anything is allocated for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one file.
     pub file_bytes_max: u64,
     /// Pixels of one image, counted as the square it is padded to.
     pub frame_pixels_max: u64,

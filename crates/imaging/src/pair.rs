@@ -52,7 +52,6 @@ pub enum PairOrder {
 
 impl PairOrder {
     /// What is said of the first of the two and of the second.
-    #[must_use]
     pub fn notes(self) -> [Note; 2] {
         match self {
             Self::FirstIsPrior => [Note::PriorExamination, Note::CurrentExamination],

@@ -33,24 +33,10 @@ pub fn frame_to_png(frame: &Frame) -> Result<Vec<u8>, PngError> {
 /// Why a frame cannot be written as PNG.
 #[derive(Debug, thiserror::Error)]
 pub enum PngError {
-    /// Neither grey nor RGB.
     #[error("a frame has 1 or 3 channels, found {channels}")]
-    Channels {
-        /// What was found.
-        channels: u32,
-    },
-    /// Shape and bytes differ.
+    Channels { channels: u32 },
     #[error("a frame of this shape has {expected} bytes, found {found}")]
-    Length {
-        /// Bytes by shape.
-        expected: u64,
-        /// Bytes there.
-        found: u64,
-    },
-    /// The encoder failed.
+    Length { expected: u64, found: u64 },
     #[error("the PNG encoder failed")]
-    Encode {
-        /// Its error.
-        source: image::ImageError,
-    },
+    Encode { source: image::ImageError },
 }

@@ -191,7 +191,6 @@ impl<'a> Entries<'a> {
         Ok(Some(values.map(|v| number(v, entry.big_endian)).collect()))
     }
 
-    /// Whether a tag is there.
     pub(crate) fn has(&self, tag: u16) -> bool {
         self.entry(tag).is_some()
     }

@@ -112,7 +112,6 @@ impl Kernels {
     ///
     /// # Panics
     /// Where sizes do not fit each other.
-    #[must_use]
     pub fn attend<T: Number>(self, batch: &[Attention<T>]) -> Vec<T> {
         T::attend(self, batch)
     }

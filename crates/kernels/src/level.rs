@@ -52,7 +52,6 @@ impl Level {
     ];
 
     /// Whether this machine can run it.
-    #[must_use]
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
@@ -122,7 +121,6 @@ pub(crate) trait Work {
 
 impl Kernels {
     /// The highest level of this machine.
-    #[must_use]
     pub fn best() -> Self {
         let level = Level::ALL.into_iter().rfind(|level| level.is_available());
         Self {
@@ -131,19 +129,16 @@ impl Kernels {
     }
 
     /// A level that was asked for; `None` where this machine does not have it.
-    #[must_use]
     pub fn at(level: Level) -> Option<Self> {
         level.is_available().then_some(Self { level })
     }
 
     /// Every level of this machine, lowest first.
-    #[must_use]
     pub fn all() -> Vec<Self> {
         Level::ALL.into_iter().filter_map(Self::at).collect()
     }
 
     /// Which level it is.
-    #[must_use]
     pub const fn level(self) -> Level {
         self.level
     }

@@ -12,14 +12,12 @@ const DEPTH: usize = 256;
 impl Kernels {
     /// The inner loop of products `rounds` times, over numbers that stay in the first cache. Returns the multiplications
     /// and additions done.
-    #[must_use]
     pub fn inner_loop(self, rounds: usize) -> u64 {
         self.run(InnerLoop { rounds });
         (2 * TILE_ROWS * LANES * DEPTH * rounds) as u64
     }
 
     /// The same for products of bf16, which AMX has instructions of its own for.
-    #[must_use]
     pub fn inner_loop_of_bf16(self, rounds: usize) -> u64 {
         if !self.has_tiles() {
             return self.inner_loop(rounds);
@@ -49,7 +47,6 @@ impl Kernels {
     }
 
     /// The sum of all numbers, read as fast as the memory gives them.
-    #[must_use]
     pub fn sum(self, numbers: &[f32]) -> f32 {
         let mut sum = 0.0;
         self.run(Sum {

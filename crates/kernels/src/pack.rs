@@ -34,7 +34,6 @@ impl Packed {
     ///
     /// # Panics
     /// Where `values` is of another size.
-    #[must_use]
     pub fn new<T: Number>(values: &[T], [outputs, inputs]: [usize; 2]) -> Self {
         assert_eq!(values.len(), outputs * inputs, "values of a matrix");
         let read = |rows: Range<usize>, into: &mut [T]| {
@@ -49,9 +48,6 @@ impl Packed {
 
     /// Of a matrix whose rows `read` fetches, at most sixteen at a time, in any order and from several threads.
     /// `prepare` is told where the memory is before it is first touched; nothing is there to be read yet.
-    ///
-    /// # Errors
-    /// The first that `read` gave.
     pub fn read<T: Number, E: Send>(
         [outputs, inputs]: [usize; 2],
         prepare: impl FnOnce(*mut [u8]),
@@ -100,19 +96,16 @@ impl Packed {
     }
 
     /// Rows of the matrix.
-    #[must_use]
     pub const fn outputs(&self) -> usize {
         self.outputs
     }
 
     /// Columns of the matrix.
-    #[must_use]
     pub const fn inputs(&self) -> usize {
         self.inputs
     }
 
     /// Bytes in memory.
-    #[must_use]
     pub const fn bytes(&self) -> usize {
         self.lines.len() * size_of::<Line>()
     }

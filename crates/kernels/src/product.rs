@@ -57,7 +57,6 @@ impl Kernels {
     ///
     /// # Panics
     /// Where sizes do not fit each other.
-    #[must_use]
     pub fn product<T: Number>(self, x: &[T], weight: &Packed, then: Then<T>) -> Vec<T> {
         T::product(self, x, weight, then)
     }

@@ -56,7 +56,6 @@ impl Form {
     pub const ALL: [Self; 3] = [Self::Q8_0, Self::Q4K, Self::Q6K];
 
     /// Weights of a block.
-    #[must_use]
     pub const fn block_inputs(self) -> usize {
         match self {
             Self::Q8_0 => 32,
@@ -65,7 +64,6 @@ impl Form {
     }
 
     /// Bytes of a block as it is stored.
-    #[must_use]
     pub const fn block_bytes(self) -> usize {
         match self {
             Self::Q8_0 => 34,
@@ -75,7 +73,6 @@ impl Form {
     }
 
     /// Bytes of a row of so many weights as it is stored; `None` where they are no whole blocks.
-    #[must_use]
     pub fn row_bytes(self, inputs: usize) -> Option<usize> {
         if inputs == 0 || !inputs.is_multiple_of(self.block_inputs()) {
             return None;
@@ -108,7 +105,6 @@ struct Values {
 impl Quantised {
     /// From the bytes of a GGUF tensor; `None` where they are not as many as the shape needs.
     /// `prepare` is told where the memory is before it is first touched; nothing is there to be read yet.
-    #[must_use]
     pub fn new(
         form: Form,
         bytes: &[u8],
@@ -187,19 +183,16 @@ impl Quantised {
     }
 
     /// Rows of the matrix.
-    #[must_use]
     pub const fn outputs(&self) -> usize {
         self.outputs
     }
 
     /// Columns of the matrix.
-    #[must_use]
     pub const fn inputs(&self) -> usize {
         self.inputs
     }
 
     /// Bytes in memory.
-    #[must_use]
     pub const fn bytes(&self) -> usize {
         self.units.len() * size_of::<Unit>()
     }
@@ -288,7 +281,6 @@ impl Kernels {
     ///
     /// # Panics
     /// Where sizes do not fit each other.
-    #[must_use]
     pub fn quantised_product<T: Number>(
         self,
         x: &[T],

@@ -35,7 +35,6 @@ impl Kernels {
     ///
     /// # Panics
     /// Where sizes do not fit each other.
-    #[must_use]
     pub fn rms_norm<T: Number>(self, x: &[T], of: Scale, residual: Option<&[T]>) -> Vec<T> {
         T::rms_norm(self, x, of, residual)
     }
@@ -54,7 +53,6 @@ impl Kernels {
     ///
     /// # Panics
     /// Where sizes do not fit each other.
-    #[must_use]
     pub fn layer_norm<T: Number>(self, x: &[T], of: Scale, bias: &[f32]) -> Vec<T> {
         T::layer_norm(self, x, of, bias)
     }
@@ -68,7 +66,6 @@ impl Kernels {
     ///
     /// # Panics
     /// Where sizes do not fit each other, or the width is odd.
-    #[must_use]
     pub fn norm_rotate<T: Number>(self, x: &[T], of: Scale, by: Rotation<T>) -> Vec<T> {
         T::norm_rotate(self, x, of, by)
     }
@@ -92,7 +89,6 @@ impl Kernels {
     ///
     /// # Panics
     /// Where they are of different sizes.
-    #[must_use]
     pub fn gelu_times<T: Number>(self, gate: &[T], up: &[T]) -> Vec<T> {
         T::gelu_times(self, gate, up)
     }

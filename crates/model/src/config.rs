@@ -13,10 +13,8 @@ use serde::de::DeserializeOwned;
 use crate::dtype::Dtype;
 use crate::error::LoadError;
 
-/// A checked configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The language model.
     pub text: TextConfig,
     /// The vision tower; absent in text-only checkpoints.
     pub vision: Option<VisionConfig>,
@@ -58,9 +56,7 @@ pub struct TextConfig {
     pub hidden: usize,
     /// Width of the feed-forward.
     pub intermediate: usize,
-    /// One entry per layer.
     pub layers: Vec<LayerKind>,
-    /// Query heads.
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
@@ -72,13 +68,10 @@ pub struct TextConfig {
     pub window: usize,
     /// RoPE base of local layers, unscaled.
     pub rope_local_theta: f64,
-    /// RoPE base of global layers.
     pub rope_global_theta: f64,
     /// Linear factor of global layers: positions are divided by it.
     pub rope_global_factor: f64,
-    /// Epsilon of every RMS norm.
     pub norm_eps: f64,
-    /// Longest context in tokens.
     pub positions_max: usize,
 }
 
@@ -89,9 +82,7 @@ pub struct VisionConfig {
     pub hidden: usize,
     /// Width of the feed-forward.
     pub intermediate: usize,
-    /// Number of layers.
     pub layers: usize,
-    /// Attention heads.
     pub heads: usize,
     /// Side of the square picture in pixels.
     pub image_size: usize,
@@ -104,20 +95,16 @@ pub struct VisionConfig {
 }
 
 impl VisionConfig {
-    /// Patches along one side.
-    #[must_use]
     pub(crate) const fn patches_per_side(&self) -> usize {
         self.image_size / self.patch_size
     }
 
     /// Tokens along one side after pooling.
-    #[must_use]
     pub(crate) const fn tokens_per_side(&self) -> usize {
         self.tokens_per_image.isqrt()
     }
 
     /// Side of the pooling window in patches.
-    #[must_use]
     pub const fn pool(&self) -> usize {
         self.patches_per_side() / self.tokens_per_side()
     }
@@ -141,7 +128,6 @@ impl Config {
 
 /// What a folder's `config.json` says that its weights are in, by either spelling; nothing where it says nothing, or what is not
 /// computed in. That the file is there and good is for whoever loads the model to say.
-#[must_use]
 pub fn stored_dtype(dir: &Path) -> Option<Dtype> {
     #[derive(serde::Deserialize)]
     struct Said {

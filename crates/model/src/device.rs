@@ -30,7 +30,6 @@ pub enum ComputeDevice {
     "device is {found}, allowed are cpu, cpu:portable, cpu:avx2, cpu:avx512, cpu:amx, cpu:neon, cpu:generic, cuda, cuda:N, metal and metal:N"
 )]
 pub struct ComputeDeviceError {
-    /// What was given.
     found: String,
 }
 

@@ -20,17 +20,11 @@ pub enum DtypeError {
         "f16 is refused: gemma 3's residual stream exceeds its range of 65504; allowed are f32 and bf16"
     )]
     F16,
-    /// Anything else.
     #[error("dtype is {found}, allowed are f32 and bf16")]
-    Unknown {
-        /// What was given.
-        found: String,
-    },
+    Unknown { found: String },
 }
 
 impl Dtype {
-    /// The one text form.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -38,8 +32,6 @@ impl Dtype {
         }
     }
 
-    /// Bytes per element.
-    #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,

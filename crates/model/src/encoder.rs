@@ -16,9 +16,7 @@ pub(crate) struct EncoderSizes {
     pub(crate) hidden: usize,
     /// Width of the feed-forward.
     pub(crate) intermediate: usize,
-    /// Attention heads.
     pub(crate) heads: usize,
-    /// Epsilon of both norms.
     pub(crate) norm_eps: f64,
 }
 

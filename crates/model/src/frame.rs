@@ -56,20 +56,16 @@ impl Frame {
         })
     }
 
-    /// Side in pixels.
-    #[must_use]
     pub const fn side(&self) -> usize {
         self.side
     }
 
     /// 1 or 3.
-    #[must_use]
     pub const fn channels(&self) -> usize {
         self.channels
     }
 
     /// side × side × channels bytes.
-    #[must_use]
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }

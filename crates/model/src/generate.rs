@@ -20,7 +20,6 @@ pub struct Request<'a> {
     pub prompt: &'a Prompt,
     /// One per image of the prompt, in order.
     pub images: &'a [ImageTokens],
-    /// How tokens are chosen.
     pub sampling: Sampling,
     /// Most tokens to generate.
     pub tokens_max: usize,
@@ -34,7 +33,6 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Greedy, the model's own stop tokens, prefill in steps of 512, no logits.
-    #[must_use]
     pub fn greedy(
         model: &'a Model,
         prompt: &'a Prompt,
@@ -56,7 +54,6 @@ impl<'a> Request<'a> {
 /// A step of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delta {
-    /// The token chosen.
     pub choice: Choice,
     /// The text it completes; may be empty, and is while the model thinks.
     pub text: String,
@@ -73,14 +70,12 @@ pub enum Finish {
     Cancelled,
 }
 
-/// The answer.
 #[derive(Debug, Clone)]
 pub struct Generation {
     /// Tokens with their log-probabilities, a stop token included.
     pub choices: Vec<Choice>,
     /// Their text; control tokens and thinking leave none.
     pub text: String,
-    /// Why it ended.
     pub finish: Finish,
     /// Where asked for: [1 + tokens, vocab], for the last prompt position and each generated token.
     pub logits: Vec<Vec<f32>>,

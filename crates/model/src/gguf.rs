@@ -23,7 +23,6 @@ use value::Metadata;
 /// Where the parts of a model in GGUF form are, and how its weights are held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufSource {
-    /// The language model's file.
     pub text: PathBuf,
     /// The vision tower and projector: an mmproj GGUF, or a folder with config.json and safetensors. Without it the
     /// model is text only.
@@ -39,7 +38,6 @@ pub struct GgufSource {
 
 impl GgufSource {
     /// The language model alone, dequantised.
-    #[must_use]
     pub fn text(file: impl Into<PathBuf>) -> Self {
         Self {
             text: file.into(),

@@ -35,7 +35,6 @@ pub struct TokenSet(SimpleVob);
 
 impl TokenSet {
     /// These ids of a vocabulary of `size`.
-    #[must_use]
     pub fn of(size: usize, ids: &[u32]) -> Self {
         let mut set = SimpleVob::alloc(size);
         for id in ids.iter().filter(|id| (**id as usize) < size) {
@@ -45,7 +44,6 @@ impl TokenSet {
     }
 
     /// Whether an id is in it.
-    #[must_use]
     pub fn contains(&self, id: u32) -> bool {
         (id as usize) < self.0.len() && self.0.is_allowed(id)
     }
@@ -216,7 +214,6 @@ impl Guide {
     }
 
     /// Whether the text is whole and nothing can follow.
-    #[must_use]
     pub fn is_finished(&self) -> bool {
         self.matcher.is_stopped()
     }

@@ -16,7 +16,6 @@ const READ_BYTES: usize = 1 << 30;
 /// The most that all threads of the pool reach together.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Threads.
     pub threads: usize,
     /// Multiplications and additions of f32 a second, in the inner loop of products, over numbers in the first cache.
     pub operations_per_second: f64,
@@ -28,7 +27,6 @@ pub struct Limits {
 
 impl Limits {
     /// Measures them with the best kernels of this machine, for some seconds.
-    #[must_use]
     pub fn measure() -> Self {
         let kernels = Kernels::best();
         let threads = rayon::current_num_threads();

@@ -29,22 +29,17 @@ use crate::weights::{Digests, Part, QuantisedCache, Weights};
 /// Which parts to load: an encode worker needs no language model, a decode worker no vision tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parts {
-    /// The vision tower.
     Vision,
     /// Projector, language model and tokenizer.
     Text,
-    /// Everything.
     All,
 }
 
-/// How to load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
     /// What to compute in; the stored dtype may differ.
     pub dtype: Dtype,
-    /// Which parts.
     pub parts: Parts,
-    /// Where to compute.
     pub device: ComputeDevice,
 }
 
@@ -52,7 +47,6 @@ pub struct LoadOptions {
 /// template where there is one), and how its weights are held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderSource {
-    /// The folder.
     pub path: PathBuf,
     /// Quantise the language model's matrices to Q8_0 while they are read: the same as a GGUF of these weights in Q8_0 that
     /// is kept as it is stored, where activations are quantised to 8 bits as well. Norms, projector and vision tower stay
@@ -69,7 +63,6 @@ pub struct FolderSource {
 
 impl FolderSource {
     /// The folder as it is, with nothing remembered.
-    #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -149,7 +142,6 @@ impl Model {
         Self::load_folder(&source, options)
     }
 
-    /// Loads a Hugging Face folder.
     pub fn load_folder(source: &FolderSource, options: LoadOptions) -> Result<Self, LoadError> {
         let dir = source.path.as_path();
         let config = Config::read(dir)?;
@@ -284,64 +276,54 @@ impl Model {
     }
 
     /// The checked configuration.
-    #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
     }
 
     /// What is computed in, and what image tokens must be in.
-    #[must_use]
     pub const fn dtype(&self) -> Dtype {
         self.dtype
     }
 
     /// Forms that the language model's matrices are held and multiplied in, such as `q8_0` or `q4_k, q6_k`; empty where
     /// none is quantised.
-    #[must_use]
     pub fn held(&self) -> &str {
         &self.held
     }
 
     /// Those of them that the CPU's kernels do not multiply, where they are used; empty where there are none.
-    #[must_use]
     pub fn without_kernels(&self) -> &str {
         &self.without_kernels
     }
 
     /// What became of [`FolderSource::quantised_cache`] when this was loaded.
-    #[must_use]
     pub const fn quantised_cache(&self) -> &QuantisedCache {
         &self.quantised_cache
     }
 
     /// Kind of device that it computes on, with the level of its kernels.
-    #[must_use]
     pub fn device(&self) -> String {
         device::describe(&self.device, self.kernels)
     }
 
     /// Whether the logits of a row are the same bits whatever else is in the forward: other sequences, or later tokens of its
     /// own. The CPU's kernels promise that; candle's products, on whatever device, choose their loops by the shape.
-    #[must_use]
     pub fn rows_stand_alone(&self) -> bool {
         self.text.as_ref().is_some_and(TextTower::rows_stand_alone)
     }
 
     /// Digests of the weights, over all parts of the folder whichever were loaded; in another form ([`Model::held`]) they
     /// are another model's.
-    #[must_use]
     pub const fn digests(&self) -> &Digests {
         &self.digests
     }
 
     /// Digest of what decides a text beside the weights: of the files of configuration and vocabulary, or a GGUF's own.
-    #[must_use]
     pub const fn settings_digest(&self) -> &Digest {
         &self.settings
     }
 
     /// The tokenizer; absent when only the vision tower was loaded.
-    #[must_use]
     pub const fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
     }
@@ -372,25 +354,21 @@ impl Model {
     }
 
     /// Whether its device still computes, to be asked after a call that failed.
-    #[must_use]
     pub fn computes(&self) -> bool {
         device::computes(&self.device)
     }
 
     /// Tokens that end an answer, ascending: those that the files name, and the ends of text and of turn.
-    #[must_use]
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop_tokens
     }
 
     /// Tokens that must not be sampled: the soft token, which stands for an image.
-    #[must_use]
     pub fn forbidden_tokens(&self) -> &[u32] {
         &self.forbidden_tokens
     }
 
     /// [tokens per image, vision hidden] of image tokens; absent in text-only checkpoints.
-    #[must_use]
     pub fn image_shape(&self) -> Option<[usize; 2]> {
         self.config
             .vision
@@ -426,7 +404,6 @@ impl Model {
     }
 
     /// Bytes of keys and values per position, over all layers.
-    #[must_use]
     pub fn kv_position_bytes(&self) -> usize {
         position_bytes(&self.config.text, self.dtype)
     }

@@ -38,10 +38,8 @@ impl std::fmt::Debug for Part {
     }
 }
 
-/// One turn of the conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Who speaks.
     pub role: Role,
     /// What is said and shown, in order.
     pub parts: Vec<Part>,
@@ -49,7 +47,6 @@ pub struct Message {
 
 impl Message {
     /// A user's turn: all images first, then the text.
-    #[must_use]
     pub fn user(images: usize, text: impl Into<String>) -> Self {
         let mut parts = vec![Part::Image; images];
         parts.push(Part::Text(text.into()));
@@ -160,20 +157,17 @@ impl Prompt {
     }
 
     /// Token ids, soft tokens where images stand.
-    #[must_use]
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
     /// Offset of each image's first soft token, in the order the images are to be given.
-    #[must_use]
     pub fn images(&self) -> &[usize] {
         &self.images
     }
 
     /// The next stretch to prefill from `start`: at most `tokens_max` long unless a single image is longer, and never
     /// ending inside an image. Empty once `start` has reached the end.
-    #[must_use]
     pub fn chunk(&self, start: usize, tokens_max: usize) -> Range<usize> {
         let runs = self.images.iter().copied();
         let runs = runs.map(|first| first..first + self.tokens_per_image);

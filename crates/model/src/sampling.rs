@@ -29,7 +29,6 @@ pub struct Sampling {
 
 impl Sampling {
     /// The most likely token each time, as all of MedGemma's published figures use.
-    #[must_use]
     pub const fn greedy() -> Self {
         Self {
             temperature: 0.0,
@@ -42,7 +41,6 @@ impl Sampling {
     }
 
     /// Whether nothing but the likeliest token is ever chosen, by the logits as they are.
-    #[must_use]
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0 && self.repetition_penalty == 1.0
     }
@@ -76,7 +74,6 @@ impl Sampling {
 /// A chosen token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
-    /// Its id.
     pub token: u32,
     /// Its natural log-probability under the model itself: before penalty, temperature and limits.
     pub logprob: f32,
@@ -148,7 +145,6 @@ pub fn choose(
 }
 
 /// The `count` most likely of the tokens that may be chosen, most likely first, with the model's own log-probabilities.
-#[must_use]
 pub fn likeliest(logits: &[f32], situation: &Situation, count: usize) -> Vec<Choice> {
     let ids = rank::first(&situation.mask(Cow::Borrowed(logits)), count);
     let normaliser = softmax::normaliser(logits);

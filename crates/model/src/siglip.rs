@@ -86,49 +86,40 @@ impl Embedder {
     }
 
     /// Elements of an embedding.
-    #[must_use]
     pub const fn width(&self) -> usize {
         self.config.vision.hidden
     }
 
     /// Width and height of the pictures that it looks at, in pixels.
-    #[must_use]
     pub const fn image_size(&self) -> usize {
         self.config.vision.image_size
     }
 
     /// Tokens of a text that it reads.
-    #[must_use]
     pub const fn text_tokens_max(&self) -> usize {
         self.config.text.positions
     }
 
-    /// What is computed in.
-    #[must_use]
     pub const fn dtype(&self) -> Dtype {
         self.dtype
     }
 
     /// Kind of device that it computes on, with the level of its kernels.
-    #[must_use]
     pub fn device(&self) -> String {
         device::describe(&self.device, self.kernels)
     }
 
     /// Whether its device still computes, to be asked after a call that failed.
-    #[must_use]
     pub fn computes(&self) -> bool {
         device::computes(&self.device)
     }
 
     /// BLAKE3 over all weights.
-    #[must_use]
     pub const fn digest(&self) -> &Digest {
         &self.digest
     }
 
     /// Digest of what decides an embedding beside the weights: of the files of configuration and vocabulary.
-    #[must_use]
     pub const fn settings_digest(&self) -> &Digest {
         &self.settings
     }
@@ -157,7 +148,6 @@ impl Embedder {
     }
 
     /// Scale × product + bias of a picture's and a text's embedding: the logit that they belong together.
-    #[must_use]
     pub fn logit(&self, image: &[f32], text: &[f32]) -> f32 {
         let product: f32 = image.iter().zip(text).map(|(a, b)| a * b).sum();
         product * self.scale + self.bias
@@ -165,7 +155,6 @@ impl Embedder {
 
     /// The probability that a picture and a text belong together. Each label stands for itself: the probabilities of
     /// several labels do not sum to 1.
-    #[must_use]
     pub fn probability(&self, image: &[f32], text: &[f32]) -> f32 {
         1.0 / (1.0 + (-self.logit(image, text)).exp())
     }

@@ -126,26 +126,22 @@ impl Tokenizer {
     }
 
     /// Ids of the prompt format.
-    #[must_use]
     pub const fn special(&self) -> &SpecialTokens {
         &self.special
     }
 
     /// Whether a token is part of the format rather than of the text.
-    #[must_use]
     pub fn is_control(&self, id: u32) -> bool {
         self.control.contains(&id)
     }
 
     /// The id of a token by its exact text, for tests and tools.
-    #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {
         self.library.token_to_id(token)
     }
 
     /// The first id below `rows` that stands for another text in `other`, with the text here and there. An image's soft token
     /// and rows that only fill up a vocabulary (llama.cpp's `[PAD…]`) count as no text.
-    #[must_use]
     pub(crate) fn first_difference(
         &self,
         other: &Self,
@@ -180,7 +176,6 @@ impl Tokenizer {
     }
 
     /// All ids to text at once; control tokens and thinking leave nothing, even where the thinking never ends.
-    #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut stream = Detokenizer::default();
         let mut text = String::new();
@@ -198,7 +193,6 @@ impl Tokenizer {
     }
 
     /// The bytes a token stands for; none for control tokens and for rows past the vocabulary.
-    #[must_use]
     pub fn bytes(&self, id: u32) -> Vec<u8> {
         if self.is_control(id) {
             return Vec::new();

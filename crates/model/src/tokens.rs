@@ -50,25 +50,21 @@ impl ImageTokens {
     }
 
     /// [tokens per image, vision hidden].
-    #[must_use]
     pub const fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
     /// Of each element.
-    #[must_use]
     pub const fn dtype(&self) -> Dtype {
         self.dtype
     }
 
     /// Row by row, little endian.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Row by row, little endian.
-    #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

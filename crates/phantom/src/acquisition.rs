@@ -148,7 +148,6 @@ impl Acquisition {
     }
 }
 
-/// A tone curve.
 #[derive(Debug)]
 pub(crate) struct Tones(Vec<f32>);
 

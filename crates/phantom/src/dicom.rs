@@ -19,18 +19,10 @@ const ROOT: &str = "2.25.6";
 /// A picture that can't be written as DICOM.
 #[derive(Debug, thiserror::Error)]
 pub enum DicomError {
-    /// More rows or columns than DICOM can count.
     #[error("a picture of {columns} × {rows} pixels doesn't fit in a DICOM file")]
-    TooLarge {
-        /// Width.
-        columns: usize,
-        /// Height.
-        rows: usize,
-    },
-    /// The file's header can't be made.
+    TooLarge { columns: usize, rows: usize },
     #[error("can't make the header of the file")]
     Header(#[source] Box<dicom_object::WithMetaError>),
-    /// The elements can't be encoded.
     #[error("can't encode the elements of the file")]
     Encode(#[source] Box<dicom_object::WriteError>),
 }
@@ -87,7 +79,6 @@ impl Storage {
     }
 }
 
-/// The bytes of a file.
 pub(crate) fn file(
     picture: &Picture,
     identity: Identity,

@@ -27,7 +27,6 @@ pub enum Label {
 }
 
 impl Label {
-    /// All findings, in their order.
     pub const ALL: [Self; 9] = [
         Self::Cardiomegaly,
         Self::PleuralEffusion,
@@ -40,8 +39,6 @@ impl Label {
         Self::Fracture,
     ];
 
-    /// The name in records.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cardiomegaly => "cardiomegaly",
@@ -57,7 +54,6 @@ impl Label {
     }
 
     /// Whether it lies on one side of the patient.
-    #[must_use]
     pub const fn is_sided(self) -> bool {
         !matches!(
             self,
@@ -65,8 +61,6 @@ impl Label {
         )
     }
 
-    /// Whether its name takes an article.
-    #[must_use]
     pub const fn is_counted(self) -> bool {
         !matches!(
             self,
@@ -74,14 +68,11 @@ impl Label {
         )
     }
 
-    /// Whether it has a size.
-    #[must_use]
     pub const fn is_sized(self) -> bool {
         !matches!(self, Self::SupportDevice | Self::Fracture)
     }
 
     /// Whether it makes its region darker.
-    #[must_use]
     pub const fn is_dark(self) -> bool {
         matches!(self, Self::Pneumothorax | Self::Fracture)
     }
@@ -95,15 +86,12 @@ pub enum Side {
     Left,
     /// The left of the picture.
     Right,
-    /// Both sides.
     Bilateral,
     /// Neither.
     Midline,
 }
 
 impl Side {
-    /// The word in records and reports.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Left => "left",
@@ -128,17 +116,12 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Zone {
-    /// The upper third.
     Upper,
-    /// The middle third.
     Mid,
-    /// The lower third.
     Lower,
 }
 
 impl Zone {
-    /// The word in records and reports.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Upper => "upper",
@@ -148,21 +131,15 @@ impl Zone {
     }
 }
 
-/// How large a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Size {
-    /// The smallest third.
     Small,
-    /// The middle third.
     Moderate,
-    /// The largest third.
     Large,
 }
 
 impl Size {
-    /// The word in records and reports.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Small => "small",
@@ -172,7 +149,6 @@ impl Size {
     }
 
     /// The word for what has a degree rather than a size: an enlarged heart, oedema.
-    #[must_use]
     pub const fn degree(self) -> &'static str {
         match self {
             Self::Small => "mild",

@@ -18,7 +18,6 @@ const SURROUNDINGS: usize = 8;
 /// What the deviation is at least and at most: texture beside a large vessel is not noise.
 const DEVIATION: [f32; 2] = [0.012, 0.040];
 
-/// A finding measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     /// Mean of the finding over its region before it is scaled.

@@ -10,7 +10,6 @@ const WHITE: usize = 224;
 /// One lattice: how fine and how strong.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Octave {
-    /// Nodes across the longer side.
     pub(crate) nodes: usize,
     /// Standard deviation at the nodes.
     pub(crate) deviation: f32,

@@ -26,13 +26,11 @@ pub struct Phantom {
 
 impl Phantom {
     /// Picture `index` of the set `seed`; with `pairs` each odd picture is a later one of the patient before it.
-    #[must_use]
     pub fn draw(seed: u64, index: u64, pairs: bool) -> Self {
         Self::draw_often(seed, index, pairs, &[])
     }
 
     /// As [`Self::draw`], but of new findings 7 of 10 are from `often` if it names any.
-    #[must_use]
     pub fn draw_often(seed: u64, index: u64, pairs: bool, often: &[Label]) -> Self {
         let (plans, changes) = plan(seed, index, pairs, often);
         let patient = if pairs { index / 2 } else { index };
@@ -91,13 +89,11 @@ impl Phantom {
     }
 
     /// What is known of the picture; rows and columns are those that it has by itself.
-    #[must_use]
     pub const fn record(&self) -> &Record {
         &self.record
     }
 
     /// The record of this picture as a file of `columns`.
-    #[must_use]
     pub fn record_at(&self, columns: u32, image: Option<String>) -> Record {
         Record {
             image,
@@ -108,7 +104,6 @@ impl Phantom {
     }
 
     /// The picture, `columns` wide; its height follows from its own shape.
-    #[must_use]
     pub fn render(&self, columns: u32) -> Picture {
         let rows = self.scene.acquisition.rows_at(columns);
         render(
@@ -118,7 +113,6 @@ impl Phantom {
     }
 
     /// The picture padded with black to a square and brought to `side` pixels.
-    #[must_use]
     pub fn render_square(&self, side: u32) -> Picture {
         render(&self.scene, Canvas::square(side as usize))
     }

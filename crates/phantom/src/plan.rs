@@ -38,7 +38,6 @@ impl Plan {
     }
 }
 
-/// A support device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Device {
     Tube,
@@ -60,15 +59,10 @@ impl Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// It wasn't there.
     New,
-    /// Larger.
     Worse,
-    /// Smaller.
     Better,
-    /// The same.
     Unchanged,
-    /// It is gone.
     Resolved,
 }
 

@@ -107,9 +107,7 @@ fn exists(label: Label, side: Option<&str>) -> String {
 /// What is asked about a label.
 #[derive(Clone, Copy)]
 enum Form {
-    /// Whether it is there.
     Exists,
-    /// Whether it is on a side.
     Side,
     /// Whether it is in a zone of a side.
     Zone,

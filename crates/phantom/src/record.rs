@@ -25,18 +25,14 @@ pub struct Record {
     pub labels: Labels,
     /// The findings, in the order of labels.
     pub findings: Vec<Finding>,
-    /// The report, one line.
     pub report: String,
-    /// Four questions about the picture.
     pub questions: Vec<Question>,
     /// What changed since the picture before, in pairs.
     pub prior: Option<Prior>,
 }
 
-/// One finding.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// What it is.
     pub label: Label,
     /// The patient's side.
     pub side: Side,
@@ -54,10 +50,8 @@ pub struct Finding {
     pub cells: [u16; 16],
 }
 
-/// A question and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Question {
-    /// One sentence.
     pub question: String,
     /// `yes`, `no`, or a few words.
     pub answer: String,
@@ -66,9 +60,7 @@ pub struct Question {
 /// The picture before, of the same patient.
 #[derive(Clone, Debug, Serialize)]
 pub struct Prior {
-    /// Its number in the set.
     pub index: u64,
-    /// Its name in the set.
     pub id: String,
     /// What became of each finding of either.
     pub changes: Vec<Changed>,
@@ -76,14 +68,11 @@ pub struct Prior {
     pub report: String,
 }
 
-/// What became of one finding.
 #[derive(Clone, Debug, Serialize)]
 pub struct Changed {
-    /// What it is.
     pub label: Label,
     /// The patient's side.
     pub side: Side,
-    /// What became of it.
     pub change: Change,
 }
 
@@ -93,13 +82,11 @@ pub struct Labels(Vec<Label>);
 
 impl Labels {
     /// The labels of these findings.
-    #[must_use]
     pub fn of(findings: &[Finding]) -> Self {
         Self(findings.iter().map(|finding| finding.label).collect())
     }
 
     /// Whether there is a finding of this label.
-    #[must_use]
     pub fn has(&self, label: Label) -> bool {
         self.0.contains(&label)
     }

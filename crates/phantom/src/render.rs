@@ -18,9 +18,7 @@ const EDGE: [f32; 2] = [0.45, 0.03];
 /// A picture as it is shown: brightness, bone white.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
-    /// Width in pixels.
     pub columns: usize,
-    /// Height in pixels.
     pub rows: usize,
     /// Brightness [rows, columns], row-major, 0..1.
     pub values: Vec<f32>,
@@ -28,7 +26,6 @@ pub struct Picture {
 
 impl Picture {
     /// Brightness as whole numbers 0..=`most`.
-    #[must_use]
     pub fn levels(&self, most: u16) -> Vec<u16> {
         let most = f32::from(most);
         self.values
@@ -37,8 +34,6 @@ impl Picture {
             .collect()
     }
 
-    /// Brightness as bytes.
-    #[must_use]
     pub fn grey(&self) -> Vec<u8> {
         self.values
             .iter()
@@ -47,7 +42,6 @@ impl Picture {
     }
 }
 
-/// The picture on a canvas.
 pub(crate) fn render(scene: &Scene, canvas: Canvas) -> Picture {
     let long = canvas.columns.max(canvas.rows);
     if long < WHOLE {

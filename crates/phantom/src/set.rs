@@ -22,7 +22,6 @@ const COLUMNS: u32 = 1024;
 /// Sizes that can be asked for, in pixels.
 const SIZES: std::ops::RangeInclusive<u32> = 16..=4096;
 
-/// How pictures are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `images/000000.png`, 8-bit grey as shown, bone white.
@@ -36,11 +35,8 @@ pub enum Format {
 /// What set to write.
 #[derive(Clone, Debug)]
 pub struct SetOptions {
-    /// Number of pictures.
     pub count: u64,
-    /// Seed of the set.
     pub seed: u64,
-    /// How pictures are written.
     pub format: Format,
     /// Side of a raw picture or columns of a file. If none: 224 raw, 1024 PNG, and in DICOM each picture's own.
     pub size: Option<u32>,
@@ -56,51 +52,34 @@ pub struct SetOptions {
 /// Why a set wasn't written.
 #[derive(Debug, thiserror::Error)]
 pub enum PhantomError {
-    /// A size that no picture can have.
     #[error("pictures of {size} pixels can't be made: choose {} to {}", SIZES.start(), SIZES.end())]
-    Size {
-        /// What was asked for.
-        size: u32,
-    },
-    /// Files are rendered at their own size.
+    Size { size: u32 },
     #[error(
         "only raw pictures are rendered at another size than they are written at: choose the format raw, or leave out the \
          size to render at"
     )]
     Rendered,
-    /// A file or folder couldn't be written.
     #[error("can't write {}", path.display())]
     Write {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// A picture couldn't be encoded as PNG.
     #[error("can't encode picture {index} as PNG")]
     Png {
-        /// Which picture.
         index: u64,
-        /// Why.
         #[source]
         source: image::ImageError,
     },
-    /// A picture couldn't be encoded as DICOM.
     #[error("can't encode picture {index} as DICOM")]
     Dicom {
-        /// Which picture.
         index: u64,
-        /// Why.
         #[source]
         source: DicomError,
     },
-    /// A record couldn't be encoded.
     #[error("can't encode record {index}")]
     Record {
-        /// Which picture.
         index: u64,
-        /// Why.
         #[source]
         source: serde_json::Error,
     },
@@ -166,7 +145,6 @@ pub fn write_set(
 
 /// One picture's part of the set.
 struct Made {
-    /// Its line of `set.jsonl`.
     line: Vec<u8>,
     /// Its bytes of `images.u8`; nothing if it has a file of its own.
     pixels: Vec<u8>,

@@ -19,7 +19,6 @@ const HOURS: [(f64, f64); 11] = [
     (24.0, 0.002),
 ];
 
-/// A job of the day.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arrival {
     /// When it is accepted, in seconds of the day.
@@ -33,7 +32,6 @@ pub struct Arrival {
 }
 
 /// The jobs of a day of this length; the load must have passed its check, and its rate is that of the busiest moment.
-#[must_use]
 pub fn arrivals(load: &Load, day_seconds: f64, seed: u64) -> Vec<Arrival> {
     let mut random = Random(seed);
     let mut all = Vec::new();
@@ -77,7 +75,6 @@ fn rate(hour: f64) -> f64 {
 
 /// The units of encode and of decode, each as the earliest time at which it could begin and the slot time that it takes, in
 /// seconds: what [`oracle`](crate::oracle) knows.
-#[must_use]
 pub fn units(load: &Load, jobs: &[Arrival]) -> [Vec<(f64, f64)>; 2] {
     let (mut encode, mut decode) = (Vec::new(), Vec::new());
     for job in jobs {

@@ -3,7 +3,6 @@
 /// Workers that a stage may have to do at a time: more are a mistake in a figure, not a fleet.
 const BUSY_MAX: f64 = 1e7;
 
-/// Jobs of one kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct JobKind {
     /// Order of service: 0 is served first.
@@ -17,7 +16,6 @@ pub struct JobKind {
 /// How long one unit takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Service {
-    /// Seconds, on average.
     pub mean_seconds: f64,
     /// Variance over the square of the mean: 0 is always the same, 1 varies as an exponential time does.
     pub variation: f64,
@@ -26,7 +24,6 @@ pub struct Service {
 /// What arrives, independently of each other (a Poisson process), and what it takes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
-    /// Jobs a second.
     pub jobs_per_second: f64,
     /// Their kinds; the shares add up to 1.
     pub kinds: Vec<JobKind>,
@@ -50,42 +47,18 @@ pub struct Fleet {
 /// A load that cannot be planned for.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LoadError {
-    /// A number that must be positive and finite.
     #[error("{what} must be a positive number")]
-    Positive {
-        /// Which.
-        what: &'static str,
-    },
-    /// A number that must be finite, and zero or more.
+    Positive { what: &'static str },
     #[error("{what} must be zero or a positive number")]
-    Negative {
-        /// Which.
-        what: &'static str,
-    },
-    /// The shares.
+    Negative { what: &'static str },
     #[error("the shares of the kinds of jobs add up to {sum}; they must add up to 1")]
-    Shares {
-        /// Their sum.
-        sum: f64,
-    },
-    /// A stage's work.
+    Shares { sum: f64 },
     #[error(
         "{stage} would have work for {busy:.0} at a time; more than {BUSY_MAX} are a mistake in the rate or in a time"
     )]
-    Busy {
-        /// Who works.
-        stage: &'static str,
-        /// How many of them would.
-        busy: f64,
-    },
-    /// A class.
+    Busy { stage: &'static str, busy: f64 },
     #[error("class {class} is not one of the {classes} classes")]
-    Class {
-        /// The class given.
-        class: usize,
-        /// How many there are.
-        classes: usize,
-    },
+    Class { class: usize, classes: usize },
 }
 
 impl Load {
@@ -136,13 +109,11 @@ impl Load {
         self.kinds.iter().map(moment).sum()
     }
 
-    #[must_use]
     pub(crate) fn chunks_per_second(&self) -> f64 {
         self.jobs_per_second * self.chunks_moment(1)
     }
 
     /// Busy part of the encoders and of the decode slots.
-    #[must_use]
     pub fn utilisation(&self, fleet: Fleet) -> (f64, f64) {
         let encode = self.chunks_per_second() * self.encode.mean_seconds;
         let decode = self.jobs_per_second * self.decode.mean_seconds;

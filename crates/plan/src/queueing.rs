@@ -19,7 +19,6 @@ fn erlang_c(servers: u32, erlangs: f64) -> f64 {
 
 /// Mean wait before service, in seconds; infinite when the servers cannot keep up. The variations are variance over
 /// squared mean, of the arrivals' count and of the service time.
-#[must_use]
 pub fn wait(servers: u32, per_second: f64, mean_seconds: f64, variations: (f64, f64)) -> f64 {
     let erlangs = per_second * mean_seconds;
     let spare = f64::from(servers) - erlangs;
@@ -39,9 +38,9 @@ pub struct Predicted {
     pub decode_wait_seconds: f64,
 }
 
-/// Applies the formulas to both stages. For jobs of several chunks the encode wait is one for heavy traffic: an encoder pool
-/// with time to spare is waited for longer than it says, by the other chunks of the same job. The order of service among classes leaves the mean over all of them as it is.
-#[must_use]
+/// Applies the formulas to both stages. For jobs of several chunks the encode wait is a heavy-traffic approximation: in a pool
+/// with time to spare, the chunks of a job wait for each other, longer than the formula says. The order of service among classes
+/// leaves the mean over all of them as it is.
 pub fn predict(load: &Load, fleet: Fleet) -> Predicted {
     let mean = load.chunks_moment(1);
     let dispersion = if mean > 0.0 {
@@ -57,7 +56,7 @@ pub fn predict(load: &Load, fleet: Fleet) -> Predicted {
             encode.mean_seconds,
             (dispersion, encode.variation),
         ),
-        // What leaves many encoders is taken for a Poisson process again.
+        // The departures of many encoders are taken for a Poisson process again.
         decode_wait_seconds: wait(
             fleet.decode_slots,
             load.jobs_per_second,

@@ -1,18 +1,18 @@
-//! What KEDA and the controller of a `HorizontalPodAutoscaler` make of a backlog: how many workers there are to be. Pure; the
-//! simulated day and the tests with real workers ask the same code.
+//! What KEDA and the controller of a `HorizontalPodAutoscaler` make of a backlog: how many workers there should be. Pure; the
+//! simulated day and the tests with real workers use the same code.
 //!
 //! The rules are those that the chart renders, and `cargo xtask chart` compares them. Sources: KEDA 2.20,
-//! `scale_scaledobjects.go` (activation from none to one, cooldown from any number to none); Kubernetes, `pkg/controller/podautoscaler/horizontal.go`
-//! (an `AverageValue`: value ÷ threshold, rounded up, unless within a tenth of what it is; the stabilisation window; the
-//! policies of a behaviour).
+//! `scale_scaledobjects.go` (activation from none to one, cooldown from any number to none); Kubernetes,
+//! `pkg/controller/podautoscaler/horizontal.go` (an `AverageValue`: value ÷ threshold, rounded up, unless within a tenth of what
+//! it is; the stabilisation window; the policies of a behaviour).
 
 use std::collections::{BTreeMap, VecDeque};
 
 /// Backlog that a slot may have before it, in seconds: the chart's `targetSeconds`.
 pub const TARGET_SECONDS: f64 = 30.0;
-/// Workers that may be added within a turn, where their doubling is not more.
+/// Workers that may be added within a turn; more only where that doubles their number at most.
 pub const ADDED_MAX: u32 = 4;
-/// The controller lets a number of workers be that is so near to what it should be.
+/// The controller leaves the number of workers as it is while it is within this fraction of what it should be.
 const TOLERANCE: f64 = 0.1;
 
 /// The rules of one pool of workers.
@@ -20,23 +20,21 @@ const TOLERANCE: f64 = 0.1;
 pub struct Rules {
     /// Backlog for each worker, in seconds of a slot.
     pub threshold_seconds: f64,
-    /// Most workers.
     pub workers_max: u32,
     /// Between two looks at the backlog, of KEDA's as of the controller's.
     pub turn_seconds: f64,
     /// The highest backlog within this counts.
     pub window_seconds: f64,
-    /// How long there must be nothing before the last workers go.
+    /// How long the backlog must be zero before the last workers go.
     pub cooldown_seconds: f64,
-    /// No fewer workers than were wished for within this.
+    /// No fewer workers than were wanted at any time within this window.
     pub stabilisation_seconds: f64,
-    /// Within this one worker is told to go, not more.
+    /// At most one worker is removed within this time.
     pub step_seconds: f64,
 }
 
 impl Rules {
     /// What the chart renders by default for workers with so many slots.
-    #[must_use]
     pub fn chart(slots: u32, workers_max: u32) -> Self {
         Self {
             threshold_seconds: TARGET_SECONDS * f64::from(slots),
@@ -77,7 +75,6 @@ pub struct Controller {
 
 impl Controller {
     /// One that has seen nothing yet.
-    #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -89,8 +86,6 @@ impl Controller {
         }
     }
 
-    /// Its rules.
-    #[must_use]
     pub fn rules(&self) -> Rules {
         self.rules
     }
@@ -170,7 +165,6 @@ fn sum(queue: &VecDeque<(f64, u32)>) -> u32 {
 /// be ready; where the stretches begin is chosen as is best. It is better than anybody with real workers could be: the units
 /// of a stretch fill its slots without a gap, and none waits longer than a stretch. It keeps nobody through a stretch without
 /// work, which is right where a least life is longer than a start. Times in seconds.
-#[must_use]
 pub fn oracle(units: &[(f64, f64)], slots: u32, start_seconds: f64, least_seconds: f64) -> f64 {
     const BEGINS: u32 = 10;
     let of_begin = |begin: u32| {

@@ -17,10 +17,8 @@ pub struct Target {
     pub utilisation_max: f64,
 }
 
-/// A fleet and what it does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// How many work.
     pub fleet: Fleet,
     /// How long jobs take.
     pub simulated: Simulated,

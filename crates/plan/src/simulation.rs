@@ -18,7 +18,6 @@ pub struct Run {
     pub jobs: u32,
     /// Jobs before them, while the queues fill.
     pub warm_up: u32,
-    /// The seed of all randomness.
     pub seed: u64,
 }
 
@@ -27,18 +26,14 @@ pub struct Run {
 pub struct Turnaround {
     /// Jobs measured.
     pub jobs: u32,
-    /// Half of them were faster.
     pub p50_seconds: f64,
-    /// 95 of 100 were faster.
     pub p95_seconds: f64,
 }
 
 /// What a run showed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Simulated {
-    /// Of all jobs.
     pub all: Turnaround,
-    /// Of each class.
     pub classes: [Turnaround; CLASSES],
     /// Mean wait of a chunk, in seconds.
     pub encode_wait_seconds: f64,
@@ -148,7 +143,6 @@ struct Simulation<'a> {
 }
 
 /// Simulates a fleet. The load must have passed its check, and the fleet keep up with it.
-#[must_use]
 pub fn simulate(load: &Load, fleet: Fleet, run: Run) -> Simulated {
     let mut simulation = Simulation::new(load, fleet, run.seed, run.warm_up as usize);
     let most = run.warm_up as usize + run.jobs as usize;
@@ -181,7 +175,6 @@ pub fn simulate(load: &Load, fleet: Fleet, run: Run) -> Simulated {
 
 /// How long a fleet takes for a number of jobs that are all there at the beginning, in seconds: what it does at most. The load's
 /// rate does not count.
-#[must_use]
 pub fn batch_seconds(load: &Load, fleet: Fleet, jobs: u32, seed: u64) -> f64 {
     let mut simulation = Simulation::new(load, fleet, seed, 0);
     for _ in 0..jobs {

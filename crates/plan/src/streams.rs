@@ -4,14 +4,11 @@
 
 use crate::load::Load;
 
-/// Writes to one stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StreamLoad {
     /// Its name on the server; of the records, which may have several, that of all of them.
     pub stream: &'static str,
-    /// Writes a job.
     pub writes_per_job: f64,
-    /// Writes a second.
     pub writes_per_second: f64,
     /// How many of it are needed when one takes so many writes a second as was said: of the records that is
     /// `queue.record_shards`, of the others there is one.
@@ -19,7 +16,6 @@ pub struct StreamLoad {
 }
 
 /// The load of each stream, the busiest first, when one stream takes `stream_writes_per_second`.
-#[must_use]
 pub fn streams(load: &Load, stream_writes_per_second: f64) -> Vec<StreamLoad> {
     let chunks = load.chunks_moment(1);
     let per_job = [

@@ -25,7 +25,6 @@ pub(crate) mod code {
     pub(crate) const NO_MESSAGE: u64 = 10037;
     /// The sequence to delete is not there.
     pub(crate) const SEQUENCE_NOT_FOUND: u64 = 10043;
-    /// The delete failed.
     pub(crate) const MESSAGE_DELETE_FAILED: u64 = 10057;
     /// A stream of this name exists with another configuration.
     pub(crate) const STREAM_EXISTS: u64 = 10058;

@@ -30,7 +30,6 @@ pub struct Claim {
 
 impl Queue {
     /// The claims; nothing is made on the server yet, see [`Claims::prepare`].
-    #[must_use]
     pub fn claims(&self) -> Claims {
         let api = Api {
             timeout: self.api.timeout.min(PATIENCE),
@@ -53,7 +52,6 @@ impl Claims {
     }
 
     /// How long a claim lasts without renewal: as long as a lease does.
-    #[must_use]
     pub fn ttl(&self) -> Duration {
         self.queue.lease_ttl()
     }

@@ -96,8 +96,6 @@ pub enum Replicas {
 }
 
 impl Replicas {
-    /// The number.
-    #[must_use]
     pub const fn count(self) -> usize {
         match self {
             Self::One => 1,
@@ -131,7 +129,6 @@ impl TryFrom<u8> for Replicas {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("replicas must be 1 or 3, found {found}")]
 pub struct ReplicasError {
-    /// What was found.
     pub found: u8,
 }
 
@@ -221,7 +218,6 @@ impl Default for QueueConfig {
 
 impl QueueConfig {
     /// Defaults, with one server to try.
-    #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
         Self {
             urls: vec![url.into()],
@@ -230,14 +226,12 @@ impl QueueConfig {
     }
 
     /// How often a worker reports progress.
-    #[must_use]
     pub fn heartbeat(&self) -> Duration {
         self.heartbeat
             .map_or(self.ack_wait.get() / 3, DurationText::get)
     }
 
     /// Audit entries of one tenant that are kept at most, where no tenant had more before; 0 for any number.
-    #[must_use]
     pub fn audit_lines(&self) -> u64 {
         let of_room = match self.stream_bytes_max.audit.get() {
             // Without a limit nobody takes the room of others.

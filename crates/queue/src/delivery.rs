@@ -26,11 +26,9 @@ const CROWDED_FROM: u64 = 4;
 /// acknowledge wait.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The unit.
     pub unit: WorkUnit,
     /// Trace context.
     pub headers: Headers,
-    /// When it was released.
     pub released_at: UnixMillis,
     /// How often it was delivered, this time included.
     pub deliveries: u64,
@@ -128,8 +126,6 @@ pub(crate) fn nak(after: Duration) -> Bytes {
     format!("-NAK {}", json!({ "delay": delay })).into()
 }
 
-/// The dead letter of a unit.
-#[must_use]
 pub fn dead_letter(unit: &WorkUnit, failure: &Failure, now_unix_millis: i64) -> wire::DeadLetter {
     wire::DeadLetter {
         unit: Some(unit_to_wire(unit)),

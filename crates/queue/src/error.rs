@@ -7,41 +7,28 @@ use medfleet_core::{Class, JobKey, PoolName, Stage};
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The settings contradict each other.
     #[error("the queue's settings cannot be used")]
     Config(#[from] crate::ConfigError),
-    /// Nothing usable answered.
     #[error("no NATS server answered at {tried}: {reason}")]
     Unreachable {
         /// The addresses tried, without credentials.
         tried: String,
-        /// What happened.
         reason: &'static str,
     },
-    /// The server refused our credentials.
     #[error("the NATS server at {tried} refused the credentials")]
     Unauthorised {
         /// The addresses tried, without credentials.
         tried: String,
     },
-    /// A file of the settings cannot be read or used.
     #[error("{what} cannot be read")]
     File {
         /// Which setting names it.
         what: &'static str,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// The server is older than what medfleet needs.
     #[error("the NATS server is version {found}; at least {needed} is needed")]
-    TooOld {
-        /// Its version.
-        found: String,
-        /// The oldest that works.
-        needed: &'static str,
-    },
-    /// The server has no JetStream.
+    TooOld { found: String, needed: &'static str },
     #[error("the NATS server has JetStream switched off; start it with jetstream enabled")]
     NoJetStream,
 }
@@ -52,63 +39,39 @@ pub enum QueueError {
     /// Not answered in time: the server is restarting, electing a leader, or away.
     #[error("{operation} was not answered within {waited:?}")]
     TimedOut {
-        /// What was asked.
         operation: &'static str,
-        /// How long was waited.
         waited: Duration,
     },
     /// Nobody serves the request right now: no connection, no leader, or the stream does not exist.
     #[error("{operation} found nobody to answer it")]
-    Unavailable {
-        /// What was asked.
-        operation: &'static str,
-    },
+    Unavailable { operation: &'static str },
     /// A named limit is reached; later there may be room again.
     #[error("{stream} is full: {limit}")]
     Full {
-        /// Which stream.
         stream: String,
         /// Which limit, in the server's words.
         limit: String,
     },
-    /// The server refused the request.
     #[error("{operation} was refused: {description} (code {code})")]
     Refused {
-        /// What was asked.
         operation: &'static str,
-        /// The server's error code.
         code: u64,
-        /// The server's words.
         description: String,
     },
-    /// Too many others changed the record meanwhile.
     #[error("the record changed {tries} times while it was being changed")]
-    Contended {
-        /// Tries made.
-        tries: u32,
-    },
+    Contended { tries: u32 },
     /// A change that would break an invariant; never stored.
     #[error("a defect of medfleet was kept out of the records: {invariant}")]
-    Internal {
-        /// The invariant.
-        invariant: &'static str,
-    },
-    /// Larger than the protocol allows.
+    Internal { invariant: &'static str },
     #[error("{what} is {bytes} bytes, {bytes_max} are allowed")]
     TooLarge {
-        /// What.
         what: &'static str,
-        /// Its size.
         bytes: usize,
-        /// The limit.
         bytes_max: usize,
     },
-    /// Stored bytes that this version does not understand.
     #[error("{what} cannot be read: {reason}")]
     Malformed {
-        /// What.
         what: &'static str,
-        /// Why.
         reason: &'static str,
     },
     /// A message in the place of a unit of work is none that this release can read. It has got its verdict: the job that it
@@ -123,28 +86,18 @@ pub enum QueueError {
     #[error(
         "a message in the place of a unit of work cannot be read and is left to others: {reason}"
     )]
-    HandedBack {
-        /// Why nothing was decided.
-        reason: &'static str,
-    },
-    /// A message among the units that wait for release is none that this release can read. It stays where it is.
+    HandedBack { reason: &'static str },
     #[error("message {sequence} of {stream} is no unit of work that this release can read")]
     NoIntake {
-        /// The stream.
         stream: &'static str,
-        /// Its place there.
         sequence: u64,
-        /// Why.
         source: Box<Self>,
     },
     /// No consumer for this pool: `ensure` was not called with it.
     #[error("pool {pool} has no consumer for {stage}, class {class}")]
     UnknownPool {
-        /// The stage.
         stage: Stage,
-        /// The pool.
         pool: PoolName,
-        /// The class.
         class: Class,
     },
     /// The job records are in another number of shards than this process was told: it would find none of them.
@@ -152,20 +105,13 @@ pub enum QueueError {
         "the job records of this fleet are in another number of shards: found {found}, and queue.record_shards is {set}; set it to \
          {found} in every service's settings, since ingest changes the number only while no record is kept"
     )]
-    RecordShards {
-        /// How many they are in.
-        found: u8,
-        /// What this process was told.
-        set: u8,
-    },
-    /// The queue was closed on our side.
+    RecordShards { found: u8, set: u8 },
     #[error("the connection to the queue is closed")]
     Closed,
 }
 
 impl QueueError {
     /// That nobody answered, or nobody could be trusted to.
-    #[must_use]
     pub const fn unavailable(operation: &'static str) -> Self {
         Self::Unavailable { operation }
     }
@@ -175,7 +121,6 @@ impl QueueError {
     }
 
     /// Whether the same call may succeed later without anybody doing anything.
-    #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,

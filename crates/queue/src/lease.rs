@@ -44,7 +44,6 @@ impl Queue {
     }
 
     /// How long a lease lasts without renewal.
-    #[must_use]
     pub fn lease_ttl(&self) -> std::time::Duration {
         self.config.lease_ttl.get()
     }

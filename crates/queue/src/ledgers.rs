@@ -347,7 +347,6 @@ pub struct Pause {
     pub class: Option<Class>,
     /// Name of the token that paused it.
     pub actor: String,
-    /// When.
     pub at: UnixMillis,
 }
 

@@ -141,7 +141,6 @@ impl Queue {
     }
 
     /// The server's version at the time of connecting.
-    #[must_use]
     pub fn server_version(&self) -> &str {
         &self.version
     }
@@ -196,7 +195,6 @@ impl Queue {
     }
 
     /// Whether there is a connection right now.
-    #[must_use]
     pub fn is_connected(&self) -> bool {
         self.api.client.connection_state() == async_nats::connection::State::Connected
             && !self.api.link.is_closed()
@@ -204,20 +202,17 @@ impl Queue {
 
     /// How often the connection was lost so far. What was read of a stream before a loss may not be what is there after it: a
     /// server that did not sync has forgotten its latest writes, and gives their sequences to others.
-    #[must_use]
     pub fn losses(&self) -> u64 {
         self.api.link.losses()
     }
 
     /// How often a worker reports progress on a delivery.
-    #[must_use]
     pub fn heartbeat(&self) -> Duration {
         self.config.heartbeat()
     }
 
     /// Units of a stage that may wait for release before only those of STAT are to come to it: the rest of its room is kept for
     /// them.
-    #[must_use]
     pub fn intake_for_all(&self) -> u64 {
         usage::without_reserve(self.config.intake_messages_max)
     }
@@ -225,7 +220,6 @@ impl Queue {
     /// How old a state it may answer with. On a cluster a stream's leader that was cut off answers for a while before it
     /// knows that it leads no more; a change made elsewhere meanwhile is not in its answers. Writes are safe from this, since
     /// they need a majority.
-    #[must_use]
     pub fn outdated_max(&self) -> Duration {
         if self.api.any_server_is_current {
             Duration::ZERO

@@ -55,7 +55,6 @@ struct Inner {
 impl Queue {
     /// Blobs in a bucket of JetStream's object store. `bucket` is letters, digits, `-` and `_`; its size limit is
     /// `stream_bytes_max.objects`.
-    #[must_use]
     pub fn objects(&self, bucket: &str, replicas: Replicas) -> Objects {
         let mut api = self.api.clone();
         api.any_server_is_current = replicas == Replicas::One;

@@ -10,7 +10,6 @@ use crate::{Queue, Result, subject};
 
 impl Queue {
     /// A name that no other process has.
-    #[must_use]
     pub fn fresh_name(&self) -> String {
         let inbox = self.api.client.new_inbox();
         inbox.rsplit('.').next().unwrap_or_default().to_owned()

@@ -34,7 +34,6 @@ pub struct Revision {
 
 impl Revision {
     /// The change of this sequence.
-    #[must_use]
     pub const fn at(sequence: u64) -> Self {
         Self {
             sequence,
@@ -42,8 +41,6 @@ impl Revision {
         }
     }
 
-    /// Its sequence.
-    #[must_use]
     pub const fn sequence(self) -> u64 {
         self.sequence
     }
@@ -135,7 +132,6 @@ pub enum Created {
 /// What became of a compare-and-set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Updated {
-    /// Stored.
     Updated(Revision),
     /// Somebody changed it since the revision; nothing was stored.
     Conflict,
@@ -152,14 +148,12 @@ pub enum Applied {
     Applied {
         /// The record as stored.
         record: JobRecord,
-        /// The record before.
         before: JobRecord,
         /// Of the record as stored.
         revision: Revision,
     },
     /// The state machine does not allow it; nothing was stored.
     Refused {
-        /// Why.
         reason: Refused,
         /// The record as found.
         record: JobRecord,

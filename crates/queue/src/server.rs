@@ -39,7 +39,6 @@ pub enum Sync {
 
 impl ServerSettings {
     /// A server on loopback with a store folder.
-    #[must_use]
     pub fn local(store: PathBuf, port: i32) -> Self {
         Self {
             host: "127.0.0.1".to_owned(),
@@ -57,7 +56,6 @@ impl ServerSettings {
 
 /// The text of its configuration file. Unless told otherwise, a write is on disk before it is confirmed
 /// (`sync_interval: always`): the server's own default would lose up to two minutes of accepted jobs in a power cut.
-#[must_use]
 pub fn server_config(settings: &ServerSettings) -> String {
     let quote = |text: &str| serde_json::Value::from(text).to_string();
     let mut lines = vec![
@@ -94,7 +92,6 @@ pub fn server_config(settings: &ServerSettings) -> String {
 }
 
 /// Whether a version as `nats-server --version` prints it (`nats-server: v2.14.0`) is new enough for medfleet.
-#[must_use]
 pub fn is_new_enough(version_line: &str) -> bool {
     version_line
         .split_whitespace()

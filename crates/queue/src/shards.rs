@@ -10,19 +10,17 @@ use crate::{Queue, Result, subject};
 
 impl Queue {
     /// In which shard a job's record is, by its place among them: where one does not answer, the others may.
-    #[must_use]
     pub fn record_shard(&self, job: &JobId) -> usize {
         self.jobs.place(job)
     }
 
     /// How many shards the job records are in.
-    #[must_use]
     pub fn record_shards(&self) -> usize {
         self.jobs.buckets.len()
     }
 }
 
-/// All of them.
+/// The buckets that the job records are spread over.
 #[derive(Debug)]
 pub(crate) struct Shards {
     buckets: Vec<Bucket>,

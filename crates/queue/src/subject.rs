@@ -6,7 +6,6 @@ use medfleet_core::{
     UploadId, WorkUnit,
 };
 
-/// Job events.
 pub(crate) const EVENTS: &str = "EVENTS";
 /// The stream of the dead letters.
 pub const DEAD: &str = "DEAD";
@@ -18,7 +17,6 @@ pub const JOBS_STREAM: &str = "KV_JOBS_0";
 const JOBS: &str = "JOBS_";
 /// The stream of the accepts that may need a sweeper.
 pub const PENDING_STREAM: &str = "KV_PENDING";
-/// Its bucket.
 pub(crate) const PENDING: &str = bucket_of(PENDING_STREAM);
 /// Bucket of the uploads under way.
 pub(crate) const UPLOADS: &str = "UPLOADS";
@@ -33,7 +31,6 @@ pub const INTAKE_STREAM: &str = "INTAKE_PREPROCESS";
 
 /// The stream of what all processes of a fleet have to agree on.
 pub(crate) const FLEET_STREAM: &str = "KV_FLEET";
-/// Its bucket.
 pub(crate) const FLEET: &str = bucket_of(FLEET_STREAM);
 
 /// What NATS calls the stream behind a bucket: this, and the bucket's name.
@@ -65,7 +62,6 @@ pub(crate) fn shards_of(stream: &str) -> Option<u8> {
 }
 
 /// Whether a stream has job records: all of them, or those of a shard.
-#[must_use]
 pub fn is_record_stream(stream: &str) -> bool {
     shards_of(stream).is_some()
 }
@@ -166,7 +162,6 @@ pub(crate) fn pause_key(tenant: Option<&TenantId>, class: Option<Class>) -> Stri
 }
 
 /// What tells an event from every other event of its job; two equal ones are the same event.
-#[must_use]
 pub fn event_token(record: &JobRecord) -> String {
     let (epoch, state) = (record.epoch, record.state);
     match state {
@@ -176,7 +171,6 @@ pub fn event_token(record: &JobRecord) -> String {
     }
 }
 
-/// An event of a job.
 pub(crate) fn event(key: &JobKey, record: &JobRecord) -> String {
     format!("event.{key}.{}", event_token(record))
 }
@@ -186,7 +180,6 @@ pub(crate) fn hub_event(key: &JobKey, epoch: u32, sequence: u64) -> String {
     format!("event.{key}.{epoch}-hub-{sequence}")
 }
 
-/// All events of a job.
 pub(crate) fn events_of(key: &JobKey) -> String {
     format!("event.{key}.*")
 }

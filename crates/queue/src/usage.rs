@@ -19,11 +19,8 @@ const LAST_SHARE: u64 = 2 * RESERVE_SHARE;
 /// How full one stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamUsage {
-    /// Its name.
     pub stream: String,
-    /// Messages in it.
     pub messages: u64,
-    /// Bytes in it.
     pub bytes: u64,
     /// Sequence of its last message.
     pub last_sequence: u64,
@@ -35,19 +32,16 @@ pub struct StreamUsage {
 
 impl StreamUsage {
     /// Whether only its reserve is left. One without a limit has no end.
-    #[must_use]
     pub fn is_at_reserve(&self) -> bool {
         self.has_only(RESERVE_SHARE)
     }
 
     /// Whether only half of its reserve is left.
-    #[must_use]
     pub fn is_at_half_reserve(&self) -> bool {
         self.has_only(LAST_SHARE)
     }
 
     /// How much of what it may hold it holds, of bytes or of messages, whichever is more; none without a limit.
-    #[must_use]
     pub fn percent(&self) -> Option<u64> {
         let percent = |used: u64, most: Option<u64>| {
             let most = most.filter(|most| *most > 0)?;

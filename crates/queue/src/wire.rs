@@ -29,7 +29,6 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
 }
 
 /// The state's number on the wire.
-#[must_use]
 pub const fn state_to_wire(state: JobState) -> v1::JobState {
     match state {
         JobState::Accepted => v1::JobState::Accepted,
@@ -46,7 +45,6 @@ pub const fn state_to_wire(state: JobState) -> v1::JobState {
 }
 
 /// The state of a wire number; `None` for one that this version does not know.
-#[must_use]
 pub fn state_from_wire(state: i32) -> Option<JobState> {
     JobState::ALL
         .iter()
@@ -55,7 +53,6 @@ pub fn state_from_wire(state: i32) -> Option<JobState> {
 }
 
 /// The class's number in the public API.
-#[must_use]
 pub const fn class_to_wire(class: Class) -> v1::Class {
     match class {
         Class::Stat => v1::Class::Stat,
@@ -66,7 +63,6 @@ pub const fn class_to_wire(class: Class) -> v1::Class {
 }
 
 /// The reason's number on the wire.
-#[must_use]
 pub const fn reason_to_wire(reason: FailureReason) -> v1::FailureReason {
     match reason {
         FailureReason::InputRefused => v1::FailureReason::InputRefused,
@@ -81,7 +77,6 @@ pub const fn reason_to_wire(reason: FailureReason) -> v1::FailureReason {
 }
 
 /// The reason of a wire number; `None` for none and for one that this version does not know.
-#[must_use]
 pub fn reason_from_wire(reason: i32) -> Option<FailureReason> {
     FailureReason::ALL
         .iter()
@@ -90,7 +85,6 @@ pub fn reason_from_wire(reason: i32) -> Option<FailureReason> {
 }
 
 /// The task's number on the wire.
-#[must_use]
 pub const fn task_to_wire(task: TaskKind) -> v1::TaskKind {
     match task {
         TaskKind::Report => v1::TaskKind::Report,
@@ -105,7 +99,6 @@ pub const fn task_to_wire(task: TaskKind) -> v1::TaskKind {
 }
 
 /// The task of a wire number; `None` for one that this version does not know.
-#[must_use]
 pub(crate) fn task_from_wire(task: i32) -> Option<TaskKind> {
     TaskKind::ALL
         .iter()
@@ -114,7 +107,6 @@ pub(crate) fn task_from_wire(task: i32) -> Option<TaskKind> {
 }
 
 /// A unit as it travels.
-#[must_use]
 pub(crate) fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
     work::WorkUnit {
         tenant: unit.key.tenant.to_string(),
@@ -130,7 +122,6 @@ pub(crate) fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
 }
 
 /// A cost as it travels.
-#[must_use]
 pub(crate) const fn cost_to_wire(cost: &Cost) -> work::Cost {
     work::Cost {
         preprocess_millis: cost.preprocess_millis,
@@ -142,7 +133,6 @@ pub(crate) const fn cost_to_wire(cost: &Cost) -> work::Cost {
 }
 
 /// A cost as it is used; nothing for what was written before there were costs.
-#[must_use]
 pub fn cost_from_wire(cost: Option<&work::Cost>) -> Cost {
     cost.map_or_else(Cost::default, |cost| Cost {
         preprocess_millis: cost.preprocess_millis,

@@ -27,7 +27,6 @@ pub enum Published {
 /// A unit that waits for release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntakeEntry {
-    /// The unit.
     pub unit: WorkUnit,
     /// Its place among the waiting units of its stage, for [`Queue::remove_intake`].
     pub sequence: u64,
@@ -49,19 +48,13 @@ pub struct Backlog {
 /// Released, unfinished units of one (stage, pool).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outstanding {
-    /// Class stat.
     pub stat: Backlog,
-    /// Class urgent.
     pub urgent: Backlog,
-    /// Class routine.
     pub routine: Backlog,
-    /// Class bulk.
     pub bulk: Backlog,
 }
 
 impl Outstanding {
-    /// Of one class.
-    #[must_use]
     pub const fn of(&self, class: Class) -> Backlog {
         match class {
             Class::Stat => self.stat,
@@ -72,7 +65,6 @@ impl Outstanding {
     }
 
     /// Waiting and in flight, of all classes together.
-    #[must_use]
     pub fn total(&self) -> u64 {
         Class::ALL
             .iter()

@@ -34,7 +34,6 @@ const NOTHING_ELSE: &str = "default-src 'none'; style-src 'unsafe-inline'; frame
 pub struct Page {
     /// Such as `text/html; charset=utf-8`.
     pub content_type: &'static str,
-    /// The text.
     pub body: String,
 }
 
@@ -79,9 +78,6 @@ struct Shared {
 }
 
 /// Serves on a bound listener until the token is cancelled.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,

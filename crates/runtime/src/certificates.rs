@@ -1,5 +1,5 @@
-//! Certificates that a program reads at its start and then serves until it ends: until when they are good. Whoever renews a
-//! file and restarts nobody would hear of it from clients.
+//! The expiry of the certificates that a program reads at its start and serves until it ends, for its metrics. Without it, an
+//! operator who renewed a file but restarted nothing would learn of that from clients.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 
-/// Settings that name a file with a certificate and those that sign it: it is good while all of them are. The second is what an
-/// edge shows to its hub.
+/// Settings that name a file with a certificate and its chain, which is good while all of them are. The second is the certificate
+/// that an edge shows to its hub.
 const OWN: [&str; 2] = ["cert", "client_cert"];
-/// Settings that name a file with authorities: it is good while one of them is, so that an old and a new one may stand there.
+/// Settings that name a file with authorities, which is good while one of them is: an old and a new authority may stand side by
+/// side.
 const AUTHORITIES: [&str; 3] = ["ca", "client_ca", "ca_file"];
 
 /// A file with certificates that a configuration names.
@@ -19,14 +20,12 @@ const AUTHORITIES: [&str; 3] = ["ca", "client_ca", "ca_file"];
 pub struct Named {
     /// The setting, such as `ingest.tls.cert`.
     pub setting: String,
-    /// The file.
     pub file: PathBuf,
 }
 
 impl Named {
     /// The certificate in this file's text by whose end the file ends: the first of an own one and those that sign it, the last
     /// of authorities. None where it holds no certificate.
-    #[must_use]
     pub fn last_good(&self, pem: &[u8]) -> Option<Validity> {
         let found = validities(pem).into_iter();
         let key = self.setting.rsplit('.').next().unwrap_or_default();
@@ -47,7 +46,6 @@ pub struct Validity {
 }
 
 /// The files with certificates that a configuration names, each under its setting.
-#[must_use]
 pub fn named(table: &toml::Table) -> Vec<Named> {
     let mut files = Vec::new();
     collect("", table, &mut files);
@@ -74,7 +72,6 @@ fn collect(path: &str, table: &toml::Table, files: &mut Vec<Named>) {
 }
 
 /// Each certificate of a PEM file. What else is in it, such as a private key, is left out.
-#[must_use]
 pub fn validities(pem: &[u8]) -> Vec<Validity> {
     let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
     certificates.filter_map(|der| validity(&der)).collect()

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use medfleet_core::UnixMillis;
 
-/// Says what time it is.
 pub trait Clock: Debug + Send + Sync {
     /// Milliseconds since 1970, UTC.
     fn now(&self) -> UnixMillis;
@@ -33,13 +32,10 @@ impl Clock for SystemClock {
 pub struct ManualClock(AtomicI64);
 
 impl ManualClock {
-    /// Starts at the given time.
-    #[must_use]
     pub fn at(now: UnixMillis) -> Self {
         Self(AtomicI64::new(now.0))
     }
 
-    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.0.fetch_add(millis, Ordering::SeqCst);

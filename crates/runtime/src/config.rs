@@ -1,6 +1,6 @@
-//! Loads one typed configuration from a file, the environment and flags, in this order of growing strength.
-//! An unknown key is fatal wherever it stands. No error shows a value, because any value may be a secret in the wrong place,
-//! save a whole number that is in the place of one and beyond its limits.
+//! Loads one typed configuration from a file, the environment and flags, in this order of growing strength. An unknown key is
+//! fatal wherever it stands. No error shows a value, because any value may be a secret in the wrong place; the only exception is
+//! a whole number that stands where one is expected and is beyond its limits.
 //!
 //! - Environment: `MEDFLEET_STORE__BLOB_BYTES_MAX=64MiB` sets `store.blob_bytes_max`; two underscores descend one level.
 //! - Flags: `store.blob_bytes_max=64MiB`.
@@ -47,9 +47,6 @@ pub trait Settings: Serialize + DeserializeOwned + JsonSchema + Send + 'static {
     fn process(&self) -> &ProcessConfig;
 
     /// Checks relations between fields.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     fn check(&self) -> Result<(), ConfigError> {
         Ok(())
     }
@@ -58,18 +55,13 @@ pub trait Settings: Serialize + DeserializeOwned + JsonSchema + Send + 'static {
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
     #[error("cannot read the configuration file {}", path.display())]
     Read {
-        /// Which file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML.
     #[error("{}, line {line}: {reason}", path.display())]
     Syntax {
-        /// Which file.
         path: PathBuf,
         /// Where, counted from 1.
         line: usize,
@@ -82,44 +74,27 @@ pub enum ConfigError {
         /// Which one, counted from 1.
         position: usize,
     },
-    /// The file of a secret can't be read.
     #[error("{key}: cannot read the file it names")]
-    SecretFile {
-        /// Which setting.
-        key: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A key that no setting has.
+    SecretFile { key: String, source: std::io::Error },
     #[error("{origin}: unknown key {key}; allowed here: {allowed}")]
     UnknownKey {
         /// The whole path of the key.
         key: String,
         /// File, variable or flag.
         origin: String,
-        /// The keys that exist there.
         allowed: String,
     },
-    /// A setting without which the program can't start.
     #[error("missing key {key}: set it in the file of --config, or by --set {key}=…")]
-    Missing {
-        /// The whole path of the key.
-        key: String,
-    },
-    /// A value that the setting can't take.
+    Missing { key: String },
     #[error("{origin}: {key}: {reason}")]
     Value {
-        /// The whole path of the key.
         key: String,
-        /// File, variable or flag.
         origin: String,
-        /// What is allowed.
         reason: String,
     },
     /// Settings that don't fit each other.
     #[error("{0}")]
     Relation(String),
-    /// The configuration can't be shown.
     #[error("the configuration cannot be written as TOML")]
     Print(#[source] toml::ser::Error),
 }
@@ -149,7 +124,6 @@ pub struct Sources {
 
 impl Sources {
     /// With this process's environment.
-    #[must_use]
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one place that reads the environment"
@@ -168,9 +142,6 @@ impl Sources {
 }
 
 /// Loads a configuration, without [`Settings::check`].
-///
-/// # Errors
-/// [`ConfigError`] names the key and where it stands.
 pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
     let mut figment = Figment::new();
     if let Some(path) = &sources.file {
@@ -207,35 +178,25 @@ pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
 }
 
 /// Checks each number against the limits that its field has in the schema, and what [`Settings::check`] does.
-///
-/// # Errors
-/// [`ConfigError`] names the key and what is allowed.
 pub(crate) fn check<C: Settings>(config: &C) -> Result<(), ConfigError> {
     config.check()?;
     hold(config, "")
 }
 
 /// Checks each number of a part of a configuration, which stands at `key`, against the limits that its field has in the schema.
-/// This is done of the whole before a service starts; whoever takes a part by itself does it of that.
-///
-/// # Errors
-/// [`ConfigError`] names the key and what is allowed.
+/// This is done for the whole configuration before a service starts; whoever loads only a part of it does it for that part.
 pub fn hold<T: Serialize + JsonSchema>(part: &T, key: &str) -> Result<(), ConfigError> {
     let value = serde_json::to_value(part).map_err(|error| ConfigError::of_part(&error))?;
     limits::hold(&schema::<T>(), &value, key)
 }
 
 /// The configuration as TOML, secrets hidden.
-///
-/// # Errors
-/// When it has no TOML form.
 pub fn print<T: Serialize>(config: &T) -> Result<String, ConfigError> {
     toml::to_string_pretty(config).map_err(ConfigError::Print)
 }
 
 /// The JSON schema of a configuration, from which the chart's is made (`cargo xtask chart --bless`). Every table stands where it
 /// is, without references, and a setting that may be missing has no `null`: TOML has none either.
-#[must_use]
 pub fn schema<T: JsonSchema>() -> serde_json::Value {
     // The version that every Helm reads.
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);

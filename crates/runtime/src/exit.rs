@@ -5,7 +5,6 @@ use std::fmt;
 
 use medfleet_core::chain;
 
-/// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -30,14 +29,11 @@ impl From<Exit> for std::process::ExitCode {
 /// Why a process ends other than well: the code and the error with its causes.
 /// Every error converts to it as [`Exit::Failed`]; the constructors say otherwise.
 pub struct Stop {
-    /// Which code.
     pub exit: Exit,
-    /// What happened.
     pub error: Box<dyn Error + Send + Sync>,
 }
 
 impl Stop {
-    /// Ends with the given code.
     pub fn new(exit: Exit, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             exit,
@@ -56,7 +52,6 @@ impl Stop {
     }
 
     /// The error followed by all its causes, separated by colons.
-    #[must_use]
     pub fn chain(&self) -> String {
         chain(self.error.as_ref())
     }

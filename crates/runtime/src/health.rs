@@ -21,7 +21,6 @@ struct State {
 
 impl Health {
     /// Nothing named yet: a process is not ready before its first part is.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -37,13 +36,12 @@ impl Health {
         }
     }
 
-    /// From now on unready for good: the process is stopping.
+    /// Makes the process unready for good, because it is stopping.
     pub fn drain(&self) {
         self.lock().draining = true;
     }
 
     /// Parts that are not ready, in order; empty means ready.
-    #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let state = self.lock();
         let unready = state
@@ -62,13 +60,11 @@ impl Health {
     }
 
     /// Whether every part is ready and the process is not stopping.
-    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.missing().is_empty()
     }
 
     /// Parts that only a restart can repair; empty means alive.
-    #[must_use]
     pub fn dead(&self) -> Vec<String> {
         self.lock().dead.clone()
     }
@@ -87,7 +83,6 @@ pub struct Part {
 }
 
 impl Part {
-    /// The part works.
     pub fn ready(&self) {
         self.set(true);
     }

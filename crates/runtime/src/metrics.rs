@@ -32,7 +32,6 @@ impl Default for Metrics {
 
 impl Metrics {
     /// A registry with the prefix `medfleet` and the process's own figures.
-    #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(Readings(resident_memory)));
@@ -76,9 +75,6 @@ impl Metrics {
     }
 
     /// All metrics in the OpenMetrics text format.
-    ///
-    /// # Errors
-    /// Only if a metric refuses to be written.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.lock())?;
@@ -164,7 +160,6 @@ pub struct Exemplar {
 
 impl Exemplar {
     /// Of the current span; none where its trace is not recorded, because then there is nothing to find.
-    #[must_use]
     pub fn current() -> Option<Self> {
         let trace_id = telemetry::recorded_trace_id(&tracing::Span::current())?;
         Some(Self { trace_id })
@@ -172,7 +167,6 @@ impl Exemplar {
 }
 
 /// Resident memory of this process in bytes, from the kernel; none where there is no `/proc`.
-#[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

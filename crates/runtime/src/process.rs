@@ -67,7 +67,6 @@ pub struct Arguments {
 
 impl Arguments {
     /// Whether nothing is to be started.
-    #[must_use]
     pub const fn only_looks(&self) -> bool {
         self.check_config || self.print_config || self.print_schema
     }
@@ -85,20 +84,18 @@ pub struct Program {
     pub name: &'static str,
     /// One sentence for `--help`.
     pub about: &'static str,
-    /// Its version.
     pub version: &'static str,
-    /// Most threads for what waits: connections, timers, the way from one step of a job to the next. At least one, at most half
-    /// as many as the machine has cores: the others are for those who answer, and for blocking calls. Several wake one another
-    /// with nearly every message, and whoever sends is followed at once by the connection, so one is best where the work itself
-    /// is done elsewhere: on a model's thread, by children, by the threads of blocking calls. On one thread, all who are awake
-    /// have their turn before the connection has its own, and what they send leaves in one write.
+    /// Most threads of the async runtime. It has at least one, and at most half as many as there are cores: the other cores are
+    /// for the processes that answer it and for blocking calls. Several threads wake one another with nearly every message, and
+    /// the connection's task runs right after each sender. So one thread is best where the work itself is done elsewhere: on a
+    /// model's thread, by child processes, or on the threads of blocking calls. On one thread, all tasks that are awake run
+    /// before the connection's, and what they send leaves in one write.
     pub threads_max: usize,
 }
 
 /// What the body of a program is given.
 #[derive(Debug, Clone)]
 pub struct Process<C> {
-    /// The validated configuration.
     pub config: C,
     /// Where metrics are registered; served already.
     pub metrics: Metrics,
@@ -110,9 +107,7 @@ pub struct Process<C> {
     pub tasks: TaskSet,
     /// Begun by the first signal or by a failed task.
     pub shutdown: Shutdown,
-    /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// The machine's randomness.
     pub random: Arc<dyn Random>,
     /// Where the admin port really is.
     pub admin: SocketAddr,
@@ -205,7 +200,7 @@ where
 /// Until when the certificates are good that a configuration names, by their settings.
 type Ends = Vec<(String, UnixMillis)>;
 
-/// A body that has its configuration. Behind a pointer, so that a process's life is compiled once, not for each program.
+/// A body with its configuration already bound. Boxed, so that the life of a process is compiled once, not for each program.
 type Body<'a> = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'a, Result<(), Stop>> + 'a>;
 
 fn run_body(program: Program, config: &ProcessConfig, ends: Ends, body: Body<'_>) -> Exit {
@@ -317,7 +312,7 @@ async fn serve(
         SIGNALS,
         watch_signals(shutdown.clone(), health.clone()).await?,
     );
-    // Whoever reads this line may connect, and may already send a signal.
+    // Whoever reads this line may connect, or send a signal, right away.
     tracing::info!(service = program.name, version = program.version, %admin, "started");
     let process = Process {
         config: (),
@@ -381,7 +376,7 @@ async fn watch_signals(
                 tracing::error!("second signal, leaving at once");
                 leave_at_once();
             }
-            // Whoever reads the line finds it unready already.
+            // Unready before the line is logged, for whoever acts on the line.
             health.drain();
             tracing::info!(drain_ms = shutdown.remaining().as_millis(), "stopping");
             shutdown.begin();

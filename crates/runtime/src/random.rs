@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use medfleet_core::splitmix;
 
-/// A source of random bytes.
 pub trait Random: Debug + Send + Sync {
-    /// Fills the buffer.
     fn fill(&self, buffer: &mut [u8]);
 
     /// A random number of 64 bits.
@@ -42,8 +40,6 @@ impl Random for SystemRandom {
 pub struct SeededRandom(AtomicU64);
 
 impl SeededRandom {
-    /// From a seed.
-    #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }

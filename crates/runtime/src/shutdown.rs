@@ -21,7 +21,6 @@ struct Inner {
 
 impl Shutdown {
     /// A shutdown that, once begun, may take `drain`.
-    #[must_use]
     pub fn new(drain: Duration) -> Self {
         let (deadline, token) = (OnceLock::new(), CancellationToken::new());
         Self {
@@ -41,8 +40,6 @@ impl Shutdown {
         self.inner.token.cancel();
     }
 
-    /// Whether it has begun.
-    #[must_use]
     pub fn has_begun(&self) -> bool {
         self.inner.token.is_cancelled()
     }
@@ -59,13 +56,11 @@ impl Shutdown {
     }
 
     /// When everything must have ended; none before it has begun.
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.inner.deadline.get().copied()
     }
 
     /// How long is left; the whole drain time before it has begun.
-    #[must_use]
     pub fn remaining(&self) -> Duration {
         match self.deadline() {
             Some(deadline) => deadline.saturating_duration_since(Instant::now()),

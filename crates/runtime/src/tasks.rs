@@ -22,7 +22,6 @@ use crate::exit::{Exit, Stop};
 pub enum OnFailure {
     /// The process can't go on: begin the ordered shutdown, and end as failed.
     Shutdown,
-    /// Log it and go on.
     Log,
 }
 
@@ -35,12 +34,10 @@ pub enum OnShutdown {
     Abort,
 }
 
-/// A named kind of task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskKind {
     /// Its name in logs.
     pub name: &'static str,
-    /// What its failure means.
     pub on_failure: OnFailure,
     /// What becomes of it on shutdown.
     pub on_shutdown: OnShutdown,
@@ -54,12 +51,9 @@ pub enum TaskFailure {
     /// A task that the process can't live without returned an error.
     #[error("task {kind} failed")]
     Failed {
-        /// Its kind.
         kind: &'static str,
-        /// Why.
         source: BoxError,
     },
-    /// Tasks were still running at the deadline, and were dropped.
     #[error("still running at the drain deadline: {kinds}")]
     DeadlineMissed {
         /// Their kinds with numbers.
@@ -78,7 +72,6 @@ impl TaskFailure {
     }
 }
 
-/// A task panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("panicked: {message}")]
 struct Panicked {
@@ -109,7 +102,6 @@ impl Task {
         self.abort.cancel();
     }
 
-    /// Waits until it has ended.
     pub async fn ended(&self) -> Ended {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await {
@@ -141,7 +133,6 @@ struct State {
 
 impl TaskSet {
     /// An empty set that ends with the given shutdown.
-    #[must_use]
     pub fn new(shutdown: Shutdown) -> Self {
         let (tracker, state) = (TaskTracker::new(), Mutex::default());
         Self {
@@ -154,13 +145,11 @@ impl TaskSet {
     }
 
     /// The shutdown that ends this set.
-    #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.inner.shutdown
     }
 
     /// How many tasks run now.
-    #[must_use]
     pub fn running(&self) -> usize {
         self.inner.tracker.len()
     }
@@ -203,9 +192,6 @@ impl TaskSet {
 
     /// Runs a closure on an operating system thread of its own and waits for it as for a task.
     /// The closure must watch the shutdown itself (or the closing of its channel): a thread can't be dropped.
-    ///
-    /// # Errors
-    /// When the operating system has no thread left.
     pub fn start_thread<F, E>(&self, kind: TaskKind, work: F) -> std::io::Result<Task>
     where
         F: FnOnce() -> Result<(), E> + Send + 'static,

@@ -1,9 +1,9 @@
-//! Logs on stderr and traces over OTLP. A wrong setting stops start-up; an unreachable collector never stops a job.
-//! Trace ids exist and travel also without a collector, so that a log line or an answer can always name its trace.
+//! Logs on stderr and traces over OTLP. A wrong setting stops start-up; an unreachable collector never stops a job. Trace ids
+//! exist and travel also without a collector, so that a log line or an answer can always name its trace.
 //!
-//! Only spans of medfleet's own crates are exported, and of those no events: contents never leave by this door.
-//! A span whose id travels on, or whose fields log lines should carry, is of level INFO; one inside it is of level DEBUG.
-//! Without a collector a span has its ids and what log lines say of it, and nothing is built for anybody else.
+//! Only spans of medfleet's own crates are exported, and none of their events, so that no contents leave this way. A span whose
+//! id travels on, or whose fields log lines should carry, has level INFO; one inside it has level DEBUG. Without a collector a
+//! span has only its ids and what log lines say of it.
 
 mod export;
 mod http;
@@ -100,24 +100,18 @@ impl Default for TelemetryConfig {
 /// Why telemetry can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The log setting is not a level or list of levels.
     #[error("process.telemetry.log is not a level or a list such as info,medfleet_queue=debug")]
     Log,
-    /// The endpoint is not a URL.
     #[error("process.telemetry.otlp_endpoint must begin with http:// or https:// and name a host")]
     Endpoint,
-    /// The endpoint holds what is added to it.
     #[error(
         "process.telemetry.otlp_endpoint must be the collector's address without /v1/traces, which is added to it"
     )]
     Path,
-    /// The exporter refuses its settings.
     #[error("process.telemetry.otlp_endpoint cannot be used")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
-    /// The HTTP client cannot be made.
     #[error("process.telemetry.otlp_endpoint cannot be called over HTTP")]
     Client(#[source] reqwest::Error),
-    /// Another subscriber is already installed in this process.
     #[error("telemetry is already installed in this process")]
     Installed,
 }
@@ -141,9 +135,6 @@ impl Telemetry {
     }
 
     /// Like [`Telemetry::new`], with log lines going to `writer`.
-    ///
-    /// # Errors
-    /// As [`Telemetry::new`].
     pub(crate) fn with_writer(
         service: &'static str,
         config: &TelemetryConfig,
@@ -201,15 +192,11 @@ impl Telemetry {
     }
 
     /// The subscriber, to run one test or one closure under.
-    #[must_use]
     pub fn dispatch(&self) -> &Dispatch {
         &self.dispatch
     }
 
     /// Makes it the subscriber of the whole process. Once a process, from its main.
-    ///
-    /// # Errors
-    /// When another one is installed already.
     pub fn install(&self) -> Result<(), TelemetryError> {
         tracing::dispatcher::set_global_default(self.dispatch.clone())
             .map_err(|_| TelemetryError::Installed)
@@ -230,7 +217,7 @@ impl Telemetry {
     }
 }
 
-/// What is logged, by level and module. The library's filter that knows spans by name, too, would lock a list whenever one is
+/// What is logged, by level and module. The library's `EnvFilter`, which can also filter by span, takes a lock whenever a span is
 /// entered or left.
 fn filter(log: &str) -> Result<Targets, TelemetryError> {
     let mut targets = Targets::new();
@@ -264,7 +251,7 @@ fn exported<S>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, SdkTracer>
 where
     S: Subscriber + for<'lookup> LookupSpan<'lookup>,
 {
-    // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
+    // Nothing of ours reads OpenTelemetry's own current context, which every poll of a traced future would set.
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(OURS))
         .with_location(false)

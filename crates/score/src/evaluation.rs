@@ -53,19 +53,13 @@ pub enum Uncertain {
 /// The figures of one task on one set.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
-    /// The set.
     pub about: About,
-    /// The task.
     pub task: Task,
-    /// Records of the set.
     pub records: usize,
     /// Records that the task has truth for; all figures are of these.
     pub scored: usize,
-    /// How the intervals were made.
     pub bootstrap: Bootstrap,
-    /// What uncertain labels counted as.
     pub uncertain: Uncertain,
-    /// The figures, the most important first.
     pub figures: Vec<Named>,
     /// The labels, with their confusion counts.
     pub labels: Vec<LabelRow>,
@@ -75,7 +69,6 @@ pub struct Evaluation {
     pub bands: Vec<Band>,
     /// What got no answer, and why. All of it counts as wrong.
     pub failures: Vec<Failure>,
-    /// The worst answers, the worst first.
     pub worst: Vec<Case>,
     /// What a reader should know.
     pub notes: Vec<String>,
@@ -88,7 +81,6 @@ pub struct Named {
     pub name: &'static str,
     /// For readers.
     pub title: &'static str,
-    /// Value and interval.
     #[serde(flatten)]
     pub figure: Figure,
     /// Of how many: records, questions, findings or sides.
@@ -112,16 +104,13 @@ pub struct LabelRow {
     pub f1: Option<Figure>,
     /// Area under the ROC curve.
     pub auc: Option<Figure>,
-    /// Mean overlap of its boxes.
     pub iou: Option<Figure>,
 }
 
 /// How often each was said of each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Confusion {
-    /// Names of the rows.
     pub truths: Vec<&'static str>,
-    /// Names of the columns.
     pub said: Vec<&'static str>,
     /// One row for each truth.
     pub counts: Vec<Vec<usize>>,
@@ -134,7 +123,6 @@ pub struct Band {
     pub low: f64,
     /// Highest, which is in the next band but for the last.
     pub high: f64,
-    /// Findings in it.
     pub findings: usize,
     /// The labels of these findings, for tasks that score labels. Of the records without a label, each band counts its
     /// share.
@@ -146,11 +134,9 @@ pub struct Band {
 /// Something without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// The record.
     pub id: String,
     /// Which question or finding.
     pub item: Option<usize>,
-    /// Why.
     pub reason: String,
 }
 
@@ -159,17 +145,12 @@ pub struct Failure {
 pub struct Case {
     /// The record.
     pub id: String,
-    /// A picture to show.
     pub image: Option<String>,
     /// 0 is worst, 1 is right.
     pub score: f64,
-    /// What was asked, for questions.
     pub question: Option<String>,
-    /// What is true.
     pub truth: String,
-    /// What was said.
     pub said: String,
-    /// What is wrong with it.
     pub wrong: Vec<String>,
 }
 
@@ -207,7 +188,6 @@ impl LabelRow {
 
 impl Evaluation {
     /// A figure by its name, as `macro_f1`.
-    #[must_use]
     pub fn figure(&self, name: &str) -> Option<&Figure> {
         let named = self.figures.iter().find(|named| named.name == name);
         named.map(|named| &named.figure)
@@ -215,7 +195,6 @@ impl Evaluation {
 }
 
 /// Scores `outcomes` of `task` against `records`. Outcomes of other tasks are passed over.
-#[must_use]
 pub fn evaluate(
     task: Task,
     records: &[Record],

@@ -38,7 +38,6 @@ use phrases::Says;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Nothing.
     NotMentioned,
     /// That it isn't there.
     Negative,
@@ -48,30 +47,22 @@ pub enum Status {
     Positive,
 }
 
-/// One phrase of a label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mention {
-    /// What it names.
     pub label: Label,
-    /// What is said of it.
     pub status: Status,
     /// The side that is named, if any.
     pub side: Option<Side>,
-    /// Number of the sentence, from 0.
     pub sentence: usize,
-    /// The words.
     pub phrase: String,
 }
 
-/// What a report says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Reading {
     /// Every phrase, in order.
     pub mentions: Vec<Mention>,
 }
 
-/// Reads a report.
-#[must_use]
 pub fn read(report: &str) -> Reading {
     let mut mentions = Vec::new();
     for (number, sentence) in text::sentences(report).iter().enumerate() {
@@ -111,7 +102,6 @@ fn read_clause(words: &[String], sentence: usize) -> Vec<Mention> {
 impl Reading {
     /// What is said of a label, all mentions together. No finding is positive unless some other label than support devices
     /// is positive or uncertain.
-    #[must_use]
     pub fn status(&self, label: Label) -> Status {
         if label == Label::NoFinding {
             let named = |mention: &&Mention| {
@@ -132,13 +122,11 @@ impl Reading {
     }
 
     /// Whether a label counts as there. Uncertain does, as in RadEval's F1CheXbert ("rrg" mode: positive or uncertain).
-    #[must_use]
     pub fn has(&self, label: Label) -> bool {
         self.status(label) >= Status::Uncertain
     }
 
     /// The sides that are named of a label that is there.
-    #[must_use]
     pub fn sides(&self, label: Label) -> BTreeSet<Side> {
         let there = self
             .mentions

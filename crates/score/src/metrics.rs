@@ -15,7 +15,6 @@ pub mod rouge;
 mod stem;
 
 /// Σ weight × value / Σ weight over the records that have a value; none if no record has.
-#[must_use]
 pub fn mean(values: &[Option<f64>], weights: &[f64]) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0.0);
     for (value, weight) in values.iter().zip(weights) {
@@ -28,7 +27,6 @@ pub fn mean(values: &[Option<f64>], weights: &[f64]) -> Option<f64> {
 }
 
 /// 2PR/(P+R), the harmonic mean; 0 where both are 0.
-#[must_use]
 pub(crate) fn harmonic(precision: f64, recall: f64) -> f64 {
     ratio(2.0 * precision * recall, precision + recall)
 }

@@ -10,7 +10,6 @@ use crate::metrics::radcliq::Learned;
 use crate::metrics::radgraph::Graph;
 use crate::record::{LINE_BYTES_MAX, Side};
 
-/// What is asked of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
@@ -29,7 +28,6 @@ pub enum Task {
 }
 
 impl Task {
-    /// All.
     pub const ALL: [Self; 6] = [
         Self::Report,
         Self::Classify,
@@ -40,7 +38,6 @@ impl Task {
     ];
 
     /// As on the command line and in outcomes.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Report => "report",
@@ -56,14 +53,11 @@ impl Task {
 /// What was said of one record, or of one of its items.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The record's.
     pub id: String,
-    /// What was asked.
     pub task: Task,
     /// Which question of the record (answer), or which finding (localise, where each is asked for); none for the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<usize>,
-    /// The text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Label → score; higher is likelier. Of a classification 0..=1, there from 0.5 on.
@@ -74,7 +68,6 @@ pub struct Outcome {
         serialize_with = "numbers"
     )]
     pub scores: BTreeMap<String, f64>,
-    /// Boxes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boxes: Vec<SaidBox>,
     /// The text's RadGraph annotation, if somebody made one.
@@ -102,10 +95,8 @@ fn numbers<S: serde::Serializer>(
 /// A box that was said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SaidBox {
-    /// Of what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The patient's side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub side: Option<Side>,
     /// Where: 0..=1000 of the picture padded to a square.
@@ -123,36 +114,25 @@ pub struct Read {
     pub whole_bytes: u64,
 }
 
-/// Outcomes that can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OutcomeError {
-    /// Reading failed.
     #[error("line {line} of the outcomes can't be read")]
     Read {
         /// Counted from 1.
         line: usize,
-        /// Why.
         source: std::io::Error,
     },
-    /// A whole line isn't an outcome.
     #[error("line {line} of the outcomes is not an outcome")]
     Json {
-        /// Counted from 1.
         line: usize,
-        /// Why.
         source: serde_json::Error,
     },
-    /// A line is longer than [`LINE_BYTES_MAX`].
     #[error("line {line} of the outcomes has more than {LINE_BYTES_MAX} bytes")]
-    Long {
-        /// Counted from 1.
-        line: usize,
-    },
+    Long { line: usize },
 }
 
 impl Outcome {
     /// An answer still without content.
-    #[must_use]
     pub fn new(id: impl Into<String>, task: Task) -> Self {
         Self {
             id: id.into(),
@@ -176,7 +156,6 @@ impl Outcome {
     }
 
     /// What it is the outcome of.
-    #[must_use]
     pub fn key(&self) -> (&str, Task, Option<usize>) {
         (&self.id, self.task, self.item)
     }
@@ -209,7 +188,6 @@ pub fn read_outcomes(mut from: impl std::io::BufRead) -> Result<Read, OutcomeErr
 }
 
 /// What has an answer; failures don't count, so that they are tried again.
-#[must_use]
 pub fn answered(outcomes: &[Outcome]) -> BTreeSet<(String, Task, Option<usize>)> {
     let mut answered = BTreeSet::new();
     for outcome in outcomes {

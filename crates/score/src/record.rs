@@ -38,15 +38,10 @@ pub struct Record {
     pub images: Vec<String>,
     /// What they are where their format does not say it, as DICOM calls it; empty where nothing says it.
     pub modality: String,
-    /// What is known of each label.
     pub labels: BTreeMap<String, Truth>,
-    /// The findings, with their places.
     pub findings: Vec<Finding>,
-    /// The report.
     pub report: Option<String>,
-    /// Questions, with their answers.
     pub questions: Vec<Question>,
-    /// The picture before.
     pub prior: Option<Prior>,
     /// The report's entities and relations.
     pub graph: Option<Graph>,
@@ -56,11 +51,9 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Truth {
-    /// It isn't there.
     Negative,
     /// The set's author could not tell (CheXpert's −1).
     Uncertain,
-    /// It is there.
     Positive,
 }
 
@@ -72,22 +65,17 @@ pub enum Side {
     Left,
     /// The patient's right.
     Right,
-    /// Both.
     Bilateral,
     /// Neither: heart, devices.
     Midline,
 }
 
-/// One finding.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
-    /// What it is.
     pub label: String,
     /// The patient's side.
     pub side: Option<Side>,
-    /// The third of the lung.
     pub zone: Option<String>,
-    /// How large it is.
     pub size: Option<String>,
     /// Contrast-to-noise ratio.
     pub cnr: Option<f64>,
@@ -96,12 +84,9 @@ pub struct Finding {
     pub area: Option<Rect>,
 }
 
-/// A question and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Question {
-    /// What is asked.
     pub question: String,
-    /// What is right.
     pub answer: String,
     /// Whether a few answers are possible. Where the set doesn't say, yes and no are closed and all else is open.
     pub kind: QuestionKind,
@@ -120,9 +105,7 @@ pub enum QuestionKind {
 /// The picture before, of the same patient.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Prior {
-    /// Its number in the set.
     pub index: Option<u64>,
-    /// Its name in the set.
     pub id: Option<String>,
     /// Paths of its pictures in the set's folder, where it isn't a record of the set.
     pub images: Vec<String>,
@@ -132,10 +115,8 @@ pub struct Prior {
     pub report: Option<String>,
 }
 
-/// What became of one finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Changed {
-    /// What it is.
     pub label: String,
     /// The patient's side.
     pub side: Option<Side>,
@@ -147,15 +128,10 @@ pub struct Changed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// It wasn't there.
     New,
-    /// There is more of it.
     Worse,
-    /// There is less of it.
     Better,
-    /// It is as it was.
     Unchanged,
-    /// It is gone.
     Resolved,
 }
 
@@ -169,8 +145,6 @@ impl Change {
         Self::Resolved,
     ];
 
-    /// The name in sets and tables.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -182,7 +156,6 @@ impl Change {
     }
 
     /// By any of the names that sets use; case doesn't matter.
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Some(match name.trim().to_lowercase().as_str() {
             "new" | "appeared" => Self::New,
@@ -205,43 +178,24 @@ pub enum SetError {
     Read {
         /// Counted from 1.
         line: usize,
-        /// Why.
         source: std::io::Error,
     },
-    /// A line isn't JSON.
     #[error("line {line} of the set is not a JSON object")]
     Json {
-        /// Counted from 1.
         line: usize,
-        /// Why.
         source: serde_json::Error,
     },
-    /// A field isn't as it should be.
     #[error("line {line} of the set, field {field}: {problem}", field = source.field, problem = source.problem)]
-    Field {
-        /// Counted from 1.
-        line: usize,
-        /// Which field, and why.
-        source: FieldError,
-    },
-    /// Two records have one name.
+    Field { line: usize, source: FieldError },
     #[error("line {line} of the set, field id: {id} is the name of an earlier record")]
-    Repeated {
-        /// Counted from 1.
-        line: usize,
-        /// The name.
-        id: String,
-    },
-    /// A line is longer than [`LINE_BYTES_MAX`].
+    Repeated { line: usize, id: String },
     #[error("line {line} of the set has more than {LINE_BYTES_MAX} bytes")]
     Long {
         /// Counted from 1.
         line: usize,
     },
-    /// The set has more than [`RECORDS_MAX`] records.
     #[error("the set has more than {RECORDS_MAX} records")]
     Many,
-    /// The set has no record.
     #[error("the set has no record")]
     Empty,
 }
@@ -363,19 +317,16 @@ fn changed_of(fields: &Fields) -> Result<Changed, FieldError> {
 /// What a set is, for the head of a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// Its name.
     pub name: String,
     /// What it holds and where it comes from, in a sentence.
     #[serde(default)]
     pub description: String,
-    /// Whether its pictures are synthetic phantoms.
     #[serde(default)]
     pub phantom: bool,
 }
 
 impl About {
     /// What the records themselves tell: every record of a phantom set is named `phantom-…`.
-    #[must_use]
     pub fn of(name: &str, records: &[Record]) -> Self {
         let phantom = !records.is_empty() && records.iter().all(|r| r.id.starts_with("phantom-"));
         Self {

@@ -15,11 +15,9 @@ use crate::evaluation::{Band, Case, Evaluation, LabelRow};
 pub struct Picture {
     /// `image/png` or `image/jpeg`.
     pub media_type: &'static str,
-    /// The file's bytes.
     pub bytes: Vec<u8>,
 }
 
-/// The files of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     /// All figures, counts, failures and worst cases.
@@ -33,12 +31,9 @@ pub struct Files {
 /// A report that can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The folder or a file.
     #[error("{path} can't be written")]
     File {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// serde_json's; none is known.
@@ -77,7 +72,6 @@ pub fn json(evaluation: &Evaluation) -> Result<String, serde_json::Error> {
 }
 
 /// What the set is, and what the figures are not.
-#[must_use]
 pub fn statement(evaluation: &Evaluation) -> String {
     let about = &evaluation.about;
     let description = if about.description.is_empty() {
@@ -135,7 +129,6 @@ fn band_labels(evaluation: &Evaluation) -> Vec<&str> {
         .collect()
 }
 
-/// A label's row in a band.
 fn row_of<'a>(band: &'a Band, label: &str) -> Option<&'a LabelRow> {
     band.labels.iter().find(|row| row.label == label)
 }

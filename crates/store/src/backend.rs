@@ -36,8 +36,6 @@ pub struct Name(String);
 pub struct NameError;
 
 impl Name {
-    /// The text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -82,7 +80,6 @@ impl fmt::Display for Name {
 /// One stored object, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name.
     pub name: Name,
     /// Length in bytes.
     pub bytes: u64,
@@ -101,7 +98,6 @@ impl Version {
     }
 
     /// The place's own words.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -110,29 +106,24 @@ impl Version {
 /// A backend could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// The object is larger than the caller takes.
     #[error("object has {bytes} bytes, at most {bytes_max} are read")]
     TooLarge {
-        /// Its length.
         bytes: u64,
         /// The caller's limit.
         bytes_max: u64,
     },
-    /// The place is full; later may be better.
     #[error("the blob store is full")]
     Full,
     /// The place knows by itself that the object's bytes are not those that were put. Whoever reads it may delete it, so that
     /// it is put again.
     #[error("the object's bytes are not those that were put")]
     Damaged,
-    /// Anything else.
     #[error("the blob store failed to {operation}")]
     Failed {
         /// What was tried: a verb.
         operation: &'static str,
         /// Whether the same call may succeed later.
         transient: bool,
-        /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
 }
@@ -152,7 +143,6 @@ impl BackendError {
     }
 
     /// Whether the same call may succeed later.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::TooLarge { .. } | Self::Damaged => false,
@@ -182,7 +172,6 @@ pub struct Landed {
     pub contents: Vec<Option<Entry>>,
     /// [`Batch::unless`], if it has come since the beginning.
     pub unless: Option<Entry>,
-    /// Bytes that were written.
     pub written_bytes: u64,
 }
 

@@ -29,10 +29,8 @@ const HASH_INLINE_BYTES_MAX: usize = 256 << 10;
 /// Length of the checksum before the content of a mutable blob, in bytes.
 const CHECKSUM_BYTES: usize = 32;
 
-/// Limits of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest blob, in bytes.
     pub blob_bytes_max: u64,
     /// Most bytes in all; none means that only the place itself is the limit.
     pub capacity_bytes: Option<u64>,
@@ -41,57 +39,32 @@ pub struct Limits {
 /// A blob could not be stored or found.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Larger than the limit.
     #[error("{kind} blob has {bytes} bytes, store.blob_bytes_max is {bytes_max}")]
     TooLarge {
-        /// What it holds.
         kind: BlobKind,
-        /// Its length.
         bytes: u64,
-        /// The limit.
         bytes_max: u64,
     },
-    /// The byte cap is reached; try later.
     #[error("the blob store is full: {free} bytes free, {bytes} needed")]
-    Full {
-        /// What was to be stored.
-        bytes: u64,
-        /// What is left.
-        free: u64,
-    },
+    Full { bytes: u64, free: u64 },
     /// There is no such blob of this tenant.
     #[error("{kind} blob {digest} is missing")]
-    Missing {
-        /// What it should hold.
-        kind: BlobKind,
-        /// Its name.
-        digest: Digest,
-    },
+    Missing { kind: BlobKind, digest: Digest },
     /// The stored bytes are not what was put. They are never returned.
     #[error("{kind} blob {digest} is corrupt")]
-    Corrupt {
-        /// What it should hold.
-        kind: BlobKind,
-        /// Its name.
-        digest: Digest,
-    },
+    Corrupt { kind: BlobKind, digest: Digest },
     /// A list of references can't be read; nothing is collected or erased while that is so.
     #[error("a list of references of tenant {tenant} is corrupt")]
-    CorruptReferences {
-        /// Whose.
-        tenant: TenantId,
-    },
+    CorruptReferences { tenant: TenantId },
     /// The job was erased; nothing may be stored for it any more.
     #[error("the job was erased")]
     JobErased,
-    /// The place failed.
     #[error("blob store operation failed")]
     Backend(#[from] BackendError),
 }
 
 impl StoreError {
     /// Whether the same call may succeed later.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Full { .. } => true,
@@ -104,7 +77,6 @@ impl StoreError {
 /// A stored blob, without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Its name.
     pub digest: Digest,
     /// Length in bytes; of a mutable blob with its checksum.
     pub bytes: u64,
@@ -137,7 +109,6 @@ impl fmt::Debug for BlobStore {
 
 impl BlobStore {
     /// Over a backend, with the fleet's key.
-    #[must_use]
     pub fn new(backend: Arc<dyn Backend>, key: FleetKey, limits: Limits) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -150,7 +121,6 @@ impl BlobStore {
     }
 
     /// In memory, gone with the process, without byte cap. For tests and simulations.
-    #[must_use]
     pub fn in_memory(key: FleetKey) -> Self {
         let limits = Limits {
             blob_bytes_max: 64 << 20,
@@ -159,14 +129,11 @@ impl BlobStore {
         Self::new(Arc::new(crate::backend::Objects::in_memory()), key, limits)
     }
 
-    /// The limits.
-    #[must_use]
     pub fn limits(&self) -> Limits {
         self.inner.limits
     }
 
     /// The fleet's key, for other keyed names such as job ids.
-    #[must_use]
     pub fn key(&self) -> &FleetKey {
         &self.inner.key
     }
@@ -197,9 +164,6 @@ impl BlobStore {
 
     /// Stores a content whose name the caller has made with [`BlobStore::digest`]; a wrong one would make a blob that is
     /// corrupt from the start. Otherwise as [`BlobStore::put`].
-    ///
-    /// # Errors
-    /// As [`BlobStore::put`].
     pub async fn put_named(
         &self,
         tenant: &TenantId,
@@ -218,9 +182,6 @@ impl BlobStore {
 
     /// Stores a text that changes, under a key instead of its content; the last put wins. Durable when it returns.
     /// Gives the blob's name, by which it is referenced and deleted.
-    ///
-    /// # Errors
-    /// As [`BlobStore::put`].
     pub async fn put_mutable(
         &self,
         tenant: &TenantId,
@@ -256,7 +217,6 @@ impl BlobStore {
     }
 
     /// The name of what [`BlobStore::put_mutable`] stores under a key.
-    #[must_use]
     pub fn name_of(&self, tenant: &TenantId, key: &[u8]) -> Digest {
         self.tenant_key(tenant).of_key(key)
     }
@@ -327,8 +287,8 @@ impl BlobStore {
         let (store, job, key) = (self.clone(), job.clone(), key.to_vec());
         to_its_end(async move {
             let put = store.put_mutable(&job.tenant, kind, &key, content).await;
-            // Whoever comes last of the two, this look or the erasure's tombstone, sees the other's work. Also after a failure:
-            // the text may be there all the same.
+            // Whichever comes last, this look or the erasure's tombstone, sees the other's work. Also after a failure, as the
+            // text may have been stored all the same.
             if store.is_erased(&job.tenant, &job.job).await? {
                 store.delete_mutable(&job.tenant, kind, &key).await?;
                 return Err(StoreError::JobErased);
@@ -519,8 +479,8 @@ fn blob_name(tenant: &TenantId, kind: BlobKind, digest: &Digest) -> Name {
     Name::of(&[tenant.as_str(), kind.as_str(), &digest.to_string()])
 }
 
-/// Runs to its end what would leave something behind if it broke off half-way: whoever waits for it may be dropped, as a
-/// worker is when its job is cancelled, and what it has begun to write lands all the same.
+/// Runs to its end, in a task of its own, what would leave something behind if it broke off half-way: the caller may be dropped,
+/// as a worker is when its job is cancelled, but what it has begun to write lands all the same.
 #[expect(
     clippy::disallowed_methods,
     reason = "outlives its caller on purpose; it is a few operations of the store, and the process's end may still cut it off"

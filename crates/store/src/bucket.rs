@@ -52,7 +52,6 @@ impl Bucket {
     }
 
     /// In memory, gone with the process. For tests.
-    #[must_use]
     pub fn in_memory() -> Self {
         Self {
             store: Arc::new(object_store::memory::InMemory::new()),

@@ -83,52 +83,31 @@ pub struct S3Config {
 /// The blob store can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The key is not one.
     #[error("store.key")]
     Key(#[from] KeyError),
-    /// Settings that don't make sense.
     #[error("store.{key}: {reason}")]
-    Setting {
-        /// Which one.
-        key: &'static str,
-        /// What is allowed.
-        reason: String,
-    },
-    /// This place is opened elsewhere.
+    Setting { key: &'static str, reason: String },
     #[error("a jetstream blob store is opened over the queue's connection, not by path")]
     NeedsQueue,
-    /// This build leaves it out.
     #[error("this build has no {0} blob store: take one that has, or set another store.backend")]
     NotBuilt(&'static str),
-    /// What is there was stored under another key.
     #[error(
         "the blob store's folder {} belongs to another fleet: store.key is not the one it was made with, or another disk is mounted there",
         path.display()
     )]
-    OtherFleet {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// There is nothing where there ought to be something.
+    OtherFleet { path: PathBuf },
     #[error(
         "the blob store's folder {} is empty, but the queue has jobs: mount the disk that holds their blobs there, or put them back from a backup; if they are gone for good, make an empty file {} and start again, and jobs that need them fail",
         path.display(),
         path.join(".store").display()
     )]
-    NotMounted {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The place itself refuses.
+    NotMounted { path: PathBuf },
     #[error("cannot open the blob store")]
     Backend(#[from] BackendError),
 }
 
 impl StoreConfig {
     /// Checks what can be checked without touching the place.
-    ///
-    /// # Errors
-    /// [`OpenError::Key`] or [`OpenError::Setting`], which name the setting.
     pub fn check(&self) -> Result<(), OpenError> {
         FleetKey::from_secret(&self.key)?;
         if self.blob_bytes_max.get() == 0 {
@@ -144,7 +123,6 @@ impl StoreConfig {
     }
 
     /// The limits among the settings.
-    #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
             blob_bytes_max: self.blob_bytes_max.get(),
@@ -153,9 +131,6 @@ impl StoreConfig {
     }
 
     /// Opens a store over a backend that was opened elsewhere, such as JetStream's.
-    ///
-    /// # Errors
-    /// As [`StoreConfig::check`].
     pub fn open_over(&self, backend: Arc<dyn Backend>) -> Result<BlobStore, OpenError> {
         self.check()?;
         let key = FleetKey::from_secret(&self.key)?;
@@ -188,9 +163,6 @@ impl StoreConfig {
     }
 
     /// As [`StoreConfig::open`], without what makes blobs of it: whole names, no keys, no references.
-    ///
-    /// # Errors
-    /// As [`StoreConfig::open`].
     pub fn open_backend(&self) -> Result<Arc<dyn Backend>, OpenError> {
         self.check()?;
         Ok(match &self.backend {
@@ -217,9 +189,6 @@ impl StoreConfig {
 
 impl BackendConfig {
     /// Checks what can be checked without touching the place.
-    ///
-    /// # Errors
-    /// [`OpenError::Setting`], which names the setting.
     pub fn check(&self) -> Result<(), OpenError> {
         match self {
             Self::Folder { path } if path.as_os_str().is_empty() => {

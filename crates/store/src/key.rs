@@ -29,7 +29,6 @@ impl fmt::Debug for FleetKey {
 
 impl FleetKey {
     /// From raw bytes, as random as they come.
-    #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -46,7 +45,6 @@ impl FleetKey {
 
     /// A keyed hash for other ids, such as a job's from tenant and request id. The purpose keeps uses apart; each part
     /// enters with its length, so that no two lists of parts are the same bytes.
-    #[must_use]
     pub fn keyed_hash(&self, purpose: &str, parts: &[&[u8]]) -> Digest {
         let mut hasher = blake3::Hasher::new_keyed(&self.derive(OTHER, purpose.as_bytes()));
         for part in parts {
@@ -56,7 +54,6 @@ impl FleetKey {
         Digest::new(*hasher.finalize().as_bytes())
     }
 
-    /// The keys of a tenant.
     pub(crate) fn of_tenant(&self, tenant: &TenantId) -> TenantKey {
         TenantKey {
             fleet: self.clone(),

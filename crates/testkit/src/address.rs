@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A loopback address that hardly anything else on this machine has, from the process's id and a counter: a port that was given up
-/// there for a moment, as by a killed server that comes back, is not given to whoever takes a free one of 127.0.0.1 meanwhile.
+/// A loopback address for one test, made from the process's id and a counter, so that hardly anything else on this machine uses
+/// it. A port that is free for a moment, as while a killed server restarts, is then not taken by a process that asks for a free
+/// port of 127.0.0.1.
 pub fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let pid = std::process::id();

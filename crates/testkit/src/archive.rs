@@ -4,7 +4,6 @@
 const BLOCK_BYTES: usize = 512;
 
 /// An archive of ordinary files, each by its name and content.
-#[must_use]
 pub fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let members = files.iter();
     let members: Vec<Vec<u8>> = members
@@ -14,7 +13,6 @@ pub fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// An archive of members that [`tar_member`] made.
-#[must_use]
 pub fn tar_of(members: &[Vec<u8>]) -> Vec<u8> {
     let mut out = members.concat();
     out.resize(out.len() + 2 * BLOCK_BYTES, 0);
@@ -22,7 +20,6 @@ pub fn tar_of(members: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Header and content of one member. Kind `0` is an ordinary file.
-#[must_use]
 pub fn tar_member(name: &str, kind: u8, content: &[u8]) -> Vec<u8> {
     let mut member = vec![0; BLOCK_BYTES];
     member[..name.len()].copy_from_slice(name.as_bytes());

@@ -1,5 +1,5 @@
-//! What tests of several crates share: a real nats-server of one's own, a link that can be cut, archives, and waiting for a state.
-//! Test code only; nothing that runs in production depends on it.
+//! What tests of several crates share: a real nats-server for each test, a link that can be cut, archives, and waiting for a
+//! state. Test code only; nothing that runs in production depends on it.
 
 mod address;
 mod archive;

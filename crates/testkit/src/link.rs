@@ -16,7 +16,7 @@ enum Fault {
     None,
     /// Closes every connection and refuses new ones.
     Cut,
-    /// Passes so many more of those that clients send, on all connections together; then it is cut.
+    /// Passes this many more bytes of what clients send, on all connections together; then it is cut.
     CutAfter(u64),
     /// Passes them this much later, in each direction.
     Delay(Duration),
@@ -26,7 +26,8 @@ enum Fault {
     Deaf,
 }
 
-/// The fault of now, and how often connections were closed so far: a short cut is seen even by who looks after it.
+/// The present fault, and how often connections were closed so far: a connection sees even a cut that was mended before it
+/// looked.
 #[derive(Debug, Clone, Copy)]
 struct State {
     fault: Fault,
@@ -63,7 +64,6 @@ impl FaultyLink {
     }
 
     /// The address for NATS clients.
-    #[must_use]
     pub fn nats_url(&self) -> String {
         format!("nats://{}", self.address)
     }
@@ -79,8 +79,6 @@ impl FaultyLink {
         self.set(Fault::CutAfter(bytes), false);
     }
 
-    /// Whether it is cut.
-    #[must_use]
     pub fn is_cut(&self) -> bool {
         self.state.borrow().fault == Fault::Cut
     }
@@ -178,7 +176,7 @@ async fn pass(
     }
 }
 
-/// Counts what was passed, and cuts the link when that was the last that it is to pass.
+/// Counts the bytes passed, and cuts the link once [`Fault::CutAfter`] has none left.
 fn spend(link: &watch::Sender<State>, count: usize) {
     link.send_if_modified(|state| {
         let Fault::CutAfter(left) = state.fault else {
@@ -204,7 +202,7 @@ mod tests {
 
     /// Longest wait for anything that must come.
     const PATIENCE: Duration = Duration::from_secs(60);
-    /// How long is looked for what must not come.
+    /// How long a test watches for something that must not come.
     const MOMENT: Duration = Duration::from_millis(200);
     /// Far more than lies in the buffers of sockets.
     const MUCH_BYTES: usize = 64 << 20;

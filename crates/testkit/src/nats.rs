@@ -1,4 +1,5 @@
-//! A real nats-server for one test: own folder, own port, durable like the shipped ones, gone with the value.
+//! A real nats-server for one test, with its own folder and port and the durability of the shipped configuration. Dropping the
+//! value ends it.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -29,12 +30,11 @@ const START: Duration = Duration::from_secs(60);
 /// Longest time for an answer of JetStream's; without a leader there is none.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// A running nats-server.
 #[derive(Debug)]
 pub struct NatsServer {
     binary: PathBuf,
     folder: TempDir,
-    /// Where clients connect; without a port until it has taken one.
+    /// Where clients connect; the port is 0 until the server has taken one.
     address: SocketAddr,
     /// Its place in a cluster.
     member: Option<Member>,
@@ -48,7 +48,7 @@ pub struct NatsServer {
 /// A server's place in a cluster, each on an address of its own.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Its name, another than those of the others.
+    /// Its name, unique in the cluster.
     pub name: String,
     /// Where clients connect.
     pub clients: SocketAddr,
@@ -72,7 +72,6 @@ impl Member {
 }
 
 impl NatsServer {
-    /// Starts the default version.
     pub async fn start() -> Result<Self> {
         Self::start_in(&std::env::temp_dir()).await
     }
@@ -133,37 +132,28 @@ impl NatsServer {
         Ok(server)
     }
 
-    /// The address for clients.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
     /// The address for clients, as a socket's.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its process, while it runs.
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Where it keeps its streams.
-    #[must_use]
     pub fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
-    /// Its log.
-    #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 
-    /// What is answered to an empty request, asked past every link.
+    /// The answer to an empty request on this subject, over a direct connection and none of the links.
     pub async fn ask(&self, subject: &str) -> Result<Vec<u8>> {
         let asked = tokio::time::timeout(ANSWER, answer(self.address, subject));
         asked
@@ -171,7 +161,7 @@ impl NatsServer {
             .with_context(|| format!("no answer to {subject}"))?
     }
 
-    /// Lets its files stay when it goes, for looking at what went wrong.
+    /// Keeps its files after it is dropped, to find out what went wrong.
     pub fn keep_files(&mut self) {
         self.folder.disable_cleanup(true);
     }
@@ -226,7 +216,6 @@ impl NatsServer {
         Ok(())
     }
 
-    /// Waits until clients are greeted.
     async fn wait_ready(&mut self) -> Result<()> {
         let address = self.address;
         let greeted = wait_until(START, "the server to greet", async || {

@@ -1,4 +1,4 @@
-//! A queue on a server of one's own, and records and units to put into it.
+//! A queue on a nats-server of the test's own, and records and units to put into it.
 
 use std::sync::Arc;
 
@@ -27,7 +27,6 @@ pub async fn start_with(change: impl FnOnce(&mut QueueConfig)) -> Result<(NatsSe
 }
 
 /// The machine's clock.
-#[must_use]
 pub fn clock() -> Clock {
     Arc::new(|| {
         #[expect(
@@ -43,7 +42,6 @@ pub fn clock() -> Clock {
 }
 
 /// Settings with waits that suit a test.
-#[must_use]
 pub fn config(url: &str) -> QueueConfig {
     QueueConfig {
         ack_wait: DurationText::from_secs(30),
@@ -59,26 +57,20 @@ pub async fn queue(config: &QueueConfig) -> Result<Queue> {
     Ok(queue)
 }
 
-/// The pool of the fixtures.
-#[must_use]
 pub fn pool() -> PoolName {
     PoolName::new("tiny-here").expect("1 to 32 letters")
 }
 
-/// The tenant of the fixtures.
-#[must_use]
 pub fn tenant() -> TenantId {
     TenantId::new("st-mary").expect("1 to 32 letters")
 }
 
 /// The key of a job, made of `seed`.
-#[must_use]
 pub fn key(seed: u8) -> JobKey {
     JobKey::new(tenant(), JobId::from_bytes([seed; 16]))
 }
 
 /// A newly accepted job with `images` images, and its key made of `seed`.
-#[must_use]
 pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
     let now = clock()();
     let record = JobRecord::accepted(NewJob {
@@ -99,7 +91,6 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
 }
 
 /// A unit of a job.
-#[must_use]
 pub fn unit(key: &JobKey, stage: Stage, class: Class, unit: u32) -> WorkUnit {
     WorkUnit {
         key: key.clone(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// More slots than this are a mistake, not a machine.
 const SLOTS_MAX: usize = 4096;
-/// What fails so often fails always.
+/// A unit that failed this often will always fail.
 const RETRIES_MAX: u32 = 100;
 
 /// The part of a worker service's configuration that is the same for all stages; `SLOTS` is how many slots a stage has by
@@ -49,7 +49,6 @@ impl<const SLOTS: usize> Default for WorkerConfig<SLOTS> {
 
 impl<const SLOTS: usize> WorkerConfig<SLOTS> {
     /// The same settings, whatever the stage's default was.
-    #[must_use]
     pub const fn of_any_stage(self) -> WorkerConfig {
         WorkerConfig {
             slots: self.slots,
@@ -61,9 +60,6 @@ impl<const SLOTS: usize> WorkerConfig<SLOTS> {
     }
 
     /// Checks what all worker services have in common; `service` is the section that this one stands in.
-    ///
-    /// # Errors
-    /// [`ConfigError::Relation`] with the reason.
     pub fn check(
         &self,
         service: &str,

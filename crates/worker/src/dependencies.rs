@@ -36,11 +36,8 @@ const ERASURES: TaskKind = TaskKind {
 /// What a worker service runs with. Several services of one process share it.
 #[derive(Debug, Clone)]
 pub struct Dependencies {
-    /// The connection to the queue.
     pub queue: Queue,
-    /// The blobs.
     pub store: BlobStore,
-    /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Where tasks start; its shutdown ends the service.
     pub tasks: TaskSet,
@@ -53,21 +50,12 @@ pub struct Dependencies {
 /// Something that a worker needs cannot be reached or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The queue.
     #[error("cannot connect to the queue")]
     Connect(#[from] ConnectError),
-    /// Its streams.
     #[error("cannot prepare the queue for pool {pool}")]
-    Ensure {
-        /// The pool.
-        pool: PoolName,
-        /// Why.
-        source: QueueError,
-    },
-    /// Whether there are jobs.
+    Ensure { pool: PoolName, source: QueueError },
     #[error("cannot ask the queue whether it has jobs")]
     Jobs(#[source] QueueError),
-    /// The blob store.
     #[error("cannot open the blob store")]
     Store(#[from] OpenError),
 }
@@ -125,9 +113,6 @@ impl Dependencies {
     /// What the slots of a stage run with. Registers the metrics of every worker, makes sure that the pool's streams and
     /// consumers are there, and says from now on, as the part `queue` of the process's health, whether there is a connection; the
     /// limits of streams that are there stay ingest's.
-    ///
-    /// # Errors
-    /// [`ConnectionError::Ensure`].
     pub async fn worker(
         &self,
         stage: Stage,
@@ -197,7 +182,6 @@ async fn follow_connection(queue: Queue, part: Part) -> Result<(), Infallible> {
 /// The key under which an encode worker stores the tokens manifest of a chunk for decode workers of earlier releases, and where a
 /// decode worker looks where an encode worker of an earlier release has left nothing else: frames manifest, chunk and encoder, so
 /// that tokens of another encoder are never found.
-#[must_use]
 pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     let mut key = Vec::with_capacity(68);
     key.extend_from_slice(frames.as_bytes());
@@ -209,7 +193,6 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
 /// The key under which an encode worker leaves the tokens manifest of a chunk for the job's decode worker, or for its hospital's
 /// edge, which does not know the encoder. It names the job and its epoch: another job with the same frames, encoded on another
 /// device or by another encoder, has another key. Its length differs from that of every [`chunk_key`].
-#[must_use]
 pub fn handed_key((job, epoch): (&JobId, u32), frames: &Digest, chunk: u32) -> Vec<u8> {
     let mut key = handed_key_of_any_job(frames, chunk);
     key.extend_from_slice(&epoch.to_le_bytes());
@@ -218,7 +201,6 @@ pub fn handed_key((job, epoch): (&JobId, u32), frames: &Digest, chunk: u32) -> V
 }
 
 /// As [`handed_key`], as encoders of earlier releases name it: what the latest job with these frames has left.
-#[must_use]
 pub fn handed_key_of_any_job(frames: &Digest, chunk: u32) -> Vec<u8> {
     let mut key = Vec::with_capacity(72);
     key.extend_from_slice(frames.as_bytes());
@@ -228,14 +210,12 @@ pub fn handed_key_of_any_job(frames: &Digest, chunk: u32) -> Vec<u8> {
 
 /// The key under which decode stores the text that its attempts at a job have written so far, and ingest looks for it; each epoch
 /// of the job has its own.
-#[must_use]
 pub fn text_key(job: &JobId, epoch: u32) -> Vec<u8> {
     format!("{job}.{epoch}").into_bytes()
 }
 
 /// The mark by which image tokens name the job that they were made for: a job recognises its own, and without the fleet's key
 /// the mark says nothing.
-#[must_use]
 pub fn made_for(key: &FleetKey, job: &JobKey) -> [u8; 16] {
     let parts = [job.tenant.as_str().as_bytes(), job.job.as_str().as_bytes()];
     // A change of meaning needs a new purpose.
@@ -246,7 +226,6 @@ pub fn made_for(key: &FleetKey, job: &JobKey) -> [u8; 16] {
 }
 
 /// The bearer token by which services of one fleet know each other, derived from the fleet key.
-#[must_use]
 pub fn internal_token(key: &FleetKey) -> String {
     // A change of meaning needs a new purpose.
     key.keyed_hash("internal token v1", &[]).to_string()

@@ -1,10 +1,10 @@
 //! The file that a hospital's edge sends in place of images that stay there: an encoded study.
 //!
-//! A beginning of fixed size (magic, version, length and checksum of the head), the head ([`EncodedStudy`]), then the tokens
-//! of each frame in the head's order, each with its checksum there. Whoever reads it believes nothing: every length is
-//! checked before it is used, every byte belongs to a checksum, and every text is a word of a closed list's form.
-//! What it cannot tell is whether tokens are those of the images that they are said to be of: they count for their own job
-//! alone, under names of their own ([`frame_name`]).
+//! A preamble of fixed size (magic, version, length and checksum of the head), the head ([`EncodedStudy`]), then the tokens of
+//! each frame in the head's order; the head has their checksums. A reader trusts nothing: every length is checked before it is
+//! used, every byte is covered by a checksum, and every text has the form of a word of a closed list. What a reader cannot check
+//! is whether tokens belong to the images that they claim to be of: so they count for their own job alone, under names of their
+//! own ([`frame_name`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use medfleet_core::{Digest, TenantId};
@@ -41,19 +41,12 @@ const NOTES_MAX: usize = 32;
 /// A file that is not an encoded study, or one that is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodedError {
-    /// It does not begin as one, or ends early.
     #[error("it is no encoded study: {0}")]
     Form(&'static str),
-    /// A version that nobody here reads.
     #[error("it is an encoded study of version {found}; version {VERSION} is read")]
-    Version {
-        /// Its version.
-        found: u32,
-    },
-    /// Bytes are not those that were sent.
+    Version { found: u32 },
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
-    /// What its head says cannot be.
     #[error("its head is wrong: {0}")]
     Head(&'static str),
 }
@@ -61,14 +54,12 @@ pub enum EncodedError {
 /// An encoded study that was read and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
-    /// Its head.
     pub study: EncodedStudy,
     /// The tokens of each frame: `tokens_per_frame` × `token_width` values of `dtype`, row-major, little-endian.
     pub tokens: Vec<Bytes>,
 }
 
 /// What a frame's tokens are checked by.
-#[must_use]
 pub fn checksum(tokens: &[u8]) -> Bytes {
     Bytes::copy_from_slice(blake3::hash(tokens).as_bytes())
 }
@@ -94,9 +85,6 @@ pub fn beginning(study: &EncodedStudy) -> Result<Bytes, EncodedError> {
 }
 
 /// Reads a whole file. The tokens share its memory.
-///
-/// # Errors
-/// [`EncodedError`] for whatever differs from what [`beginning`] and the tokens behind it make.
 pub fn read(file: &Bytes) -> Result<Encoded, EncodedError> {
     let begin = file.get(..BEGIN_BYTES);
     let begin = begin.ok_or(EncodedError::Form("it is too short"))?;
@@ -146,9 +134,8 @@ pub fn read(file: &Bytes) -> Result<Encoded, EncodedError> {
     Ok(Encoded { study, tokens })
 }
 
-/// The name that a frame has of which only tokens are here. It follows from the tokens, and by a purpose of its own, so that
-/// it is never that of a frame's pixels, whatever the tokens are said to be of.
-#[must_use]
+/// The name of a frame of which only the tokens are here. It is a hash of the tokens, for a purpose of its own, so that it never
+/// equals the name of a frame's pixels, whatever the tokens claim to be of.
 pub fn frame_name(key: &FleetKey, tenant: &TenantId, tokens: &Digest) -> Digest {
     // A change of meaning needs a new purpose.
     let parts: [&[u8]; 2] = [tenant.as_str().as_bytes(), tokens.as_bytes()];
@@ -169,8 +156,9 @@ const SCREENING: Parts = Parts(&[(1, TASK), (2, PLAIN)]);
 /// The tasks that have a list.
 const TASK: Parts = Parts(&[(3, PLAIN), (8, PLAIN)]);
 
-/// Whether there are no more fields than a head has, within its messages too: an empty frame is two bytes, and hundreds of them
-/// in memory, and an empty window of a frame or a note forty and more. What is no message the decoder refuses.
+/// Whether the head, with all messages in it, has no more fields than a head can have. Checked before decoding, because an empty
+/// frame is two bytes here and hundreds in memory, and an empty window or note forty and more. What is no valid message is left
+/// for the decoder to refuse.
 fn has_fields_of_a_head(head: &[u8]) -> bool {
     let frames = fields(head).filter(|(number, _)| *number == FRAMES);
     let mut left = FIELDS_MAX;
@@ -190,7 +178,7 @@ fn has_at_most(left: &mut usize, message: &[u8], parts: &Parts) -> bool {
     })
 }
 
-/// The fields of a message: their numbers, and what those have in them that have a length. They end where it is no message.
+/// The fields of a message: their numbers, and the contents of those that have a length. Ends where the message is not valid.
 fn fields(mut message: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     std::iter::from_fn(move || {
         let key = decode_length_delimiter(&mut message).ok()?;
@@ -212,7 +200,7 @@ fn fields(mut message: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
-/// What a head says cannot be otherwise than here. The bytes of one frame's tokens.
+/// Checks everything that a head says. Returns the length of one frame's tokens in bytes.
 fn check(study: &EncodedStudy) -> Result<usize, EncodedError> {
     let wrong = EncodedError::Head;
     if !(1..=FRAMES_MAX).contains(&study.frames.len()) {

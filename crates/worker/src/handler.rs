@@ -1,4 +1,4 @@
-//! What a service brings: how a started unit is worked on.
+//! What a service implements: how a started unit is worked on.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use crate::place::Place;
 
 /// One stage's work.
 pub trait Handler: Send + Sync + 'static {
-    /// Which stage.
     const STAGE: Stage;
 
     /// Additional slots that take only units of class STAT, so that one begins although all other slots are taken. The handler
@@ -94,7 +93,6 @@ impl Ending {
     }
 
     /// What a refused move means for the one who made it.
-    #[must_use]
     pub fn of_refused(reason: &Refused, record: JobRecord) -> Self {
         match after_refused(reason) {
             Setback::Over => Self::Over(Some(Box::new(record))),
@@ -136,7 +134,6 @@ impl From<StoreError> for Ending {
 /// A unit whose start is recorded.
 #[derive(Debug)]
 pub struct Started {
-    /// The unit.
     pub unit: WorkUnit,
     /// The job's record after the start; `attempt` in it is this worker's fence when the stage is decode.
     pub record: JobRecord,
@@ -147,21 +144,18 @@ pub struct Started {
     pub(crate) revision: Revision,
     pub(crate) queue: Queue,
     pub(crate) clock: Arc<dyn Clock>,
-    /// How long the event of the start may be put off, as an outcome that comes by then is announced in its place.
+    /// How long the event of the start may be put off: an outcome that comes by then is announced in its place.
     pub(crate) announce_after: Duration,
     /// Whether the event of the start was published, or is not needed any more.
     pub(crate) is_announced: Mutex<bool>,
 }
 
 impl Started {
-    /// The connection to the queue.
-    #[must_use]
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
 
     /// The job's decode attempt: the fence of what this worker writes.
-    #[must_use]
     pub fn attempt(&self) -> u32 {
         self.record.attempt
     }
@@ -169,9 +163,6 @@ impl Started {
     /// Publishes the event of the start, once the work has taken [`Started::announce_after`]. It then says where the job stands by
     /// now, and nothing if the job has moved on to another state: other chunks may be done since, and a watcher must never see
     /// progress go backwards.
-    ///
-    /// # Errors
-    /// As [`Queue::record`] and [`Queue::publish_event`].
     pub(crate) async fn announce_in_time(&self) -> Result<(), QueueError> {
         if self.announce_after.is_zero() {
             return self.announce(&self.record).await;
@@ -198,9 +189,6 @@ impl Started {
     }
 
     /// Records that the outputs are durable, then publishes the event and what follows from the new record.
-    ///
-    /// # Errors
-    /// How the unit ended instead.
     pub async fn advance(&self, step: &Move) -> Result<JobRecord, Ending> {
         let key = &self.unit.key;
         if self.announce_after.is_zero() {

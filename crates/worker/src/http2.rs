@@ -1,4 +1,4 @@
-//! The window of an HTTP/2 connection, by the small messages that may wait on it unread.
+//! How large the window of an HTTP/2 connection must be for the small messages that may wait on it unread.
 //!
 //! h2 closes a connection (`too_many_data_frames`) as soon as the data frames that wait on it unread lack, together, more than
 //! half of its window to 256 bytes each. Both sides count what they receive. A frame that ends its stream is free, but a gRPC
@@ -7,12 +7,12 @@
 //!
 //! hyper's windows leave room for 2,088 such messages where a server receives, and for 10,443 where a client does. Who may have
 //! more waiting takes the window from here: ingest for requests, an encoder for requests of decode, and the clients of ingest,
-//! which share a connection among thousands of watches. Decode as a client of encoders needs none: image tokens come in frames
-//! of 16 KiB, and the window is full of these long before the small frames between them count.
+//! which share a connection among thousands of watches. Decode as a client of encoders needs none: image tokens come in frames of
+//! 16 KiB, and the window is full of these long before the small frames between them count.
 
 use tonic::transport::{Endpoint, Server};
 
-/// What h2 takes the keeping of a data frame to cost, whatever is in it.
+/// What h2 assumes that a data frame costs to keep, whatever is in it.
 const FRAME_BYTES: u32 = 256;
 /// The largest window that HTTP/2 has.
 const WINDOW_MAX: u32 = (1 << 31) - 1;
@@ -22,15 +22,15 @@ pub const API_CALLS_MAX: u32 = 10_000;
 /// whoever watches may be busy with another one.
 const WATCH_UNREAD: u32 = 8;
 
-/// A server that takes so many calls at a time on a connection, and survives that nobody has read any of their requests yet.
+/// A server that takes `calls` calls at a time on a connection, and whose connections survive while none of the requests has been
+/// read yet.
 pub fn taking_calls(server: Server, calls: u32) -> Server {
     server
         .initial_connection_window_size(Some(window_of(calls)))
         .max_concurrent_streams(Some(calls))
 }
 
-/// An endpoint whose connection survives that ingest answers as many calls as it takes on one, and tells of as many jobs, before
-/// anything of it is read.
+/// An endpoint whose connection survives as many unread answers and events of jobs as ingest sends on one connection.
 pub fn of_many_calls(endpoint: Endpoint) -> Endpoint {
     endpoint.initial_connection_window_size(Some(window_of(API_CALLS_MAX * WATCH_UNREAD)))
 }

@@ -14,14 +14,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
-/// Labels of a settled unit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabels {
     verdict: &'static str,
     class: &'static str,
 }
 
-/// Labels of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClassLabel {
     class: &'static str,
@@ -36,7 +34,6 @@ struct UnreadableLabel {
 /// Every verdict's word.
 const VERDICTS: [&str; 4] = ["done", "retry", "reject", "abort"];
 
-/// Metrics of one worker.
 #[derive(Debug, Clone)]
 pub struct WorkerMetrics {
     units: Family<VerdictLabels, Counter>,
@@ -51,7 +48,6 @@ pub struct WorkerMetrics {
 
 impl WorkerMetrics {
     /// Registers them; once a process and stage.
-    #[must_use]
     pub fn register(metrics: &Metrics, stage: Stage, slots: usize) -> Self {
         let ours = Self {
             units: Family::default(),

@@ -14,9 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug, Default)]
 pub struct Place {
     held: Mutex<Option<OwnedSemaphorePermit>>,
-    /// Its unit has left it, and is in hand.
+    /// Whether its unit has left it and is still in hand.
     is_left: AtomicBool,
-    /// Of how many places of the worker that is so.
+    /// How many places of the worker were left that way.
     aside: Gauge,
 }
 
@@ -29,8 +29,8 @@ impl Place {
         }
     }
 
-    /// Gives the place to another unit for good. The unit that left goes on beside it, and does not get the place back: the other
-    /// one may keep it for long.
+    /// Gives the place to another unit for good. The unit that leaves goes on beside it and does not get the place back, as the
+    /// other unit may keep it for long.
     pub fn leave(&self) {
         let held = self.lock().take();
         if held.is_some() && !self.is_left.swap(true, Ordering::Relaxed) {

@@ -33,20 +33,15 @@ const UNTIL_ALONE: Duration = Duration::from_secs(4);
 /// How long the event of an encode's start may be put off: too short for a watcher to notice.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(250);
 
-/// What a worker runs with.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// Its settings.
     pub config: WorkerConfig,
     /// The pool whose units it takes.
     pub pool: PoolName,
-    /// The connection to the queue.
     pub queue: Queue,
-    /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Where its tasks start.
     pub tasks: TaskSet,
-    /// Its metrics.
     pub metrics: WorkerMetrics,
 }
 
@@ -135,7 +130,7 @@ struct Slot<H> {
 
 impl<H: Handler> Slot<H> {
     async fn run(self, mut puller: Puller) -> Result<(), QueueError> {
-        // Said once, not at every pull for as long as the queue is away.
+        // Logged once, not at every pull for as long as the queue is away.
         let mut is_told = false;
         loop {
             let pulled = tokio::select! {
@@ -191,7 +186,7 @@ impl<H: Handler> Slot<H> {
             let (said, span) = (word(&verdict), Span::current());
             if telemetry::is_recorded(&span) {
                 span.record("medfleet.verdict", said);
-                // Who keeps only some traces keeps those with an error.
+                // Collectors that keep only a sample of traces keep those with an error.
                 if matches!(verdict, Verdict::Reject(_)) {
                     span.record("otel.status_code", "ERROR");
                 }
@@ -225,6 +220,11 @@ impl<H: Handler> Slot<H> {
             }
             Err(ending) => self.end(delivery, None, ending).await,
         };
+        self.or_retry(delivery, verdict)
+    }
+
+    /// The verdict, or another try where the queue failed before there was one.
+    fn or_retry(&self, delivery: &Delivery, verdict: Result<Verdict, QueueError>) -> Verdict {
         verdict.unwrap_or_else(|error| {
             tracing::debug!(
                 error = chain(&error),
@@ -258,7 +258,7 @@ impl<H: Handler> Slot<H> {
         // This process's clock may be ahead: the queue's decides.
         if now > unit.expires && queue.time().await? > unit.expires {
             return Ok(match queue.change(unit, None, &Move::Expire, now).await? {
-                // Whoever ended it may have died before saying so.
+                // The worker that ended the job may have died before it published the event.
                 Changed::Over(record) => return Err(Ending::Over(Some(record))),
                 Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
             });
@@ -269,7 +269,7 @@ impl<H: Handler> Slot<H> {
             retries_max: self.worker.config.retries_max,
         };
         let Some((known, revision)) = queue.record(&unit.key).await? else {
-            // As core's `Start::Later` says.
+            // For the reason that core's `Start::Later` gives.
             return Ok(self.retry(delivery));
         };
         let Some(_at_work) = self.join(delivery, &known) else {
@@ -380,13 +380,7 @@ impl<H: Handler> Slot<H> {
             Err(None) => Verdict::Abort,
             Err(Some(ending)) => {
                 let ended = self.end(delivery, attempt, ending).await;
-                ended.unwrap_or_else(|error| {
-                    tracing::debug!(
-                        error = chain(&error),
-                        "the queue failed, the unit is tried again"
-                    );
-                    self.retry(delivery)
-                })
+                self.or_retry(delivery, ended)
             }
         }
     }
@@ -498,8 +492,9 @@ impl<H: Handler> Slot<H> {
     }
 }
 
-/// How a unit ends of which something is missing. All of it was stored before the unit was released, but a server of a cluster that
-/// was cut off then, and does not know yet that it leads no more, has not got it, and answers that it is not there.
+/// How a unit ends whose inputs are missing. All of them were stored before the unit was released. But in a cluster, a server
+/// that was cut off then and does not know yet that it has lost its leadership does not have them, and answers that they do not
+/// exist.
 async fn found_missing(
     queue: &Queue,
     delivery: &Delivery,

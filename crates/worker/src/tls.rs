@@ -18,37 +18,28 @@ pub struct PemFile<'a> {
 /// A PEM file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
-    /// It is not there, or not for this process.
+    /// The file does not exist, or this process may not read it.
     #[error("{setting}: {} cannot be read", path.display())]
     Unreadable {
-        /// The setting that names it.
         setting: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// Something else is in it. Taken for a list of authorities it would trust nobody, without a word.
+    /// There is something else in the file. As a list of authorities it would silently trust nobody.
     #[error("{setting}: {} holds no certificate in PEM", path.display())]
     NoCertificate {
-        /// The setting that names it.
         setting: &'static str,
-        /// The file.
         path: PathBuf,
     },
 }
 
 impl<'a> PemFile<'a> {
     /// The file at `path`, named by `setting`, such as `ingest.tls.cert`.
-    #[must_use]
     pub const fn new(setting: &'static str, path: &'a Path) -> Self {
         Self { setting, path }
     }
 
     /// The certificates in the file: a chain, or authorities.
-    ///
-    /// # Errors
-    /// When it cannot be read, or has none.
     pub async fn certificates(self) -> Result<Certificate, PemError> {
         let pem = self.read().await?;
         let has_any = pem
@@ -75,9 +66,6 @@ impl<'a> PemFile<'a> {
 
 /// Who a server, or a client, says it is: its certificate chain, and the key to it. Whether they can be used, and belong
 /// together, shows when it takes them.
-///
-/// # Errors
-/// When one of them cannot be read, or the first holds no certificate.
 pub async fn identity(cert: PemFile<'_>, key: PemFile<'_>) -> Result<Identity, PemError> {
     let cert = cert.certificates().await?;
     Ok(Identity::from_pem(cert, key.read().await?))

@@ -13,7 +13,7 @@ use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// Cancel hints that wait for a slot at most; one that has missed some reads its record instead.
+/// Most cancel hints that wait for a slot; a slot that has missed some reads its record instead.
 pub(crate) const HINTS_MAX: usize = 256;
 /// Pause before the hints are subscribed to again.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
@@ -36,7 +36,6 @@ pub enum Stopped {
 impl Stopped {
     /// What a record means for the worker that has the unit; `None` where it may go on. `attempt` is its fence, which only
     /// decode has.
-    #[must_use]
     pub fn by(
         unit: &WorkUnit,
         attempt: Option<u32>,

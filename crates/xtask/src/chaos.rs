@@ -1,5 +1,5 @@
-//! Long chaos: builds the workspace, runs many seeds in virtual time and then storm after storm over real processes. What a
-//! run is, `tests/src/virtual_time.rs` and `tests/src/chaos.rs` say.
+//! Long chaos: builds the workspace, runs many seeds in virtual time and then storm after storm over real processes.
+//! `tests/src/virtual_time.rs` and `tests/src/chaos.rs` say what a run does.
 
 use anyhow::Result;
 

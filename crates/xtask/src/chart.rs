@@ -39,7 +39,7 @@ use crate::{fetch, interpreters, places, process, violations};
 
 /// Kubernetes versions whose schemas every object must meet: an old, a usual and a new one.
 const VERSIONS: &str = "1.31,1.34,1.37";
-/// What a YAML 1.1 reader takes for `true` where it stands bare.
+/// The release's name: YAML 1.1 reads it as `true` where it is not quoted, so a template that forgets to quote it is found.
 const RELEASE: &str = "y";
 /// Where it would be installed.
 const NAMESPACE: &str = "reading";
@@ -122,7 +122,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// What a check on a thread of its own found: each waits for programs most of the time.
+/// The violations of a check that ran on a thread of its own, as checks mostly wait for other programs.
 fn joined<T>(check: thread::ScopedJoinHandle<Result<T>>) -> Result<T> {
     match check.join() {
         Ok(found) => found,
@@ -252,7 +252,7 @@ fn rolls(chart: &Chart) -> Result<Vec<String>> {
     })
 }
 
-/// Where people open the runbook is told with each alert: the path of its page, and below it the same as a link.
+/// Each alert carries the path of its runbook page and, where `prometheusRule.runbookBaseUrl` is set, the same as a link.
 fn links(chart: &Chart) -> Result<Vec<String>> {
     let rule = serde_json::json!({"enabled": true, "runbookBaseUrl": "https://pages.example/of/"});
     let linked = chart.values("linked", &serde_json::json!({"prometheusRule": rule}))?;

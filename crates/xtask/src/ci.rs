@@ -111,7 +111,8 @@ fn build() -> Result<()> {
     process::cargo(&[&TEST[..], &["--no-run"]].concat())
 }
 
-/// Tests wait for processes half of the time: of two at a time on two cores one core was idle, and all took half as long again.
+/// Tests wait for processes half of the time: with two tests at a time on two cores, one core was idle, and the whole took half
+/// as long again.
 fn test() -> Result<()> {
     let arguments = [&TEST[..], &["--no-fail-fast"]].concat();
     let cores = std::thread::available_parallelism().context("count the cores")?;

@@ -1,11 +1,11 @@
 //! Clients in other languages, generated from the .proto files alone and run against a fleet.
 //!
-//! Each client uploads, submits, watches and fetches, and prints one line of JSON; this module prepares the three tool
-//! chains, starts a simulated fleet and compares the lines. The simulated answer is a digest over the image tokens, so
-//! three clients that sent the same image get the same text.
+//! Each client uploads, submits, watches and fetches, and prints one line of JSON; this module prepares the three tool chains,
+//! starts a simulated fleet and compares the lines. The simulated answer is a digest over the image tokens, so three clients that
+//! sent the same image get the same text.
 //!
-//! Nothing goes smoothly for them: the connection breaks in the upload, before the answer to the submit and in the text, and
-//! the fleet first refuses the job and says when to come back.
+//! The clients must also recover: the connection breaks during the upload, before the answer to the submit, and in the middle of
+//! the text, and the fleet first refuses the job and says when to try again.
 
 mod link;
 mod toolchain;
@@ -119,7 +119,7 @@ fn run_one(client: &mut Client, address: &Address) -> Result<Line> {
         .with_context(|| format!("start the {language} client"))?;
     let said = release_when_refused(&mut child, address, &held);
     if said.is_err() {
-        // It would go on by itself. An error means that it has ended already.
+        // The client would go on by itself. An error means that it has ended already.
         let _ended = child.kill();
     }
     let output = child.wait_with_output()?;

@@ -2,9 +2,9 @@
 //! the rights, the limits, the mounts and the probes that the chart renders.
 //!
 //! No cluster is there. What of a pod is translated, and that the rest is refused, is in `pod`; a network of namespaces takes the
-//! place of a network plugin, hosts files that of DNS, and this program that of the kubelet.
-//! A machine that cannot run a container at all is told by one that has nothing to do with ours, and skips the step; where
-//! containers are known to start, `MEDFLEET_CONTAINERS=must` makes that an error, so that a fault of the trial's is seen.
+//! place of a network plugin, hosts files that of DNS, and this program that of the kubelet. A trial container that has nothing
+//! to do with ours shows whether this machine can run containers at all; if not, the step is skipped. Where containers are known
+//! to work, `MEDFLEET_CONTAINERS=must` makes that an error, so that a fault in the trial itself is noticed.
 //!
 //! Reading order: `kit` (the programs), `images`, `node` (namespaces and networks), `pod` and `cluster` (what is rendered),
 //! `bundle` (a pod as the runtime reads it), `orders` (what must hold).
@@ -45,7 +45,7 @@ pub(crate) fn run() -> Result<()> {
     if let Some(reason) = refused(nothing.args(&node::APART[1..]).arg("true")) {
         return skipped(&reason, must);
     }
-    // Two runs in one folder would each take the other's files for a machine that does not do it.
+    // Two runs in one folder would disturb each other, and each would conclude that the machine cannot run containers.
     let _alone = fetch::lock(&places::scratch("containers-lock")?)?;
     let folder = places::scratch("containers")?;
     fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
@@ -72,7 +72,8 @@ pub(crate) fn run() -> Result<()> {
 
 /// One part of it, as the first process of namespaces of its own.
 pub(crate) fn within(part: &str) -> Result<()> {
-    // Elsewhere its mounts would be the machine's: over /run, and of / in a folder that the next run removes.
+    // Outside namespaces of its own, its mounts would change the machine: one over /run, and one of / into a folder that the next
+    // run removes.
     ensure!(
         std::process::id() == 1,
         "`containers --within` is started by `cargo xtask containers` alone, in namespaces of its own"

@@ -1,5 +1,5 @@
-//! Files in the tree that are made from what says the same already, whole or between two marks of a page that people wrote:
-//! compared in the gate, written by `--bless`.
+//! Derived files: whole files, or the part of a hand-written page between two marks, that are generated from another source in
+//! the tree. The gate compares them, and `--bless` writes them.
 
 use std::fs;
 
@@ -10,7 +10,6 @@ use crate::places;
 /// What to do about a derived file that differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Fail.
     Check,
     /// Write it.
     Bless,

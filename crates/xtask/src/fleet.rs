@@ -35,7 +35,6 @@ impl Address {
     }
 }
 
-/// A running fleet.
 pub(crate) struct Fleet {
     child: Child,
     data: PathBuf,

@@ -1,4 +1,4 @@
-//! Python with pinned packages, and Node with npm, for what of the automation runs in them.
+//! Python with pinned packages, and Node with npm, for the parts of the automation that are written in these languages.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -47,7 +47,6 @@ impl Part {
     }
 }
 
-/// What is run.
 struct Options {
     layers: usize,
     rounds: usize,
@@ -58,7 +57,6 @@ struct Options {
     minutes: usize,
     /// What is measured.
     parts: Vec<Part>,
-    /// How many reports at once.
     load: Load,
     /// Forms of the language model, as `medfleet bench model` names them.
     dtypes: Vec<String>,

@@ -62,8 +62,9 @@ const OF_OUR_PACKAGE: [&str; 7] = [
     "CARGO_PKG_VERSION_PRE",
 ];
 
-/// A command that will start in the root of the repository, as from a shell: with what cargo told us, a `cargo build` below
-/// `cargo xtask` would compile ring and all that stands on it again, and the next one from a shell once more.
+/// A command that starts in the root of the repository, with the environment of a shell. With the variables that cargo sets for
+/// this program, a `cargo build` below `cargo xtask` would compile ring and everything that depends on it again, and so would the
+/// next build from a shell.
 pub(crate) fn in_root(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(places::root());

@@ -22,7 +22,6 @@ const REFERENCE: &str = "docs/reference/api.md";
 /// What to do about a contract that differs from the accepted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Fail.
     Check,
     /// Accept it if it only adds.
     Bless,

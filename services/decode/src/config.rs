@@ -152,7 +152,6 @@ const fn checkpoint_every_default() -> DurationText {
 
 impl Config {
     /// For a pool; everything else as by default.
-    #[must_use]
     pub fn new(pool: &PoolName) -> Self {
         Self {
             pool: pool.clone(),
@@ -168,7 +167,6 @@ impl Config {
     }
 
     /// What the engine may take on: a sequence for each slot. The engine takes one of STAT beyond them.
-    #[must_use]
     pub fn limits(&self) -> DecodeLimits {
         let slots = self.worker.slots.get();
         DecodeLimits {
@@ -183,7 +181,6 @@ impl Config {
     }
 
     /// The second model that proposes tokens, where there is one.
-    #[must_use]
     pub fn draft(&self) -> Option<&Path> {
         self.speculation.draft.as_deref()
     }

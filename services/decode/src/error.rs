@@ -8,13 +8,10 @@ use medfleet_worker::{ConnectionError, Ending, PemError};
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The encoders' authorities cannot be read.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// Nobody could be known by what is configured.
     #[error("encoders cannot be known by decode.fetch_tls")]
     FetchTls(#[source] tonic::transport::Error),
-    /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
@@ -22,74 +19,44 @@ pub enum StartError {
 /// A decode did not become a result. Where an image is named, it is by its position, from 0.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// A declared image has no tokens: no text is written.
     #[error("image {image} of {declared} has no tokens of encoder {encoder}; no text was written")]
     ImageMissing {
-        /// Which image.
         image: usize,
-        /// How many were declared.
         declared: u32,
-        /// Whose tokens were looked for.
         encoder: Digest,
     },
-    /// More or fewer images than declared.
     #[error("{found} images for {declared} declared ones; no text was written")]
-    ImageCount {
-        /// How many there are.
-        found: usize,
-        /// How many were declared.
-        declared: u32,
-    },
-    /// An image's tokens are not what their list says, or not of this image.
+    ImageCount { found: usize, declared: u32 },
     #[error("the tokens of image {image} are not what was declared: {what}; no text was written")]
-    Tokens {
-        /// Which image.
-        image: usize,
-        /// What is wrong.
-        what: &'static str,
-    },
+    Tokens { image: usize, what: &'static str },
     /// An image's tokens are of the model's own weights, but of another type of numbers: the pool's was changed, or is not
     /// the same for encode and decode. Nothing is wrong with what is stored.
     #[error(
         "the tokens of image {image} are {found}, and the pool's model takes {expected}: encode and decode need the same model.dtype, and a job of before it was changed has to be replayed; no text was written"
     )]
     Dtype {
-        /// Which image.
         image: usize,
-        /// Theirs.
         found: String,
-        /// The model's.
         expected: Dtype,
     },
-    /// This list does not decode or contradicts the record.
     #[error("{0} is not what was stored")]
     Manifest(&'static str),
     /// What the model wrote is not an answer to the task.
     #[error("{0}")]
     Answer(&'static str),
-    /// The inputs have another number of frames than the task can take.
     #[error("{task} takes exactly {expected} frames; the inputs have {found}")]
     Frames {
-        /// The task.
         task: &'static str,
-        /// Frames it takes.
         expected: usize,
-        /// Frames there are.
         found: usize,
     },
     /// The pool's model cannot do the task: ingest and this pool do not agree on what it is.
     #[error("the task needs a model that {needs}, and the pool runs another")]
-    Model {
-        /// What it would have to do.
-        needs: &'static str,
-    },
-    /// A task that this release does not do.
+    Model { needs: &'static str },
     #[error("the task is not one that this release does")]
     Task,
-    /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The blob store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

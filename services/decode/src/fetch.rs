@@ -52,7 +52,7 @@ impl Fetcher {
     /// As configured, with the fleet's internal token.
     ///
     /// # Errors
-    /// When nobody could ever be known by the certificates and the name that are configured.
+    /// When no encoder could ever pass verification with the certificates and the name that are configured.
     pub(crate) async fn of(config: &Config, token: &str) -> Result<Self, StartError> {
         let tls = match &config.fetch_tls {
             Some(FetchTlsConfig { ca, server_name }) => {
@@ -173,7 +173,8 @@ impl Fetcher {
     }
 }
 
-/// Those whose certificates an authority has signed, for a name or, without, for the host that is called.
+/// TLS settings that accept an encoder whose certificate one of the authorities has signed, for the configured name or, without
+/// one, for the host that is called.
 fn known_by(
     ca: Certificate,
     name: Option<&str>,
@@ -182,7 +183,7 @@ fn known_by(
     if let Some(name) = name {
         tls = tls.domain_name(name);
     }
-    // What is wrong with them shows now, and not at each job.
+    // An error in the certificates shows at the start, and not at each job.
     Endpoint::from_static("https://encoder").tls_config(tls.clone())?;
     Ok(tls)
 }

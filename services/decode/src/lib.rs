@@ -83,7 +83,7 @@ pub async fn run(
         dependencies.follow_erasures({
             let scopes = scopes.clone();
             move |tenant| {
-                // No memory knows which job a thing is from, so all of the tenant's goes.
+                // Neither memory knows which job an entry comes from, so everything of the tenant goes.
                 if let (Some(before), Some(phrases)) = (scopes.renew(tenant), &phrases) {
                     phrases.forget(&before);
                 }

@@ -33,7 +33,6 @@ const DRAFT: &str = "draft";
 
 /// From an encoder's memory.
 pub(crate) const ENCODER: &str = "encoder";
-/// From the store.
 pub(crate) const STORE: &str = "store";
 
 /// Tokens read and written, and how fast.

@@ -1,6 +1,6 @@
-//! The scopes within which the engine reuses what it has read of prompts and what texts had in common. Each tenant has its own, so
-//! that no tenant can tell by the time an answer takes what another has asked; and a new one once a job of it was erased, so that
-//! nothing that was read before is found again.
+//! The scopes within which the engine reuses prompt prefixes and phrases of earlier texts. Each tenant has its own, so that no
+//! tenant can tell from the time that an answer takes what another tenant has asked. Once one of its jobs was erased, a tenant
+//! gets a new scope, so that nothing read before is found again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ struct Current {
 }
 
 impl Scopes {
-    /// That of a tenant's requests from now on.
+    /// The scope of the tenant's requests from now on.
     pub(crate) fn of(&self, tenant: &TenantId) -> Digest {
         let mut scopes = self.lock();
         let current = scopes.entry(tenant.clone()).or_default();
@@ -28,8 +28,8 @@ impl Scopes {
         scope(tenant, current.number)
     }
 
-    /// A job of the tenant was erased. Gives the scope that requests had until now; none where there was no request since the
-    /// last erasure, of which there may be thousands at once.
+    /// To be called when a job of the tenant was erased. Returns the scope that requests had until now, or `None` if there was no
+    /// request since the last erasure: thousands of jobs may be erased at once.
     pub(crate) fn renew(&self, tenant: &TenantId) -> Option<Digest> {
         let mut scopes = self.lock();
         let current = scopes.get_mut(tenant).filter(|of| of.is_used)?;

@@ -1,5 +1,5 @@
-//! Text on its way to watchers: every piece at once over the queue, the whole text about once a second as a checkpoint
-//! blob for those who come late. The result's text is exactly the pieces, one after the other; the last of them it alone has.
+//! Text on its way to watchers: every piece at once over the queue, the whole text about once a second as a checkpoint blob for
+//! those who come late. The result's text is exactly these pieces, one after the other; the last piece is in the result alone.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ use crate::error::DecodeError;
 
 /// Tokens for the answer to one label: more than the form can take, even in tokens of single characters.
 pub(crate) const LABEL_TOKENS_MAX: u32 = 32;
-/// Alternatives looked at for each token of such an answer; the form leaves fewer.
+/// Alternatives that are asked for at each token of such an answer; the constraint on its form leaves fewer.
 pub(crate) const LABEL_ALTERNATIVES: u32 = 20;
 /// What the answer to a label begins with, and how it ends: the form of the prompts.
 const LEAD: &str = "Final Answer: ";
@@ -171,7 +171,7 @@ pub(crate) fn written(
         }
         Question::Answer { .. } | Question::Compare { .. } => {
             if text.trim().is_empty() {
-                // An empty box must not look like an answer that was not shown.
+                // A viewer's empty box must not look like an answer that was not displayed.
                 let warning = "there is no text, as the model or a stop string ended it at once: the question is not answered";
                 warnings.push(warning.to_owned());
             }
@@ -183,7 +183,7 @@ pub(crate) fn written(
         }
         Question::Extract { .. } => {
             let json: Result<serde::de::IgnoredAny, _> = serde_json::from_str(&text);
-            // The first digits of a number are a number too, and another one.
+            // A number that was cut after its first digits is still valid JSON, but another number.
             if cut || json.is_err() {
                 return Err(unusable(cut));
             }

@@ -91,8 +91,8 @@ pub fn chunks(
     chunks.collect()
 }
 
-/// How many of the declared inputs are accounted for: shown, or listed with the reason why not; of an archive some files are the
-/// one and others the other. `None` for a manifest that names another input, or that shows nothing of what was sent.
+/// How many of the declared inputs are accounted for: shown, or listed with the reason why not; of an archive, some files may be
+/// shown and others refused. `None` for a manifest that names another input, or that shows nothing of what was sent.
 fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
     let shown = manifest.frames.iter();
     let mut inputs: BTreeSet<u32> = shown
@@ -106,9 +106,6 @@ fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
 
 /// The keyed digest of each image's tokens of a chunk, whose first image has the position `first`, if its list is of these frames
 /// and of this decoder's encoder. They have the shape and the type that the model takes.
-///
-/// # Errors
-/// [`DecodeError::Tokens`] names the image and what is wrong, [`DecodeError::Dtype`] both types of numbers.
 pub fn declared(
     manifest: &TokensManifest,
     first: usize,
@@ -145,7 +142,6 @@ pub fn declared(
 }
 
 /// How many images have tokens that were made for another job than this. Tokens that name no job count as this one's.
-#[must_use]
 pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
     let tokens = manifest.tokens.iter();
     let others = tokens.filter(|entry| !entry.made_for.is_empty() && entry.made_for != made_for);
@@ -153,7 +149,6 @@ pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
 }
 
 /// The kinds of device that made tokens, given that of each chunk's: each once, in their order, without those that are not known.
-#[must_use]
 pub(crate) fn devices<'a>(of_chunks: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut devices: Vec<String> = Vec::new();
     for device in of_chunks.filter(|device| !device.is_empty()) {

@@ -307,7 +307,7 @@ struct Answered<'a> {
     prompt_version: &'a str,
 }
 
-/// Has a model that compares images with texts do the task; its only prompt are the labels.
+/// Has a model that compares images with texts (MedSigLIP) do the task; the labels are its only prompt.
 async fn compare(
     (embedder, class): (&LoadedEmbedder, Class),
     study: &StudyManifest,

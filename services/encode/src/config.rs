@@ -78,7 +78,6 @@ const fn cache_bytes_max_default() -> ByteSize {
 
 impl Config {
     /// For a pool; everything else as by default.
-    #[must_use]
     pub fn new(pool: &PoolName) -> Self {
         Self {
             pool: pool.clone(),

@@ -1,5 +1,6 @@
-//! Frames that other encoders of the site are encoding: of several that get the same new image at once, one claims it in the
-//! queue and encodes it, and the others wait for its tokens. Trouble stops nobody: who cannot claim a frame encodes it.
+//! Claims on frames among the encoders of a site: when several encoders get the same new image at once, one of them claims it in
+//! the queue and encodes it, and the others wait for its tokens. Claims only save work: an encoder that cannot claim a frame
+//! encodes it all the same.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,11 +18,11 @@ use crate::metrics::{ClaimOutcome, EncodeMetrics};
 
 /// Claims that are asked for at a time.
 const ASKED_MAX: usize = 32;
-/// Shortest and longest pause between two looks whether what another encodes is there. In between a quarter of what was waited
-/// already: so much longer at most the wait is than it had to be.
+/// Shortest and longest pause between two checks whether another encoder has finished. In between, a pause is a quarter of the
+/// time waited so far, so that a wait is at most a quarter longer than it had to be.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 const PAUSE_SHARE: u32 = 4;
-/// Claims are renewed so many times while they last.
+/// How often a claim is renewed within its lifetime.
 const RENEWALS: u32 = 3;
 
 /// What is claimed, by this process and by others. Shared by the workers' slots.
@@ -41,12 +42,12 @@ struct State {
     /// Whether it was said that they cannot.
     is_told: bool,
     held: HashMap<Digest, Claim>,
-    /// Of what is encoded, or is not going to be.
+    /// Claims to give up: their frames are encoded, or will not be encoded here.
     over: Vec<(Digest, Claim)>,
 }
 
-/// Frames by whose turn it is to encode them. Those that are in neither set are nobody's. While this is kept, other encoders
-/// leave its own to it.
+/// Which frames this encoder has claimed and which ones another has. A frame in neither set is claimed by nobody. The claims on
+/// `own` are given up when this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Turn<'a> {
@@ -106,7 +107,7 @@ impl Elsewhere {
         turn
     }
 
-    /// Waits until no encoder claims any of these frames, at most until then. Returns early when that cannot be told.
+    /// Waits until no encoder claims any of these frames, but not beyond `until`. Returns early when the queue does not answer.
     pub(crate) async fn freed(&self, frames: &HashSet<Digest>, until: Instant) {
         let Some(claims) = &self.claims else {
             return;
@@ -124,7 +125,7 @@ impl Elsewhere {
         }
     }
 
-    /// Makes it possible to claim, if it is.
+    /// Prepares the queue for claims, so that they can be made from now on.
     pub(crate) async fn open(&self) {
         let Some(claims) = &self.claims else {
             return;
@@ -139,7 +140,7 @@ impl Elsewhere {
         }
     }
 
-    /// Renews what is claimed and gives up what is over, until then.
+    /// Renews the claims that are held and releases those that were given up, until `until` is cancelled.
     pub(crate) async fn keep(&self, until: &CancellationToken) {
         let Some(claims) = &self.claims else {
             return;
@@ -159,7 +160,7 @@ impl Elsewhere {
             }
             self.release(claims).await;
         }
-        // What was given up while the last ones were.
+        // Claims that were given up while those before them were being released.
         self.release(claims).await;
     }
 
@@ -176,7 +177,7 @@ impl Elsewhere {
                 Ok(Some(after)) if is_held => {
                     state.held.insert(frame, after);
                 }
-                // It was given up meanwhile, by what it was called before.
+                // It was given up meanwhile, but the release names the claim as it was before this renewal, and will not find it.
                 Ok(Some(after)) => state.over.push((frame, after)),
                 // Others may encode it now, too.
                 Ok(None) if is_held => {
@@ -207,14 +208,14 @@ impl Elsewhere {
         }
     }
 
-    /// Has the claims on these frames given up.
+    /// Marks the claims on these frames to be released.
     fn give_up(&self, frames: HashSet<Digest>) {
         if frames.is_empty() {
             return;
         }
         let mut state = self.lock();
         for frame in frames {
-            // One that was lost meanwhile is another's.
+            // A claim that was lost meanwhile may be another encoder's by now.
             if let Some(claim) = state.held.remove(&frame) {
                 state.over.push((frame, claim));
             }
@@ -223,7 +224,7 @@ impl Elsewhere {
         self.over.notify_one();
     }
 
-    /// No more claims until it was tried again to make them possible.
+    /// Makes no more claims until [`Self::open`] has succeeded again.
     fn close(&self, error: &QueueError) {
         let mut state = self.lock();
         state.is_open = false;
@@ -244,7 +245,7 @@ impl Elsewhere {
 }
 
 impl Turn<'_> {
-    /// Gives up those of its own that are not among these: they need not be encoded any more, and the others may take long.
+    /// Gives up its claims on all frames but these: the others need not be encoded any more, and these may take long.
     pub(crate) fn keep_only(&mut self, frames: &HashSet<Digest>) {
         let over = self.own.extract_if(|frame| !frames.contains(frame));
         self.elsewhere.give_up(over.collect());

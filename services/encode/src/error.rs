@@ -8,16 +8,12 @@ use medfleet_worker::{ConnectionError, Ending, PemError};
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The listener has no address.
     #[error("the token service has no address")]
     Listener(#[source] std::io::Error),
-    /// A certificate or key cannot be read.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// Certificate and key are not of use together.
     #[error("the token service cannot take the certificate and key of encode.tls")]
     Tls(#[source] tonic::transport::Error),
-    /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
@@ -25,34 +21,26 @@ pub enum StartError {
 /// A chunk did not become tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// A list does not decode or contradicts the record, and how.
     #[error("the frames manifest is not what preprocess made: {0}")]
     Manifest(&'static str),
-    /// The images came encoded, by another encoder than this pool's.
     #[error(
         "the images were encoded by {made_by}, and the model here takes tokens of {here}; run the same weights at the edge, or another model here"
     )]
     OtherEncoder {
         /// Theirs: digest of the weights, shape and type of the tokens.
         made_by: String,
-        /// Ours.
         here: String,
     },
-    /// The images came encoded, and their tokens are no numbers.
     #[error("the tokens of image {image} that came encoded are not {what}")]
     Tokens {
         /// Which image, from 0.
         image: usize,
-        /// What they should be.
         what: &'static str,
     },
-    /// The images came encoded, and tokens of theirs are not there.
     #[error("tokens that came with the encoded study are gone")]
     Gone,
-    /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The blob store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -79,8 +67,8 @@ impl From<EncodeError> for Ending {
                 | EngineError::Hung => Self::wrong(error),
                 EngineError::Damaged | EngineError::Stopped => Self::retry(error),
             },
-            // They were just there, of another job that was erased since: made again at the next try, and counted, should they
-            // vanish again.
+            // The tokens were there a moment ago, made for a job that has been erased since. The next try makes them again; this
+            // start counts as gone wrong, in case they vanish every time.
             EncodeError::Store(
                 error @ StoreError::Missing {
                     kind: BlobKind::Tokens | BlobKind::TokensOfChunk,

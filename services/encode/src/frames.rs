@@ -133,7 +133,7 @@ impl Encode {
             .round(whose, &mut wanted, &awaited, (until, &mut made))
             .await?
         {
-            // While it waits it has no place, and no claim that another encoder could wait for.
+            // While this unit waits, it holds neither a place nor a claim that another encoder could wait for.
             whose.place.leave();
             let begun = Instant::now();
             self.elsewhere.freed(&others, until).await;

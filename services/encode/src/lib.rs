@@ -38,7 +38,6 @@ pub use error::{EncodeError, StartError};
 /// What encode needs besides what every worker needs.
 #[derive(Debug)]
 pub struct Deployment {
-    /// The model.
     pub engine: EncodeEngine,
     /// Where the token service answers.
     pub listener: TcpListener,

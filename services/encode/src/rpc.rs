@@ -29,7 +29,7 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 const DIGESTS_MAX: usize = 4096;
 /// Calls on one connection at a time: a decode worker has one connection, and at most so many slots.
 const CALLS_MAX: u32 = 4096;
-/// Without it the connections of decoders that died would stay for ever.
+/// Without keep-alive, the connections of decoders that died would stay open for ever.
 pub(crate) const KEEP_ALIVE: KeepAlive = KeepAlive {
     every: Duration::from_secs(30),
     wait: Duration::from_secs(20),
@@ -38,9 +38,9 @@ pub(crate) const KEEP_ALIVE: KeepAlive = KeepAlive {
 /// When a silent connection is closed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeepAlive {
-    /// How often it is asked whether it is still there.
+    /// How often a silent peer is pinged.
     every: Duration,
-    /// How long it may take to answer, and to come through the handshake of TLS.
+    /// How long the peer may take to answer a ping, and to finish the TLS handshake.
     wait: Duration,
 }
 

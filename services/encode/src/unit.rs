@@ -78,7 +78,6 @@ pub(crate) fn came_encoded(
 /// The key under which the image tokens of a frame are found again. It names everything that decides their bytes, the device
 /// and the release that computes them included. It is longer than the keys of all other lists of tokens
 /// ([`medfleet_worker::chunk_key`] and [`medfleet_worker::handed_key`]), so that it never equals one of them.
-#[must_use]
 pub fn frame_key(frame: &FrameEntry, preprocessing_version: &str, model: &Description) -> Vec<u8> {
     let numbers = [
         frame.width,
@@ -107,7 +106,6 @@ pub fn frame_key(frame: &FrameEntry, preprocessing_version: &str, model: &Descri
 }
 
 /// The URL of the encoder that has all of a chunk's tokens, given that of each; empty where they are at several encoders.
-#[must_use]
 pub(crate) fn fetched_from<'a>(mut encoders: impl Iterator<Item = &'a str>) -> &'a str {
     let first = encoders.next().unwrap_or_default();
     if encoders.all(|other| other == first) {
@@ -118,7 +116,6 @@ pub(crate) fn fetched_from<'a>(mut encoders: impl Iterator<Item = &'a str>) -> &
 }
 
 /// Whether a job's text can be written once this chunk is encoded.
-#[must_use]
 pub fn is_last(chunks: Chunks, chunk: u32) -> bool {
     chunks.done() + u32::from(!chunks.is_done(chunk)) >= chunks.total
 }
@@ -126,8 +123,8 @@ pub fn is_last(chunks: Chunks, chunk: u32) -> bool {
 /// Longest wait for tokens that another unit is making: a claim's holder that neither ends nor dies must not stop others.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// A unit of URGENT waits so many times as long as encoding would take: for one of its own class that began a little earlier, but not
-/// for one of BULK, which lets all other work go first.
+/// A unit of class URGENT waits this many times as long as encoding the frames itself would take. That is enough for a unit of
+/// its own class that began a little earlier, but not for one of class BULK, which lets all other work go first.
 const URGENT_TIMES: u32 = 4;
 
 /// How long a unit waits at most while others encode frames that it needs, before it encodes them itself. A unit of STAT waits no
@@ -163,7 +160,6 @@ fn is_as_made(entry: &TokensEntry, model: &Description) -> bool {
 
 /// The token blobs of a stored manifest, if it is of these frames and what this encoder would make of them: a decoder of this
 /// pool takes no other type of numbers.
-#[must_use]
 pub fn still_good(
     stored: &TokensManifest,
     frames: &[FrameEntry],

@@ -154,7 +154,7 @@ impl Encode {
     }
 }
 
-/// Takes the job's reference on tokens that came with it.
+/// Has the job reference the tokens that came with it.
 async fn adopt(store: &BlobStore, job: &JobKey, tokens: &[Digest]) -> Result<(), EncodeError> {
     let blobs = tokens.iter().map(|digest| (BlobKind::Tokens, *digest));
     let blobs: Vec<_> = blobs.collect();
@@ -163,8 +163,8 @@ async fn adopt(store: &BlobStore, job: &JobKey, tokens: &[Digest]) -> Result<(),
 }
 
 /// Leaves the list of a chunk's tokens. No job references a list, so an old one, which could be collected before the job is
-/// decoded, is written anew. Of two jobs with the same frames each has its own: what the other's names may be of another type,
-/// where two pools differ in it, or go with the other job, where their encoders' devices differ.
+/// decoded, is written anew. Two jobs with the same frames have a list each: the tokens that the other's list names may be of
+/// another dtype (where two pools differ in it), or be erased with the other job (where the encoders' devices differ).
 async fn leave(
     store: &BlobStore,
     tenant: &TenantId,

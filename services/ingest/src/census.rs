@@ -15,7 +15,7 @@ use crate::metrics::Figures;
 use crate::room::Room;
 use crate::roster::Roster;
 
-/// How often.
+/// How often it is looked how many workers there are and how full the queue is.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// What the census needs.

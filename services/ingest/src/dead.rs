@@ -22,7 +22,6 @@ const GONE: Refusal = Refusal::NotFound {
     what: "dead letter",
 };
 
-/// `medfleet.v1.DeadLetterService`.
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
     pub(crate) calls: Calls,

@@ -60,7 +60,6 @@ pub(crate) struct Parts {
     pub(crate) holder: String,
 }
 
-/// The edge.
 pub(crate) struct Edge {
     config: EdgeConfig,
     queue: Queue,

@@ -19,31 +19,22 @@ const RETRY_AWAY: Duration = Duration::from_secs(1);
 /// Why the service ended other than by its shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The settings contradict each other.
     #[error("the configuration of ingest cannot be used")]
     Config(#[from] medfleet_runtime::ConfigError),
-    /// The queue could not be reached or prepared.
     #[error("the queue cannot be prepared")]
     Queue(#[from] QueueError),
-    /// The queue could not be reached.
     #[error("the queue cannot be reached")]
     Connect(#[from] ConnectError),
-    /// The file of token hashes cannot be used.
     #[error("the tokens file cannot be used")]
     Tokens(#[from] crate::tokens::TokensError),
-    /// A certificate or key cannot be read.
     #[error(transparent)]
     Pem(#[from] medfleet_worker::PemError),
-    /// The server could not be built or failed.
     #[error("the gRPC server failed")]
     Server(#[from] tonic::transport::Error),
-    /// The hub's address or certificates are not usable.
     #[error("ingest.edge names a hub that cannot be called")]
     Hub(#[source] tonic::transport::Error),
-    /// The listener is not usable.
     #[error("the listener cannot be used")]
     Listener(#[source] std::io::Error),
-    /// The descriptors of the API cannot be served.
     #[error("server reflection cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
 }

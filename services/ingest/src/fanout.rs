@@ -29,7 +29,6 @@ const AGAIN: Duration = Duration::from_millis(250);
 pub(crate) enum Signal {
     /// A durable event with its sequence.
     Event(u64, JobEvent),
-    /// Text.
     Text(Arc<TextChunk>),
     /// Events may have been missed: read durable state.
     Missed,

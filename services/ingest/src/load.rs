@@ -266,7 +266,7 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
 #[derive(Debug)]
 struct Counted {
     body: Body,
-    /// Of a submit.
+    /// Of a submit, what its message consists of as far as it was read; nothing of other calls.
     shape: Option<Shape>,
     held: Arc<Weight>,
     /// How many of the request's first [`SMALL_BYTES`] are still to come.

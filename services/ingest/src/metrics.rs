@@ -109,7 +109,6 @@ pub(crate) struct Figures {
     pub(crate) store_full: Counter,
     /// When the last of them was.
     store_full_at: Arc<Mutex<Option<Instant>>>,
-    /// Watches now.
     pub(crate) watches: Gauge,
     /// Uploads in progress now.
     pub(crate) uploads: Gauge,
@@ -135,7 +134,6 @@ pub(crate) struct Figures {
     pub(crate) forgotten: Counter,
     /// Blobs deleted because nobody relied on them.
     pub(crate) collected: Counter,
-    /// Their bytes.
     pub(crate) collected_bytes: Counter,
     /// Broken writes whose room was given back.
     pub(crate) reclaimed: Counter,
@@ -150,7 +148,6 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Registers everything once.
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let figures = Self {
             calls: Family::default(),

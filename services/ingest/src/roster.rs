@@ -21,7 +21,6 @@ const WORKERS_MAX: usize = 10_000;
 /// Bytes of a worker's name; ours have 22.
 const NAME_BYTES_MAX: usize = 64;
 
-/// One worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) stage: Stage,

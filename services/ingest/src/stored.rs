@@ -232,7 +232,7 @@ impl Drop for Held {
     }
 }
 
-/// What counts.
+/// Counts what each tenant has stored, again and again.
 #[derive(Debug, Clone)]
 pub(crate) struct Counting {
     pub(crate) quotas: Quotas,

@@ -99,7 +99,6 @@ impl Acceptor {
         trouble.end()
     }
 
-    /// Where a job's record is.
     fn records_of(&self, key: &JobKey) -> Place {
         Place::Records(self.queue.record_shard(&key.job))
     }

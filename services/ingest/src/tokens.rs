@@ -28,40 +28,22 @@ const NAME_BYTES_MAX: usize = 64;
 /// Why the tokens file cannot be used. Never shows a hash.
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
-    /// It cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// It is larger than any real one.
     #[error("{} is larger than {FILE_BYTES_MAX} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It is not the TOML expected.
+    TooLarge { path: PathBuf },
     #[error("{} is not a tokens file: expected [[token]] tables with name, tenant and sha256", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It is not the TOML that an edge expects.
+    Syntax { path: PathBuf },
     #[error("{} is not a file of a hub's tokens: expected a table `tokens`, tenant to token", path.display())]
-    HubSyntax {
-        /// The file.
-        path: PathBuf,
-    },
-    /// An entry is not right.
+    HubSyntax { path: PathBuf },
     #[error("{}, token {position}: {reason}", path.display())]
     Entry {
-        /// The file.
         path: PathBuf,
         /// Which entry, counted from 1.
         position: usize,
-        /// What is allowed.
         reason: String,
     },
 }
@@ -70,7 +52,6 @@ pub enum TokensError {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensFile {
-    /// The entries.
     #[serde(default, rename = "token")]
     pub tokens: Vec<TokenEntry>,
 }
@@ -161,7 +142,6 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Reads the file.
     pub(crate) async fn load(path: &Path) -> Result<Self, TokensError> {
         let loaded = stamp(path).await;
         let known = read(path).await?;

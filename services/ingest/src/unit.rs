@@ -24,7 +24,6 @@ use share::Rank;
 pub use share::Weights;
 pub(crate) use shelf::{Removal, Shelf};
 
-/// Number of classes.
 const CLASSES: usize = Class::ALL.len();
 
 /// Units that are left for a while at most, such as those of a shard of the records that is away.
@@ -58,7 +57,6 @@ pub struct Rules {
 /// A unit that waits in the intake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// The unit.
     pub unit: WorkUnit,
     /// Its place in the intake of its stage.
     pub sequence: u64,
@@ -79,7 +77,6 @@ pub struct Place {
 
 impl Held {
     /// Where its message is.
-    #[must_use]
     pub fn place(&self) -> Place {
         Place {
             stage: self.unit.stage,
@@ -110,7 +107,6 @@ impl From<IntakeEntry> for Held {
 pub struct Backlog {
     /// Of which stage and pool.
     pub lane: LaneKey,
-    /// Of which class.
     pub class: Class,
     /// Held plus released and unfinished.
     pub units: u64,
@@ -133,7 +129,6 @@ pub struct Index {
 
 impl Index {
     /// An empty one.
-    #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -289,7 +284,6 @@ impl Index {
     }
 
     /// Every (stage, pool) that holds units and has no room for them: a recount may find some.
-    #[must_use]
     pub fn full(&self) -> Vec<LaneKey> {
         let full = self
             .lanes
@@ -300,7 +294,6 @@ impl Index {
 
     /// As [`Index::full`], each with the classes of which something is out: nothing of the others can have ended there, so that
     /// a count of them would find no room. A count of [`Index::recount`] that leaves them at nothing changes nothing of them.
-    #[must_use]
     pub fn full_and_out(&self) -> Vec<(LaneKey, Vec<Class>)> {
         let full = self.full().into_iter().map(|key| {
             let out = self.lanes.get(&key).map(Lane::classes_out);
@@ -310,13 +303,11 @@ impl Index {
     }
 
     /// Every (stage, pool) seen so far.
-    #[must_use]
     pub fn lanes(&self) -> Vec<LaneKey> {
         self.lanes.keys().cloned().collect()
     }
 
     /// Held and released units, for the gauge.
-    #[must_use]
     pub fn backlog(&self) -> Vec<Backlog> {
         let lanes = self.lanes.iter().flat_map(|(key, lane)| {
             Class::ALL.iter().map(|class| Backlog {

@@ -61,7 +61,6 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// The upload, if it is one.
     pub(crate) const fn upload(&self) -> Option<&UploadId> {
         match self {
             Self::Upload(id) => Some(id),

@@ -66,7 +66,6 @@ enum Phase {
     Ended,
 }
 
-/// One watch.
 #[derive(Debug)]
 pub(crate) struct Watch {
     watching: Arc<Watching>,

@@ -39,10 +39,10 @@ use crate::show::seconds;
 
 /// Largest answer we take; a result with its sentences and frames is far below.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Longest wait for an answer while nothing is on its way any more: a fleet gives a request two minutes to come whole. It
-/// ends what a server that is stuck, and still answers probes, would keep waiting for ever.
+/// Longest wait for an answer once the whole request is sent; a fleet gives a request two minutes to arrive. It ends calls to a
+/// server that is stuck but still answers pings, which would otherwise wait for ever.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
-/// Longest wait between two attempts of which nothing is said.
+/// Longest wait between two attempts that is not announced on stderr.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How long opening a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -133,7 +133,6 @@ impl Client {
         ask!(self.stub, submit_job, request)
     }
 
-    /// The job as it stands.
     pub(crate) async fn job(&self, name: &str) -> Result<Job, ClientError> {
         let request = GetJobRequest {
             name: name.to_owned(),
@@ -161,7 +160,6 @@ impl Client {
         held(answer.job, "CancelJobResponse.job")
     }
 
-    /// Erases a job.
     pub(crate) async fn erase(&self, name: &str) -> Result<EraseJobResponse, ClientError> {
         let request = EraseJobRequest {
             name: name.to_owned(),
@@ -177,7 +175,6 @@ impl Client {
         ask!(self.stub, erase_jobs, request)
     }
 
-    /// One page of jobs.
     pub(crate) async fn jobs(
         &self,
         states: &[JobState],
@@ -192,7 +189,6 @@ impl Client {
         ask!(self.stub, list_jobs, &request)
     }
 
-    /// One page of dead letters.
     pub(crate) async fn dead_letters(
         &self,
         page_token: &str,
@@ -204,7 +200,6 @@ impl Client {
         ask!(self.letters, list_dead_letters, &request)
     }
 
-    /// One dead letter.
     pub(crate) async fn dead_letter(&self, name: &str) -> Result<DeadLetter, ClientError> {
         let request = GetDeadLetterRequest {
             name: name.to_owned(),
@@ -222,7 +217,6 @@ impl Client {
         held(answer.job, "ReplayDeadLetterResponse.job")
     }
 
-    /// Puts a dead letter away.
     pub(crate) async fn discard(&self, name: &str) -> Result<(), ClientError> {
         let request = DiscardDeadLetterRequest {
             name: name.to_owned(),
@@ -331,7 +325,7 @@ fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
     let no_address = || ClientError::Server {
         server: server.to_owned(),
     };
-    // Of another scheme, or in capitals, it would be called in plain text.
+    // A URL of another scheme, or with the scheme in capitals, would be called in plain text.
     if !server.starts_with("http://") && !server.starts_with("https://") {
         return Err(no_address());
     }

@@ -41,7 +41,6 @@ pub(crate) struct Fault {
     pub(crate) error: anyhow::Error,
 }
 
-/// What every command returns.
 pub(crate) type CommandResult = Result<Exit, Fault>;
 
 impl Fault {

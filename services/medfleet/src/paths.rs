@@ -88,7 +88,7 @@ fn kind(path: &Path) -> Result<Kind> {
 pub(crate) struct Unpacked {
     /// In order; the files of an archive stand in its place, in the archive's order.
     pub(crate) files: Vec<PathBuf>,
-    /// What a person knows each of them by: one of an archive by that and its name there.
+    /// The name by which a person knows each of them: for a file of an archive, the archive's path and the name in it.
     pub(crate) names: Vec<PathBuf>,
     /// Files left out because they lie beside a DICOMDIR or are one.
     pub(crate) beside: usize,
@@ -96,7 +96,7 @@ pub(crate) struct Unpacked {
 }
 
 /// The files that `paths` stand for, see [`files`], with the archives among them opened within imaging's limits. That is done on
-/// a thread of its own: whoever drops this half-way takes along what was unpacked, and nothing is written after that.
+/// a thread of its own: if this is dropped half-way, what was unpacked is removed, and nothing is written after that.
 ///
 /// # Errors
 /// As [`files`], a file that cannot be read, an archive that is refused as a whole (half a study must not be taken for all of

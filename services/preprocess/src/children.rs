@@ -1,9 +1,9 @@
-//! Processes of our own for what the service must not do itself: how they are started, limited, watched and ended. They have
-//! nothing of our environment, no file to write and no core dump, and limits of memory, of processor time and of the time by
-//! the clock.
+//! Child processes for what the service must not do in its own: how they are started, limited, watched and ended. They get
+//! nothing of our environment, may write no file and leave no core dump, and have limits of memory, processor time and wall-clock
+//! time.
 //!
-//! A file is judged by processor time alone: by the clock a good one takes as long as the machine's other work lets it. So that
-//! limit is a wide one, against what hangs, and what reaches it may be tried again.
+//! A file is judged by processor time alone: by the clock, a good one takes as long as the machine's other work makes it. So the
+//! wall-clock limit is wide, against processes that hang, and what reaches it may be tried again.
 
 use std::ffi::OsString;
 use std::io;
@@ -23,7 +23,7 @@ use nix::unistd::{Pid, getppid};
 
 use crate::codecs::Stop;
 
-/// How many times its processor time a process may take by the clock: a fifth of a core is left to it on a loaded machine.
+/// Wall-clock limit of a process, as a multiple of its processor time: on a loaded machine it still gets a fifth of a core.
 const WALL_TIMES: u32 = 5;
 
 /// How long a process may take for one answer.
@@ -37,7 +37,6 @@ pub struct Times {
 
 impl Times {
     /// So much of the processor, and five times as much by the clock.
-    #[must_use]
     pub fn of(processor_max: Duration) -> Self {
         Self {
             processor_max,
@@ -54,9 +53,7 @@ impl Times {
 /// Why a process gave no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// It could not be started.
     NotStarted(io::Error),
-    /// It ended.
     Ended,
     /// It used more of the processor than it may, and was ended.
     UsedUp,
@@ -142,7 +139,7 @@ impl Process {
             let watch = scope.spawn(move || {
                 let late = waits.recv_timeout(wall_max) == Err(RecvTimeoutError::Timeout);
                 if late {
-                    // Nobody has waited for it yet, so that its id is still its own. An error means that it has ended.
+                    // The process was not reaped yet, so its id cannot be another's. An error means that it has ended.
                     let _ended = kill(group, Signal::SIGKILL);
                 }
                 late
@@ -152,7 +149,7 @@ impl Process {
             (answer, watch.join().unwrap_or(false))
         });
         drop(watched);
-        // One that has answered may have been ended all the same, and must not be asked again.
+        // A process that has answered may have been killed right after, and must not be asked again.
         if stop.is_stopped() {
             Err(NoAnswer::Stopped)
         } else if late {
@@ -162,7 +159,7 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended, but not so that its id may become somebody else's.
+    /// Waits until it has ended, without reaping it: its id stays its own.
     pub(crate) fn ended(&self) -> nix::Result<WaitStatus> {
         let id = Pid::from_raw(self.id().cast_signed());
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
@@ -175,7 +172,7 @@ impl Process {
         }
     }
 
-    /// Ends it, and says what it has ended of: of that only if it had not ended before.
+    /// Kills it, and returns how it ended: by this signal only if it had not ended before.
     pub(crate) fn end(&self) -> nix::Result<WaitStatus> {
         // An error means that it has ended already.
         let _ended = kill(self.group(), Signal::SIGKILL);
@@ -191,7 +188,7 @@ impl Drop for Process {
     }
 }
 
-/// What a process of ours is limited to; it limits itself, as what it is asked to do is not begun before.
+/// The limits of a child process. It sets them itself, before it begins with what it is asked to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     memory_bytes: u64,

@@ -31,7 +31,7 @@ pub use stop::Stop;
 
 /// The hidden argument that makes a program of ours a decoder.
 pub const ARGUMENT: &str = "decode-codestreams";
-/// After so many codestreams a process is replaced, whatever it may have leaked.
+/// A process is replaced after this many codestreams, in case the decoder leaks.
 const CODESTREAMS_MAX: u32 = 1024;
 /// Threads of one process, and of one file's frames, at most: more of them wait for each other, and other files are there to be
 /// decoded.
@@ -49,7 +49,7 @@ pub fn is_child(arguments: impl IntoIterator<Item: AsRef<OsStr>>) -> bool {
         .is_some_and(|first| first.as_ref() == ARGUMENT || first.as_ref() == ocr::ARGUMENT)
 }
 
-/// Is what the arguments ask for, until there is no more to do.
+/// Runs as the child that the arguments ask for, until there is no more to do.
 pub fn child_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|first| first == ocr::ARGUMENT) {
@@ -104,13 +104,11 @@ struct Decoder {
 
 impl Codecs {
     /// Processes of the program that asks. `/proc/self/exe` is it even after an update has replaced its file.
-    #[must_use]
     pub fn of_this_program(limits: CodecLimits) -> Self {
         Self::new(PathBuf::from("/proc/self/exe"), limits)
     }
 
     /// Processes of a program that becomes a decoder when it gets [`ARGUMENT`].
-    #[must_use]
     pub fn new(program: PathBuf, limits: CodecLimits) -> Self {
         Self {
             program,
@@ -176,7 +174,7 @@ impl Codecs {
         let answer = decoder.ask(codestream, &self.limits.times)?;
         decoder.decoded += 1;
         let mut idle = self.idle();
-        // One that has met a broken codestream may have been left in any state.
+        // A decoder that met a broken codestream may be in any state.
         let good = answer.is_some() && decoder.decoded < CODESTREAMS_MAX;
         if good && idle.len() < self.limits.processes_max {
             idle.push(decoder);
@@ -188,7 +186,8 @@ impl Codecs {
 impl Codestreams for Codecs {
     fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
         for attempt in 0..TRIES {
-            // What ended one process from outside may have ended all that wait; the file must not be blamed for that.
+            // What killed one process from outside may have killed all idle ones too. The file must not be blamed for that, so
+            // the second try takes a fresh process.
             match self.ask(codestream, attempt > 0) {
                 Ok(Some(planes)) => return Ok(planes),
                 Ok(None) => return Err(CodestreamError::Broken),
@@ -260,7 +259,7 @@ impl Decoder {
     }
 }
 
-/// As many as the service may use cores, whoever else uses them: more than are idle cost next to nothing.
+/// As many as there are cores for the service, whoever else uses them: threads beyond the idle cores cost next to nothing.
 pub(crate) fn threads() -> usize {
     thread::available_parallelism()
         .map_or(1, usize::from)

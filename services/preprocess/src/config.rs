@@ -137,7 +137,6 @@ const fn memory_bytes_max_default() -> ByteSize {
 
 impl Config {
     /// For a pool and its model's frame side; everything else as by default.
-    #[must_use]
     pub fn new(pool: &PoolName, frame_side: u32) -> Self {
         Self {
             pool: pool.clone(),

@@ -1,6 +1,6 @@
-//! How many files are decoded at a time. A small file can become a very large picture, so that decodes are counted
-//! by themselves and not by the bytes of their files; small ones share the turn of a large one. One that nobody waits for any
-//! more is stopped as far as it can be.
+//! How many files are decoded at a time. A small file can become a very large picture, so decodes have a limit of their own
+//! beside the one on the bytes of files; several small files share the turn of a large one. A decode that nobody waits for any
+//! more is stopped as far as possible.
 
 use std::sync::Arc;
 
@@ -39,8 +39,8 @@ impl Decodes {
         Arc::new(turn.ok())
     }
 
-    /// Decodes on a blocking thread. The turn is held there until the thread is done, even when nobody waits for the outcome
-    /// any more; then the process that decodes for it is ended, and what is decoded here ends with its frame, so that it is soon.
+    /// Decodes on a blocking thread. The turn is held until the thread is done, even when nobody waits for the outcome any more.
+    /// In that case the child process that decodes for it is killed, and a decode in this process stops after the frame it is at.
     ///
     /// # Errors
     /// When `decode` panics.

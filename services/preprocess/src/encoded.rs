@@ -1,5 +1,5 @@
-//! Pure: what is made of an encoded study, whose images a hospital's edge has encoded and kept. Nothing that it says is
-//! believed of any image of this fleet: its frames have names of their own, and its tokens are only ever found by them.
+//! Pure: the frames manifest of an encoded study, whose images a hospital's edge has encoded and kept. Nothing that it says is
+//! taken to be about an image of this fleet: its frames have names of their own, and its tokens are only ever found by these.
 
 use bytes::Bytes;
 use medfleet_core::Digest;

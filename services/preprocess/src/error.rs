@@ -12,13 +12,10 @@ use crate::config::conventions;
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The frame side is out of range.
     #[error(transparent)]
     Options(#[from] OptionsError),
-    /// Nobody knows these conventions.
     #[error("no conventions of a model are called {name:?}, allowed: {}", conventions().join(", "))]
     Convention { name: String },
-    /// The program that reads text gives no answer about a black picture.
     #[error(
         "{} does not look at a picture; it must be Tesseract 5 or newer, with a model for each of the languages",
         program.display()
@@ -28,7 +25,6 @@ pub enum StartError {
         #[source]
         error: TextReaderError,
     },
-    /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
@@ -42,12 +38,10 @@ pub(crate) enum PreprocessError {
     /// The files together are nothing that a model could be shown, as slices that are no volume; imaging says why.
     #[error("the study was refused: {}: {refusal}", refusal.reason)]
     Volume { refusal: Refusal },
-    /// More than the model is shown.
     #[error(
         "the study was refused: TOO_MANY_FRAMES: its files have more than {max} frames, preprocess.frames_max; send fewer files, or the slices of one series"
     )]
     Frames { max: u32 },
-    /// More names and numbers than a text can be screened for.
     #[error(
         "the study was refused: TOO_MANY_IDENTIFIERS: its headers name more people and numbers than belong to one patient"
     )]
@@ -63,15 +57,12 @@ pub(crate) enum PreprocessError {
     /// The file is not the encoded study that it was declared to be; only a hospital's edge declares one.
     #[error("the encoded study was refused: {0}")]
     Encoded(String),
-    /// An encoded study whose frames were made otherwise than here.
     #[error(
         "the edge made its frames by {made_by}, and this pool's model is shown {here}; set the edge's pool as this one"
     )]
     OtherRules { made_by: String, here: String },
-    /// A list does not decode or contradicts the record.
     #[error("the study manifest is not what was accepted: {0}")]
     Manifest(String),
-    /// The blob store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -99,7 +90,8 @@ impl From<PreprocessError> for Ending {
             {
                 Self::wrong(error)
             }
-            // It ended whatever looked at it, twice: its unit waits among the dead letters until somebody has seen why.
+            // The file crashed its decoder or reader twice: its unit waits among the dead letters until somebody has found out
+            // why.
             PreprocessError::Refused { ref refusal, .. }
                 if matches!(
                     refusal.reason,

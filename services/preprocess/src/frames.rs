@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::ocr::Ocr;
 
-/// The processes that decode. Imaging's limits are plain numbers that every frame's decoding may copy, so that what they refer
-/// to stays for good: a few hundred bytes each time a service starts.
+/// The processes that decode. Imaging's limits are `Copy`, so what they refer to is leaked: a few hundred bytes each time a
+/// service starts.
 pub fn codecs(config: &Config) -> &'static Codecs {
     Box::leak(Box::new(Codecs::of_this_program(CodecLimits {
         memory_bytes_max: config.codec_memory_bytes_max.get(),
@@ -35,7 +35,7 @@ pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, Star
         codestreams: Decoder::new(codecs),
         ..Limits::default()
     };
-    // Options are copied for every file: what they refer to stays for good, as of the decoders.
+    // Options are `Copy`, so what they refer to is leaked, as the decoders are.
     let text_check = reader(config).map(|reader| {
         let reader: &'static Ocr = Box::leak(Box::new(reader));
         config.text_reader.text_check(reader)

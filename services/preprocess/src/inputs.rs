@@ -1,5 +1,5 @@
-//! The bytes of inputs, and what is made of them on blocking threads, within the process's limits: of files in memory with what
-//! of them is unpacked, and of files that are pixels.
+//! The bytes of inputs, and what blocking threads make of them, within two limits of the process: on bytes of files in memory,
+//! including what is unpacked of them, and on files that are decoded to pixels.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use crate::error::PreprocessError;
 
 /// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
 const MEMORY_STEP_BYTES: u64 = 64 << 10;
-/// Room for what is unpacked at a time, to begin with, where the file does not say that it needs more.
+/// First allowance for what is unpacked of a file at a time, where the file does not say that it needs more.
 const UNPACKED_BYTES_FIRST: u64 = 32 << 20;
-/// How much more room a file gets that did not have enough. What was done until then is done again.
+/// By how much the allowance of a file grows that did not have enough. The work on it then begins again.
 const UNPACKED_BYTES_TIMES: u64 = 4;
 
 /// Where inputs are, and how many of their bytes and pixels may be in memory, over all slots.
@@ -154,7 +154,8 @@ impl Inputs {
         }
         let digest = self.store.digest(tenant, &held.bytes).await;
         loop {
-            // It is given back with the last frame that is stored: others decode while this one may have to wait for memory.
+            // Given back with the last frame that is stored, so that others can decode while this one may have to wait for
+            // memory.
             let turn = self.turn_of(&held.bytes).await;
             let (outcome, tried) = decode(turn, held).await?;
             match outcome {

@@ -31,7 +31,7 @@ impl PreprocessMetrics {
             let help = "Files refused, by reason";
             registry.register("files_refused", help, ours.refused.clone());
         });
-        // There before the first refusal, which would otherwise be no rise.
+        // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.
         for reason in Reason::ALL {
             let reason = reason.code();
             ours.refused

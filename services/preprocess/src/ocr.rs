@@ -62,13 +62,11 @@ pub struct Ocr {
 
 impl Ocr {
     /// Limited by the program that asks. `/proc/self/exe` is it even after an update has replaced its file.
-    #[must_use]
     pub fn of_this_program(settings: OcrSettings) -> Self {
         Self::new(PathBuf::from("/proc/self/exe"), settings)
     }
 
     /// Limited by a program that becomes a reader when it gets the hidden argument.
-    #[must_use]
     pub fn new(limiter: PathBuf, settings: OcrSettings) -> Self {
         Self {
             limiter: Some(limiter),
@@ -77,7 +75,6 @@ impl Ocr {
     }
 
     /// Without the limits of memory and processor time, in programs that are not ours to start: for a trial alone.
-    #[must_use]
     pub fn unlimited(settings: OcrSettings) -> Self {
         Self {
             limiter: None,

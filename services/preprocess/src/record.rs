@@ -22,7 +22,6 @@ pub(crate) fn refused(file: File, reason: &str, message: &str) -> v1::FileRefuse
 /// What a frame is of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {
-    /// Its input.
     pub(crate) input: usize,
     /// What the job says that the input shows, for files that do not say it themselves; empty where it says nothing.
     pub(crate) said: &'a str,

@@ -229,9 +229,9 @@ impl Studies {
         })
     }
 
-    /// Reads the files of an input on a blocking thread, while the frames that are made there go to the store: they need not
-    /// wait for the last file. Where that refuses all of them, or leaves them out, they are the job's all the same, as frames
-    /// of an input are whose job another input fails, and go with it.
+    /// Reads the files of an input on a blocking thread, while the frames that are made there go to the store: they need not wait
+    /// for the last file. Frames that are stored and then refused or left out still belong to the job, and are erased with it, as
+    /// are those of a job that fails because of another input.
     async fn read(
         &self,
         job: Job<'_>,

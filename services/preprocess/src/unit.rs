@@ -6,7 +6,6 @@ use medfleet_proto::v1::task::Kind;
 use medfleet_proto::work::v1 as wire;
 
 /// First frame of each chunk: chunks of `per_chunk` frames, or of more where there would be too many chunks.
-#[must_use]
 pub fn chunk_starts(frames: u32, per_chunk: u32) -> Vec<u32> {
     let per_chunk = per_chunk.max(frames.div_ceil(CHUNKS_MAX)).max(1);
     (0..frames).step_by(per_chunk as usize).collect()

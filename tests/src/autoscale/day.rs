@@ -64,23 +64,18 @@ impl Default for Shape {
 /// What a day came to.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Length of the day, in seconds.
     pub day_seconds: f64,
-    /// The seed.
     pub seed: u64,
     /// Jobs accepted; every one of them completed.
     pub jobs: usize,
     /// Part of all jobs that took no longer than the target.
     pub in_time: f64,
-    /// The target, in seconds.
     pub target_seconds: f64,
     /// Half of the jobs took no longer.
     pub p50_seconds: f64,
     /// 99 of 100 jobs took no longer.
     pub p99_seconds: f64,
-    /// The encoders.
     pub encode: PoolReport,
-    /// The decoders.
     pub decode: PoolReport,
 }
 
@@ -89,19 +84,14 @@ pub struct Report {
 pub struct PoolReport {
     /// From the start of a process until it was ready, measured before the day.
     pub start_seconds: f64,
-    /// Time of all workers.
     pub worker_seconds: f64,
-    /// The oracle's.
     pub oracle_seconds: f64,
     /// One divided by the other.
     pub ratio: f64,
-    /// Most workers at a time.
     pub most: usize,
-    /// Workers started.
     pub starts: usize,
 }
 
-/// Runs a day.
 pub async fn run(shape: Shape) -> Result<Report> {
     let load = load(shape.jobs_per_second);
     let jobs = jobs(&load, shape);

@@ -21,7 +21,6 @@ const LOOKS: usize = 16;
 /// Jobs that do not end and are shown.
 const SHOWN_MAX: usize = 8;
 
-/// What was found right.
 #[derive(Debug, Clone, Copy)]
 pub struct Found {
     /// Jobs that completed with the right answer.

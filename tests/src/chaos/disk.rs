@@ -1,4 +1,4 @@
-//! What a fleet's files lie on, with the troubles of disks: nothing can be written, not a byte is free, the power is cut.
+//! The file system of a fleet, with faults: writes fail, the disk is full, the power is cut.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -67,14 +67,10 @@ impl Disk {
         disk.map(drop)
     }
 
-    /// Where blobs are.
-    #[must_use]
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }
 
-    /// Where nats-servers have their streams.
-    #[must_use]
     pub fn streams(&self) -> PathBuf {
         self.root.join("streams")
     }
@@ -141,7 +137,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives the bytes back.
     pub fn empty(&self) -> Result<()> {
         fs::remove_file(self.blobs().join(FILLER)).context("give the disk back")
     }

@@ -1,5 +1,5 @@
-//! A fleet to be broken: several processes of every service, each on links of its own to each nats-server, and somebody
-//! who starts again what a fault ended, as an orchestrator would.
+//! A fleet for fault injection: several processes of every service, each with links of its own to each nats-server. What a fault
+//! has ended is started again, as an orchestrator would.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ const CLIENT_PORT: u16 = 4222;
 const ROUTE_PORT: u16 = 6222;
 /// What the name of a nats-server begins with; then comes its number.
 const NODE: &str = "node-";
-/// Who asks this is told of the bucket of claims.
+/// The request for the state of the bucket of claims.
 const CLAIMS_INFO: &str = "$JS.API.STREAM.INFO.KV_CLAIMS";
 /// Longest wait for an answer of NATS: short, because many are lost, and clients call again.
 const REQUEST_TIMEOUT: &str = "3s";
@@ -40,13 +40,10 @@ const SLOW: Duration = Duration::from_millis(100);
 pub struct HerdOptions {
     /// 1, or 3 as a cluster with three copies of everything.
     pub nodes: usize,
-    /// Processes of each service.
     pub instances: u16,
-    /// Shards of the job records.
     pub record_shards: u8,
     /// What its files lie on.
     pub disk: Kind,
-    /// How long the simulated model takes.
     pub pace: Pace,
     /// Silence after which a unit is delivered again.
     pub ack_wait: &'static str,
@@ -154,7 +151,6 @@ impl Herd {
     }
 
     /// Where a process tells how it is.
-    #[must_use]
     pub fn admin(&self, (role, instance): Id) -> SocketAddr {
         SocketAddr::from((self.address, role.admin_port() + PORTS * instance))
     }
@@ -195,8 +191,6 @@ impl Herd {
         .await
     }
 
-    /// The blobs.
-    #[must_use]
     pub fn disk(&self) -> &Disk {
         &self.disk
     }
@@ -236,13 +230,11 @@ impl Herd {
             .with_context(|| format!("{id:?}; {}", self.log_end(id)))
     }
 
-    /// kill -9.
     pub async fn kill9(&self, id: Id) -> Result<()> {
         let mut child = self.take(id).await?;
         child.kill().await.with_context(|| format!("kill {id:?}"))
     }
 
-    /// SIGTERM, and its exit code.
     pub async fn drain(&self, id: Id) -> Result<Option<i32>> {
         let mut child = self.take(id).await?;
         signal(child.id(), Signal::SIGTERM)?;
@@ -262,12 +254,10 @@ impl Herd {
         self.signal(id, Signal::SIGCONT).await
     }
 
-    /// kill -9 of a nats-server.
     pub async fn kill_node(&self, node: usize) -> Result<()> {
         self.nodes[node].lock().await.kill9().await
     }
 
-    /// Starts a nats-server again.
     pub async fn restart_node(&self, node: usize) -> Result<()> {
         self.nodes[node].lock().await.restart().await
     }
@@ -293,7 +283,7 @@ impl Herd {
         .await
     }
 
-    /// What the first nats-server says of the claims that says anything.
+    /// The state of the claims, from the first nats-server that answers.
     async fn info_of_claims(&self) -> Option<serde_json::Value> {
         for node in &self.nodes {
             if let Ok(answer) = node.lock().await.ask(CLAIMS_INFO).await {
@@ -303,13 +293,10 @@ impl Herd {
         None
     }
 
-    /// How many nats-servers there are.
-    #[must_use]
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Stops a nats-server for a while.
     pub async fn pause_node(&self, node: usize, lasts: Duration) -> Result<()> {
         let pid = self.nodes[node].lock().await.pid();
         signal(pid, Signal::SIGSTOP)?;
@@ -374,7 +361,6 @@ impl Herd {
     }
 
     /// Lets its folder stay, with the streams, for looking at what went wrong, and says where it is. Ends every process.
-    #[must_use]
     pub fn keep(mut self) -> PathBuf {
         for node in &mut self.nodes {
             node.get_mut().keep_files();

@@ -33,15 +33,12 @@ const SHARED: u64 = 3;
 /// A job to send, and what must come back.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Whose.
     pub tenant: &'static str,
     /// When, from the start of the load.
     pub at: Duration,
-    /// The files, in order.
     pub files: Vec<Vec<u8>>,
     /// What the model sees of them, in order.
     pub images: Vec<Pixels>,
-    /// What is asked.
     pub question: Question,
     /// The request without its inputs.
     pub request: SubmitJobRequest,
@@ -52,22 +49,18 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The one right text.
-    #[must_use]
     pub fn expected(&self) -> String {
         let seed = self.request.decoding.as_ref().map_or(0, |d| d.seed);
         oracle::text(&self.question, &self.images, seed)
     }
 
     /// The text that a release must give whose prompts are of this version.
-    #[must_use]
     pub fn expected_by(&self, prompts: &str) -> String {
         let seed = self.request.decoding.as_ref().map_or(0, |d| d.seed);
         oracle::text_by(prompts, &self.question, &self.images, seed)
     }
 }
 
-/// The jobs of a seed.
 pub fn jobs(seed: u64, count: usize, horizon: Duration) -> Result<Vec<Asked>> {
     let mut random = Random::new(seed ^ 0x6a09_e667_f3bc_c909);
     let every = horizon / u32::try_from(count.max(1))?;
@@ -197,15 +190,12 @@ pub struct Clients {
 /// A job that was accepted.
 #[derive(Debug, Clone)]
 pub struct Accepted {
-    /// Its name.
     pub name: String,
-    /// What was asked.
     pub asked: Asked,
 }
 
 impl Clients {
     /// From the clients of each tenant.
-    #[must_use]
     pub fn new(all: Vec<(&'static str, Vec<Client>)>) -> Self {
         Self {
             all,
@@ -215,7 +205,6 @@ impl Clients {
     }
 
     /// Calls that were made again because the fleet said so, or did not answer.
-    #[must_use]
     pub fn retried(&self) -> u64 {
         self.retried.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
-//! What the simulated model must answer, worked out from the pixels that were sent and from nothing of the fleet's code:
-//! the digests and the words of the prompts are stated here a second time. Whatever happened on the way, a swapped,
-//! missing or foreign image gives another text.
+//! What the simulated model must answer, computed from the pixels that were sent and without any of the fleet's code: the digests
+//! and the words of the prompts are written here a second time on purpose. A swapped, missing or foreign image gives another
+//! text, whatever happened on the way.
 
 use std::fmt::Write;
 
@@ -26,20 +26,16 @@ pub struct Pixels {
 /// What a job asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    /// A report with this clinical context.
     Report(String),
-    /// An answer to this question.
     Answer(String),
 }
 
 /// The text that the fleet must give.
-#[must_use]
 pub fn text(question: &Question, images: &[Pixels], seed: u64) -> String {
     text_by(PROMPTS, question, images, seed)
 }
 
 /// The text that a release must give whose prompts are of this version.
-#[must_use]
 pub fn text_by(version: &str, question: &Question, images: &[Pixels], seed: u64) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated text v1");
     hasher.update(&seed.to_le_bytes());

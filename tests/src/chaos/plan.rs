@@ -15,24 +15,17 @@ const AWAY_MILLIS: (u64, u64) = (100, 1_500);
 const LINK_MILLIS: (u64, u64) = (300, 4_000);
 const STORE_MILLIS: (u64, u64) = (500, 3_000);
 
-/// What is hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// One process of a service.
     Service(Role, u16),
-    /// One nats-server.
     Node(usize),
-    /// Every nats-server at once.
     Cluster,
-    /// The blob store.
     Store,
-    /// Everything.
     Machine,
 }
 
 impl Target {
     /// Its column in the table.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Service(role, _) => role.name(),
@@ -92,9 +85,7 @@ impl Fault {
 pub struct Planned {
     /// When it begins, from the start of the load.
     pub at: Duration,
-    /// What it hits.
     pub target: Target,
-    /// What happens.
     pub fault: Fault,
     /// Until it ends; a restart takes the time of a start on top.
     pub lasts: Duration,
@@ -115,14 +106,11 @@ pub struct Shape {
     pub horizon: Duration,
     /// nats-servers: 1, or 3 as a cluster.
     pub nodes: usize,
-    /// Processes of each service.
     pub instances: u16,
-    /// Whether the store can be filled.
     pub can_fill: bool,
 }
 
 /// The schedule of a seed, by time.
-#[must_use]
 pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     let mut random = Random::new(seed);
     let mut planned: Vec<Planned> = Vec::new();
@@ -166,7 +154,6 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
 }
 
 /// The schedule of a seed whose only faults are power cuts, one after the other.
-#[must_use]
 pub fn power_cuts(seed: u64, horizon: Duration) -> Vec<Planned> {
     let mut random = Random::new(seed);
     let mut at = random.between((500, 3_000));
@@ -224,13 +211,10 @@ fn as_millis(duration: Duration) -> u64 {
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed.
-    #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
     pub const fn next(&mut self) -> u64 {
         let number = splitmix::mixed(self.0);
         self.0 = self.0.wrapping_add(splitmix::STEP);

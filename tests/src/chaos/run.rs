@@ -22,13 +22,11 @@ use crate::fleet::{Pace, Role};
 /// A run, as far as the seed does not determine it.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Jobs to send.
     pub jobs: usize,
     /// Time over which jobs are sent and faults begin.
     pub horizon: Duration,
     /// nats-servers: 1, or 3 as a cluster.
     pub nodes: usize,
-    /// Processes of each service.
     pub instances: u16,
     /// What the files lie on: on one in memory, it is filled now and then; on an image, power cuts are the only faults.
     pub disk: Kind,
@@ -37,9 +35,7 @@ pub struct Options {
 /// What a run came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// The seed.
     pub seed: u64,
-    /// nats-servers.
     pub nodes: usize,
     /// Whether the power was cut, and nothing else.
     pub power: bool,
@@ -51,7 +47,6 @@ pub struct Report {
     pub further_attempts: u64,
     /// Drains that did not end with exit code 0.
     pub late_drains: u64,
-    /// Whole run, in seconds.
     pub seconds: f64,
     /// Faults by what happened and what it hit: how often, and how often units were at work there at that moment.
     pub faults: BTreeMap<String, (u64, u64)>,

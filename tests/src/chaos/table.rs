@@ -18,7 +18,6 @@ const TARGETS: [&str; 8] = [
 ];
 
 /// Markdown: each cell is how often the fault hit, and in brackets how often while units were at work there.
-#[must_use]
 pub fn table(reports: &[Report]) -> String {
     let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for (name, (hits, at_work)) in reports.iter().flat_map(|report| &report.faults) {

@@ -60,8 +60,6 @@ impl Fleet {
 }
 
 impl Extra {
-    /// Its admin address.
-    #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
@@ -74,7 +72,6 @@ impl Extra {
         .await
     }
 
-    /// Kills it at once.
     pub async fn kill9(mut self) -> Result<()> {
         self.child.kill().await.context("kill a worker")
     }

@@ -67,8 +67,6 @@ impl Up {
         Ok(Self { child, folder })
     }
 
-    /// Its folder.
-    #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -25,7 +25,6 @@ use crate::picture;
 /// A job, and what the release that left it behind said of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LeftJob {
-    /// Whose.
     pub tenant: String,
     /// What its picture and its request id follow from.
     pub number: u32,
@@ -40,7 +39,6 @@ pub struct LeftJob {
 /// An upload that was broken off.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LeftUpload {
-    /// Whose.
     pub tenant: String,
     /// What its picture follows from.
     pub number: u32,
@@ -57,9 +55,7 @@ pub struct Left {
     pub nats: String,
     /// Whose work was paused.
     pub paused: String,
-    /// Its jobs.
     pub jobs: Vec<LeftJob>,
-    /// Its upload.
     pub upload: LeftUpload,
 }
 
@@ -69,7 +65,6 @@ impl LeftJob {
         Job::decode(bytes_of(&self.job)?.as_slice()).context("a job")
     }
 
-    /// Its result.
     pub fn result(&self) -> Result<Option<v1::Result>> {
         if self.result.is_empty() {
             return Ok(None);
@@ -78,7 +73,6 @@ impl LeftJob {
         result.map(Some).context("a result")
     }
 
-    /// Whether it had ended.
     pub fn is_ended(&self) -> Result<bool> {
         Ok(self.job()?.state() >= JobState::Completed)
     }
@@ -138,8 +132,6 @@ impl Left {
     }
 }
 
-/// The name of this release.
-#[must_use]
 pub fn release() -> String {
     format!("{}-work.v1", env!("CARGO_PKG_VERSION"))
 }
@@ -153,7 +145,6 @@ fn packed(release: &str) -> PathBuf {
 }
 
 /// How the fleets are set up that write and read it: nothing grows too old within fifty years.
-#[must_use]
 pub fn options(pace: Pace) -> Options {
     Options {
         model: Model::Simulated(pace),
@@ -180,7 +171,6 @@ pub fn options(pace: Pace) -> Options {
 }
 
 /// The picture of a number, already of the model's size: the frame is its pixels.
-#[must_use]
 pub fn pixels(number: u32) -> Pixels {
     let mut bytes = vec![0; (SIDE * SIDE) as usize];
     let mut hasher = blake3::Hasher::new();
@@ -198,7 +188,6 @@ pub fn file(number: u32) -> Result<Vec<u8>> {
     picture::grey_png(SIDE, pixels(number).bytes)
 }
 
-/// The request of a job.
 pub fn request(number: u32) -> Result<SubmitJobRequest> {
     Ok(SubmitJobRequest {
         request_id: format!("upgrade-{number}"),
@@ -207,12 +196,10 @@ pub fn request(number: u32) -> Result<SubmitJobRequest> {
 }
 
 /// The one right answer about a picture.
-#[must_use]
 pub fn answer(number: u32) -> String {
     oracle::text(&Question::Report(String::new()), &[pixels(number)], 0)
 }
 
-/// Bytes as hexadecimal digits.
 pub(super) fn digits_of(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(2 * bytes.len());
     for byte in bytes {

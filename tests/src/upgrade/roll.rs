@@ -21,14 +21,12 @@ pub const ROLLBACK: [Role; 4] = Role::ALL;
 pub struct Load {
     /// What its jobs follow from.
     pub seed: u64,
-    /// How many.
     pub jobs: usize,
     /// Over how long they are sent.
     pub lasts: Duration,
 }
 
 /// How the herds of these runs are set up: two processes of each service on one nats-server.
-#[must_use]
 pub fn two_of_each() -> HerdOptions {
     HerdOptions {
         nodes: 1,

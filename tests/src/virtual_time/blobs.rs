@@ -11,7 +11,6 @@ use super::timeline::Timeline;
 
 type Blobs = BTreeMap<(TenantId, BlobKind, Vec<u8>), Vec<u8>>;
 
-/// The store.
 pub(super) struct BlobShelf {
     timeline: Timeline,
     blobs: RefCell<Blobs>,

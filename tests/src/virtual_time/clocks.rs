@@ -1,5 +1,5 @@
-//! The time of day as one machine has it: a little off from the beginning, and what jumps have added. Timers know nothing of
-//! it. The queue's own waits do: nats-server keeps the time of day of a delivery and of an entry, and looks at the clock again.
+//! The wall clock of one machine: a little off from the beginning, plus the jumps since. Timers do not depend on it. The queue's
+//! waits do: nats-server stores the time of day of a delivery or an entry and compares it with the clock later.
 
 use std::cell::Cell;
 
@@ -44,7 +44,7 @@ impl WallClock {
         UnixMillis(date(now).0.saturating_add(self.most.get()))
     }
 
-    /// Whether it has ever been as far off as a time that was read about this moment, give or take so many milliseconds.
+    /// Whether this clock can have shown `time` at about this moment of the timeline, within a tolerance of milliseconds.
     pub(super) fn may_have_shown(&self, time: UnixMillis, now: u64, give: i64) -> bool {
         let ahead = time.0.saturating_sub(date(now).0);
         (self.least.get() - give..=self.most.get() + give).contains(&ahead)

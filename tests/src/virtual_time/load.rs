@@ -19,7 +19,6 @@ const TIME_TO_LIVE: u64 = 1_200_000;
 pub(super) enum Fate {
     /// Its answer.
     Answered,
-    /// Its files are refused.
     Refused,
     /// Whoever does this stage of it dies, until it is replayed.
     Kills(Stage),
@@ -45,7 +44,6 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// What is asked.
     pub(super) fn task(&self) -> v1::Task {
         v1::Task {
             kind: Some(v1::task::Kind::Answer(v1::AnswerTask {

@@ -1,7 +1,7 @@
-//! What nats-server promises, in memory: records by compare-and-set with their history, one live message a unit, redelivery
-//! after the acknowledge wait, acknowledgements that name a message and not its holder, events and dead letters stored once.
-//! Its waits and leases are over when its own clock says so, as nats-server's are.
-//! Every change of a record is looked at here, whoever made it: what may never be stored ends the run.
+//! The guarantees of nats-server, in memory: records by compare-and-set with their history, one live message per unit, redelivery
+//! after the acknowledge wait, acknowledgements that name a message and not its holder, and events and dead letters that are
+//! stored once. Its waits and leases are over when its own clock says so, as nats-server's are. Every change of a record is
+//! looked at here, whoever made it: what may never be stored ends the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,6 @@ use super::{LEASE_TTL, Plant, SWEEP_AGE};
 /// Jobs that somebody has to look at, each with its note's revision and time.
 pub(super) type Notes = BTreeMap<JobKey, (u64, UnixMillis)>;
 
-/// The subject of a unit.
 pub(super) type Name = (Stage, JobKey, u32);
 
 /// Which stream.
@@ -33,7 +32,6 @@ pub(super) struct Version {
     pub(super) record: JobRecord,
 }
 
-/// A message that is there.
 #[derive(Debug, Clone)]
 struct Message {
     sequence: u64,
@@ -74,7 +72,7 @@ pub(super) struct Server {
     pub(super) clock: WallClock,
     /// Nobody answers until then.
     pub(super) down_until: u64,
-    /// Until then a leader that was cut off may answer with what it knew so long ago.
+    /// Until the first time, a leader that was cut off may answer with a state as old as the second.
     pub(super) outdated: (u64, u64),
     pub(super) records: BTreeMap<JobKey, Vec<Version>>,
     pub(super) events: Vec<Event>,
@@ -218,7 +216,6 @@ impl Server {
         Some((message.sequence, message.unit.clone()))
     }
 
-    /// Removes this very message.
     pub(super) fn delete(&mut self, stream: Stream, sequence: u64) {
         self.streams
             .retain(|(place, _), message| *place != stream || message.sequence != sequence);
@@ -366,7 +363,6 @@ impl Server {
         old.map(|(key, (noted, _))| (key.clone(), *noted)).collect()
     }
 
-    /// Removes this very note.
     pub(super) fn forget(&mut self, revision: u64) {
         self.pending.retain(|_, (noted, _)| *noted != revision);
         self.aside.retain(|_, (noted, _)| *noted != revision);

@@ -1,5 +1,5 @@
-//! One slot of a worker: take, start, work, settle, in the order of `crates/worker`. What each turn means is asked of core's
-//! `protocol` and of the worker's own `Ending`, as there; only the loop that carries it out is written here again.
+//! One slot of a worker: take, start, work, settle, in the order of `crates/worker`. The decisions are core's `protocol` and the
+//! worker's own `Ending`, as there; only the loop that carries them out is written here again.
 
 use std::pin::pin;
 use std::rc::Rc;

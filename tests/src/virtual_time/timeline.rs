@@ -1,5 +1,5 @@
-//! Virtual time: tasks that wait for nothing but the clock, run one at a time in an order that the seed alone decides. A task
-//! can be dropped at any of its waits, as a crash does, or be left standing, as a pause does.
+//! Virtual time: tasks that wait for nothing but the clock run one at a time, in an order that the seed alone decides. At any of
+//! its waits a task can be dropped, which models a crash, or be left standing, which models a pause.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -73,7 +73,6 @@ impl Timeline {
         self.state.borrow().now
     }
 
-    /// The task at work.
     pub(super) fn current(&self) -> TaskId {
         self.state.borrow().current
     }
@@ -83,7 +82,7 @@ impl Timeline {
         self.state.borrow_mut().random.between((first, last))
     }
 
-    /// The next number from none to so many, or as many less than none.
+    /// The next number from `-most` to `most`.
     pub(super) fn about(&self, most: u64) -> i64 {
         let drawn = self.between(0, 2 * most);
         0_i64
@@ -96,7 +95,6 @@ impl Timeline {
         self.state.borrow_mut().random.below(many) == 0
     }
 
-    /// Waits.
     pub(super) fn sleep(&self, millis: u64) -> Sleep {
         Sleep {
             timeline: self.clone(),
@@ -196,7 +194,6 @@ impl Future for Sleep {
     }
 }
 
-/// Runs the tasks of a timeline.
 pub(super) struct Scheduler {
     timeline: Timeline,
     tasks: BTreeMap<TaskId, Work>,

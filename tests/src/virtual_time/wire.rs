@@ -1,5 +1,5 @@
-//! A process's way to the queue: what `medfleet_queue::Queue` does with one request each, over a link that is slow, is cut,
-//! or loses the answer to what was done. What is decided on the way is decided by core's `protocol`.
+//! A process's connection to the queue: the operations of `medfleet_queue::Queue`, with one request each, over a link that may be
+//! slow, be cut, or lose an answer. Decisions on the way are core's `protocol`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,7 +22,6 @@ const LOST_ONE_IN: u64 = 400;
 /// One publish in so many meets a leader that dies with what it has proposed.
 const PROMISED_ONE_IN: u64 = 60;
 
-/// A process of the fleet.
 pub(super) struct Process {
     pub(super) role: Role,
     pub(super) number: usize,

@@ -74,7 +74,6 @@ pub(super) struct Scenario {
 /// A process of `ingest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Submits and replays.
     Call,
     /// Finishes what a call left.
     Sweep,
@@ -182,7 +181,6 @@ pub(super) enum Phase {
     Change(Wish),
     /// It queues what follows: one bit a unit.
     Publish(u8, Put),
-    /// It settles.
     Settle(End),
     /// Its unit gives up its place: the job is noted first.
     Aside,

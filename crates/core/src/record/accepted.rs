@@ -10,9 +10,7 @@ pub struct NewJob {
     pub pool: PoolName,
     /// The class that was asked for.
     pub class: Class,
-    /// What it does.
     pub task: TaskKind,
-    /// Images declared.
     pub image_count: u32,
     /// Digest of the submitted body.
     pub body: Digest,
@@ -20,7 +18,6 @@ pub struct NewJob {
     pub study: Digest,
     /// By which patient and studies it can be found.
     pub pseudonyms: Pseudonyms,
-    /// When it is accepted.
     pub accepted: UnixMillis,
     /// When it becomes expired.
     pub expires: UnixMillis,
@@ -34,7 +31,6 @@ pub struct NewJob {
 
 impl JobRecord {
     /// The record that a job begins with.
-    #[must_use]
     pub fn accepted(job: NewJob) -> Self {
         Self {
             state: JobState::Accepted,

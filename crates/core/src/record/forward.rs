@@ -22,11 +22,9 @@ pub struct Forwarded {
 /// How the hub's job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// The outcome.
     pub outcome: Outcome,
     /// The attempt that its text belongs to.
     pub attempt: u32,
-    /// Its chunks.
     pub chunks: Chunks,
 }
 
@@ -45,20 +43,17 @@ pub enum Outcome {
 
 impl JobRecord {
     /// Whether the hub still has what was erased here.
-    #[must_use]
     pub fn owes_erasure(&self) -> bool {
         let forwarded = self.forwarded.as_ref();
         self.erased.is_some() && forwarded.is_some_and(|forwarded| !forwarded.is_erased)
     }
 
     /// Whether its images were encoded at the edge, so that the hub has their tokens alone.
-    #[must_use]
     pub const fn is_encoded_here(&self) -> bool {
         self.frames.is_some()
     }
 
     /// Whether the edge may hand it on: as it was accepted, or with every image encoded and no text begun.
-    #[must_use]
     pub fn is_ready_to_forward(&self) -> bool {
         match self.state {
             JobState::Accepted => true,

@@ -14,7 +14,6 @@ const AROUND_IMAGE: u64 = 12;
 const WORDS: u64 = 1024;
 
 /// Tokens of a prompt with so many images and a text, from above: before there is a prompt.
-#[must_use]
 pub fn prompt_tokens(images: u32, tokens_per_image: u32, text: u32) -> u64 {
     u64::from(images) * (u64::from(tokens_per_image) + AROUND_IMAGE) + WORDS + u64::from(text)
 }

@@ -31,7 +31,6 @@ struct Counts {
 /// Proposed tokens that were verified since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// All of them.
     pub proposed: u64,
     /// Those that were right.
     pub accepted: u64,
@@ -48,9 +47,7 @@ pub struct DecodeLoad {
     pub held: u64,
     /// KV blocks that texts hold.
     pub kv_blocks_used: u64,
-    /// KV blocks in all.
     pub kv_blocks: u64,
-    /// Bytes of a KV block.
     pub kv_block_bytes: u64,
     /// How long the call into the model has taken that is under way; nothing between two.
     pub call: Duration,
@@ -70,7 +67,6 @@ pub struct DecodeLoad {
 
 impl DecodeLoad {
     /// All that was proposed and verified, by whomever.
-    #[must_use]
     pub const fn verified(&self) -> Verified {
         Verified {
             proposed: self.looked_up.proposed + self.drafted.proposed,

@@ -22,7 +22,7 @@ const SLOWER_MAX: f64 = 1.05;
 pub(super) struct Stretches {
     /// Longest first; at least one.
     tried: Vec<Tried>,
-    /// Which of them.
+    /// Which of `tried` is in force.
     at: usize,
     /// What was read so far of the current prompt; `None` once it has shared a pass, as its time cannot be told any more.
     prompt: Option<Read>,

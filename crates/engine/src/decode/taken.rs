@@ -22,7 +22,7 @@ pub(super) struct Taken {
     pub(super) arrived: Instant,
     pub(super) haste: Haste,
     pub(super) tokens_max: u32,
-    /// For company.
+    /// How long it was held back for other texts to share its passes.
     pub(super) waited: Duration,
     /// Tokens that the model wrote, also those of which nothing is shown: what it thinks, and the end.
     pub(super) steps: usize,
@@ -39,7 +39,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Just now.
+    /// A request that the model takes on now.
     pub(super) fn new(
         sequence: Sequence,
         events: Events,

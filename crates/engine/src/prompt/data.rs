@@ -169,7 +169,6 @@ impl Prompts {
     }
 
     /// The version's name.
-    #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }

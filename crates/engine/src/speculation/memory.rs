@@ -27,7 +27,6 @@ pub struct Phrases(Arc<Mutex<Memory>>);
 
 impl Phrases {
     /// An empty memory within a limit.
-    #[must_use]
     pub fn new(bytes_max: u64) -> Self {
         Self(Arc::new(Mutex::new(Memory::new(bytes_max))))
     }

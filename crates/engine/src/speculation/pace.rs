@@ -93,7 +93,6 @@ pub(crate) struct Pass {
 /// What a pass came to in which no prompt was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Took {
-    /// Texts in it.
     pub(crate) texts: usize,
     /// Proposals that were verified.
     pub(crate) verified: usize,

@@ -70,7 +70,6 @@ impl Proposals {
         }
     }
 
-    /// One proposal more.
     pub(crate) fn push(&mut self, token: u32, source: Source) {
         self.0.push_back(Proposal { token, source });
     }

@@ -22,7 +22,6 @@ pub(super) struct FrameHeader {
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) precision: u32,
-    /// Component identifiers.
     components: Vec<u8>,
 }
 

@@ -23,7 +23,6 @@ pub struct DeidentificationKey([u8; KEY_BYTES]);
 /// Why a key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// It has another form.
     #[error("the key is not 64 hexadecimal digits; `openssl rand -hex 32` makes one")]
     Form,
 }

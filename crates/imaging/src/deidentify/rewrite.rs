@@ -28,7 +28,6 @@ const STATEMENTS: &[Tag] = &[
 /// Ages above are given as this (the HIPAA safe-harbour rule).
 const AGE_YEARS_MAX: u32 = 90;
 
-/// Rewrites one object.
 pub(super) struct Rewriter {
     pub(super) pseudonyms: Pseudonyms,
     pub(super) profile: Profile,

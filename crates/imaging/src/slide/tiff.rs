@@ -15,11 +15,11 @@ const SHAPE_ERROR_MAX: f64 = 0.02;
 /// The tiled directories of a TIFF, and where each was in the file.
 pub(super) struct Pyramid<'a> {
     reader: Reader<'a>,
-    /// The largest first.
+    /// The largest level first.
     tiled: Vec<(usize, Directory<'a>)>,
 }
 
-/// One of them.
+/// One level of the pyramid.
 pub(super) struct TiffLevel<'a> {
     reader: Reader<'a>,
     directory: &'a Directory<'a>,

@@ -160,7 +160,7 @@ fn lzw(packed: &[u8], expected: usize) -> Result<Vec<u8>, Refusal> {
     Ok(out)
 }
 
-/// TIFF 6.0, 9.
+/// Unpacks PackBits: runs of literal and of repeated bytes (TIFF 6.0, section 9).
 fn pack_bits(packed: &[u8], expected: usize) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::with_capacity(expected);
     let mut at = 0;

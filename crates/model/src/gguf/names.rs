@@ -55,7 +55,6 @@ pub(crate) fn text(name: &str) -> Option<HubName> {
 
 /// llama.cpp's name of a tensor of the language model, by the hub's in its first scheme (`language_model.model.…`); nothing
 /// for a name that is none of them.
-#[must_use]
 pub fn gguf_name(hub: &str) -> Option<String> {
     let name = hub.strip_prefix(TEXT)?.strip_suffix(".weight")?;
     let (layer, part, parts) = match name.strip_prefix("layers.") {

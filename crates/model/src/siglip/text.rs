@@ -51,7 +51,6 @@ pub struct ReadText {
 
 impl ReadText {
     /// Whether the model is shown the same.
-    #[must_use]
     pub fn reads_as(&self, other: &Self) -> bool {
         self.ids == other.ids
     }

@@ -37,7 +37,6 @@ pub struct PlacedImage {
 pub struct Cacheable<'a> {
     /// Who may share: sequences of different scopes never do, whatever they hold.
     pub scope: Digest,
-    /// Token ids.
     pub tokens: &'a [u32],
     /// Its images, in order.
     pub images: &'a [PlacedImage],
@@ -47,7 +46,6 @@ pub struct Cacheable<'a> {
 
 impl Cacheable<'_> {
     /// A key for each full block of `block_tokens` positions, in order. Each covers all blocks before it.
-    #[must_use]
     pub fn keys(&self, block_tokens: usize) -> Vec<BlockKey> {
         let mut parent = BlockKey(*self.scope.as_bytes());
         let blocks = self.tokens.len() / block_tokens.max(1);
@@ -94,7 +92,6 @@ pub struct BlockLayout {
 
 impl BlockLayout {
     /// One group that sees everything.
-    #[must_use]
     pub const fn global(block_tokens: usize) -> Self {
         Self {
             block_tokens,
@@ -104,14 +101,11 @@ impl BlockLayout {
         }
     }
 
-    /// Groups in all.
-    #[must_use]
     pub const fn groups(&self) -> usize {
         1 + self.local_groups
     }
 
     /// Most blocks that a sequence of `positions` holds at a time.
-    #[must_use]
     pub fn blocks_of(&self, positions: usize) -> usize {
         self.blocks_from(0, positions)
     }
@@ -160,7 +154,6 @@ impl Run {
 
 impl BlockTable {
     /// Block numbers of the group that sees everything, in order of position.
-    #[must_use]
     pub fn blocks(&self) -> &[u32] {
         self.groups.first().map_or(&[], |run| &run.blocks)
     }
@@ -173,7 +166,6 @@ impl BlockTable {
     }
 
     /// Blocks held, of all groups.
-    #[must_use]
     pub fn held(&self) -> usize {
         self.groups.iter().map(|run| run.blocks.len()).sum()
     }
@@ -209,7 +201,6 @@ pub struct Blocks {
 
 impl Blocks {
     /// `total` blocks, all free.
-    #[must_use]
     pub fn new(total: u32, layout: BlockLayout) -> Self {
         Self {
             layout: BlockLayout {
@@ -232,31 +223,25 @@ impl Blocks {
     }
 
     /// Positions per block, and the groups.
-    #[must_use]
     pub const fn layout(&self) -> &BlockLayout {
         &self.layout
     }
 
     /// Positions per block.
-    #[must_use]
     pub const fn block_tokens(&self) -> usize {
         self.layout.block_tokens
     }
 
-    /// Blocks in all.
-    #[must_use]
     pub const fn total(&self) -> usize {
         self.blocks.len()
     }
 
     /// Blocks that can be handed out: those that hold nothing, and those that are only kept to be found.
-    #[must_use]
     pub fn available(&self) -> usize {
         self.free.len() + self.idle.len()
     }
 
     /// Blocks that a table, computed as far as `cached`, lacks to reach `positions`, given what it gives back on the way.
-    #[must_use]
     pub fn missing(&self, table: &BlockTable, cached: usize, positions: usize) -> usize {
         let needed = self.layout.blocks_from(cached, positions);
         needed.saturating_sub(table.held())

@@ -119,7 +119,6 @@ impl KvPool {
     }
 
     /// Whose each block is.
-    #[must_use]
     pub const fn blocks(&self) -> &Blocks {
         &self.blocks
     }
@@ -130,13 +129,11 @@ impl KvPool {
     }
 
     /// Positions per block.
-    #[must_use]
     pub const fn block_tokens(&self) -> usize {
         self.blocks.block_tokens()
     }
 
     /// Bytes of one block: keys and values of one group of layers.
-    #[must_use]
     pub const fn block_bytes(&self) -> usize {
         self.block_bytes
     }
@@ -207,7 +204,6 @@ impl KvPool {
         Ok(())
     }
 
-    /// Where the storage lies.
     pub(crate) const fn device(&self) -> &Device {
         &self.device
     }
@@ -345,7 +341,6 @@ fn zeros(
 impl TextConfig {
     /// Bytes of the blocks that a sequence of so many positions takes at most, as a pool counts them: for whoever sets a budget
     /// before there is a model.
-    #[must_use]
     pub fn kv_bytes_of(
         &self,
         positions: usize,

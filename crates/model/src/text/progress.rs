@@ -26,7 +26,6 @@ pub struct Progress {
 
 impl Progress {
     /// A sequence that has a prompt and no memory yet, for a pool of blocks of `block_tokens`.
-    #[must_use]
     pub fn new(prompt: &Cacheable, block_tokens: usize) -> Self {
         let keys = prompt.keys(block_tokens);
         Self {
@@ -63,37 +62,30 @@ impl Progress {
     }
 
     /// Tokens of prompt and answer.
-    #[must_use]
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// The blocks held.
-    #[must_use]
     pub const fn table(&self) -> &BlockTable {
         &self.table
     }
 
     /// Tokens whose keys and values are in the cache.
-    #[must_use]
     pub const fn cached(&self) -> usize {
         self.cached
     }
 
     /// Tokens that are not in the cache; a sequence that only writes has one.
-    #[must_use]
     pub fn left(&self) -> usize {
         self.tokens.len() - self.cached
     }
 
     /// Blocks that are missing to hold all tokens and one more, as far as they are held at a time.
-    #[must_use]
     pub fn blocks_missing(&self, blocks: &Blocks) -> usize {
         blocks.missing(&self.table, self.cached, self.tokens.len() + 1)
     }
 
     /// The next stretch to compute: at most `tokens_max` long unless a single image is longer, and no image is cut.
-    #[must_use]
     pub fn next(&self, tokens_max: usize) -> Range<usize> {
         let firsts = self.images.iter().map(|image| image.first);
         let runs = firsts.map(|first| first..first + self.tokens_per_image);
@@ -149,7 +141,6 @@ impl Progress {
         blocks.forget(&self.table, whole.chain(parts.map(|part| part.key)));
     }
 
-    /// A token of the answer.
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
     }

@@ -28,7 +28,6 @@ struct Spot {
 
 #[derive(Clone, Debug)]
 enum Edge {
-    /// A clear edge.
     Round,
     /// Ragged and soft: the sum of the spots, made rough and cut at a level.
     Ragged(Grid),

@@ -19,41 +19,33 @@ pub(super) struct Pool {
     pub(super) slots: u32,
     /// From the order to start until a worker takes units.
     pub(super) start_seconds: f64,
-    /// How it is scaled.
     pub(super) rules: Rules,
 }
 
-/// What is simulated.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Day {
     /// What arrives and what it takes; its rate is that of the busiest moment.
     pub(super) load: Load,
     /// Length of the day: 86,400, or less for one that runs faster.
     pub(super) seconds: f64,
-    /// The encoders.
     pub(super) encode: Pool,
-    /// The decoders.
     pub(super) decode: Pool,
     /// A worker that was told to go hands back after this what it has not finished.
     pub(super) drain_seconds: f64,
     /// A job that takes no longer, from accept to result, is in time.
     pub(super) target_seconds: f64,
-    /// The seed of all randomness.
     pub(super) seed: u64,
 }
 
 /// What a simulated day showed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct DayRun {
-    /// Jobs that arrived.
     pub(super) jobs: usize,
     /// Jobs that ended, each once.
     pub(super) completed: usize,
     /// Part of all jobs that were in time.
     pub(super) in_time: f64,
-    /// The encoders.
     pub(super) encode: PoolRun,
-    /// The decoders.
     pub(super) decode: PoolRun,
 }
 
@@ -64,9 +56,7 @@ pub(super) struct PoolRun {
     pub(super) worker_seconds: f64,
     /// Of the oracle.
     pub(super) oracle_seconds: f64,
-    /// Most workers at a time.
     pub(super) most: u32,
-    /// Workers started.
     pub(super) starts: u32,
     /// Units begun by a worker that had to go.
     pub(super) handed_back: u32,

@@ -49,7 +49,6 @@ impl Later {
         Some(later)
     }
 
-    /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.of_record.is_empty() && self.of_cost.is_empty() && self.of_forwarded.is_empty()
     }

@@ -1,5 +1,5 @@
-//! Holds a configuration against the limits that its own schema names for whole numbers, in tables and lists, so that they are
-//! said once, at the field, and what the chart refuses a service refuses too.
+//! Checks the whole numbers of a configuration, in tables and lists too, against the limits in its own JSON schema. So each limit
+//! is stated once, at its field, and the services refuse what the chart refuses.
 
 use std::fmt::Display;
 

@@ -35,7 +35,6 @@ const PASSING: [StatusCode; 4] = [
     StatusCode::GATEWAY_TIMEOUT,
 ];
 
-/// An exporter to one collector.
 #[derive(Debug)]
 pub(super) struct HttpExporter {
     client: Client,

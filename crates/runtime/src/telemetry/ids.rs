@@ -1,5 +1,5 @@
-//! Trace ids where there is no collector. They are made, inherited and handed on as an exporter's layer does it, and nothing
-//! else of a span is kept: no attributes are built, and no poll of a traced future looks at the clock.
+//! Trace ids where there is no collector. They are made, inherited and handed on as an exporter's layer would do it, but nothing
+//! else of a span is kept: no attributes are built, and polling a traced future does not read the clock.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceState};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
@@ -9,7 +9,7 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
-/// Whether it is a span that has ids: what a log line alone would see of others has none, whatever is logged.
+/// Whether a span gets ids, whatever the log level is: other spans exist for log lines only and get none.
 pub(super) fn has_ids(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && *metadata.level() <= Level::INFO && super::is_ours(metadata)
 }
@@ -22,7 +22,7 @@ pub(super) struct Ids(RandomIdGenerator);
 #[derive(Debug)]
 struct Held {
     ids: SpanContext,
-    /// Somebody has them, a child or another process: they stay as they are.
+    /// Whether the ids were handed out, to a child or another process, and must stay as they are.
     are_known: bool,
 }
 

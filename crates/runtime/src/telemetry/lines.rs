@@ -1,6 +1,6 @@
-//! What a log line says of the spans that it was written in: names, ids and counts of our own, the method that was called and
-//! the subject that a unit came by. The other fields are words of a collector's conventions: they are left out, and a value
-//! that is written only when it is read (`%`) is then never written.
+//! What a log line says of the spans around it: our own names, ids and counts, the method that was called, and the subject that a
+//! unit came by. Other fields follow a collector's conventions and are left out of log lines; a value that is formatted only when
+//! it is read (`%`) is then never formatted.
 
 use std::error::Error;
 use std::fmt;
@@ -13,9 +13,9 @@ use tracing_subscriber::fmt::format::{DefaultVisitor, FormatFields, JsonVisitor,
 
 use super::LogFormat;
 
-/// Fields that begin so are for a collector.
+/// Fields with these prefixes are for a collector.
 const CONVENTIONS: [&str; 4] = ["otel.", "messaging.", "rpc.", "gen_ai."];
-/// But these say what was done: no other field does.
+/// Except these, which alone say what was done.
 const KEPT: [&str; 2] = ["messaging.destination.name", "rpc.method"];
 /// An object of JSON without an entry.
 const NOTHING: &str = "{}";
@@ -40,8 +40,8 @@ impl LineFields {
         }
     }
 
-    /// Puts what became known later behind what is written. Of two values of one field of JSON the later counts for who reads
-    /// it; the library reads and writes the whole object again instead.
+    /// Appends what became known later. Of two values of one JSON field, readers take the later one; the library would parse and
+    /// write the whole object again instead.
     fn join(&self, written: &mut String, more: &str) {
         match self.0 {
             _ if written.is_empty() || written == NOTHING => more.clone_into(written),

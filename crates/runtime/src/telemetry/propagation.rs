@@ -12,7 +12,6 @@ use super::ids;
 
 /// The headers that continue the span's trace elsewhere: `traceparent`, and `tracestate` when there is one.
 /// Empty without telemetry.
-#[must_use]
 pub fn inject(span: &Span) -> Vec<(String, String)> {
     let mut headers = Headers(Vec::new());
     let context = Context::new().with_remote_span_context(ids_of(span));
@@ -75,20 +74,17 @@ fn ids_of(span: &Span) -> SpanContext {
 }
 
 /// The span's trace id: 32 lowercase hexadecimal digits; none without telemetry or for a disabled span.
-#[must_use]
 pub fn trace_id(span: &Span) -> Option<String> {
     let ids = ids_of(span);
     ids.is_valid().then(|| ids.trace_id().to_string())
 }
 
 /// Whether the span's trace is recorded: what is known only at the end of a span need not be written into it otherwise.
-#[must_use]
 pub fn is_recorded(span: &Span) -> bool {
     ids_of(span).is_sampled()
 }
 
 /// As [`trace_id`], only where the trace is recorded.
-#[must_use]
 pub(crate) fn recorded_trace_id(span: &Span) -> Option<String> {
     let ids = ids_of(span);
     (ids.is_valid() && ids.is_sampled()).then(|| ids.trace_id().to_string())

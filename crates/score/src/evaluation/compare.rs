@@ -36,7 +36,6 @@ struct Compared {
     findings: Vec<True>,
     /// Statements of findings that are in neither picture.
     spurious: Vec<Statement>,
-    /// Whether there is an answer.
     answered: bool,
 }
 

@@ -27,7 +27,6 @@ const FIVE: [Label; 5] = [
 pub(super) struct Column {
     /// The set's name for it.
     pub(super) name: String,
-    /// What the labeler calls it.
     pub(super) label: Option<Label>,
 }
 
@@ -340,7 +339,6 @@ fn misranked(scene: &Scene, columns: &[Column], scores: &[Vec<Scored>], into: &m
     }
 }
 
-/// The labels that a record has.
 fn there(scene: &Scene, pair: &Pair) -> String {
     let labels = pair.record.labels.iter();
     let there = labels.filter(|(_, truth)| scene.uncertain.of(**truth) == Some(true));
@@ -352,7 +350,6 @@ fn there(scene: &Scene, pair: &Pair) -> String {
     }
 }
 
-/// The labels with the highest scores.
 fn highest(outcome: &Outcome) -> String {
     let mut scores: Vec<(&String, &f64)> = outcome.scores.iter().collect();
     scores.sort_by(|a, b| b.1.total_cmp(a.1));

@@ -17,7 +17,6 @@ struct Places {
     overlaps: Vec<Option<f64>>,
     /// Said boxes that lie over no finding, by label.
     spare: BTreeMap<String, usize>,
-    /// How many boxes were said.
     said: usize,
 }
 

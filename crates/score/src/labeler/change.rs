@@ -15,11 +15,9 @@ use crate::record::{Change, Side};
 /// What a report says of one finding's change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
-    /// The finding.
     pub label: Label,
     /// Its side, if any is named.
     pub side: Option<Side>,
-    /// What became of it.
     pub change: Change,
 }
 
@@ -137,7 +135,6 @@ struct Before {
 }
 
 /// Reads what a report says of changes.
-#[must_use]
 pub fn compare(report: &str) -> Comparison {
     let mut comparison = Comparison::default();
     for sentence in text::sentences(report) {

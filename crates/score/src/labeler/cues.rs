@@ -17,16 +17,13 @@ pub(super) enum Makes {
 /// Where a cue reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// What follows.
     After,
     /// What follows, up to the next verb, comma or "and": "resolved effusion and new nodule". What goes before at a clause's
     /// end: "effusion resolved".
     Near,
-    /// What goes before.
     Before,
     /// What goes before at a clause's end behind "is", what follows elsewhere.
     Either,
-    /// Both.
     Around,
 }
 

@@ -2,13 +2,11 @@
 
 use serde::Serialize;
 
-/// A label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
     /// A mediastinum that is too wide.
     EnlargedCardiomediastinum,
-    /// An enlarged heart.
     Cardiomegaly,
     /// Any opacity of the lung.
     LungOpacity,
@@ -28,7 +26,6 @@ pub enum Label {
     PleuralEffusion,
     /// Another change of the pleura.
     PleuralOther,
-    /// A broken bone.
     Fracture,
     /// Tubes, lines, wires, pacemakers.
     SupportDevices,
@@ -116,7 +113,6 @@ impl Label {
     }
 
     /// By any of its names; case, spaces, dashes and underscores don't matter.
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let plain = |name: &str| name.to_lowercase().replace([' ', '-'], "_");
         let name = plain(name.trim());
@@ -128,7 +124,6 @@ impl Label {
     }
 
     /// CheXpert's name.
-    #[must_use]
     pub(crate) fn chexpert(self) -> &'static str {
         NAMES
             .iter()
@@ -137,7 +132,6 @@ impl Label {
     }
 
     /// The name in phantom sets, for those labels that these have.
-    #[must_use]
     pub fn phantom(self) -> Option<&'static str> {
         NAMES
             .iter()
@@ -146,7 +140,6 @@ impl Label {
     }
 
     /// Whether it lies on one side of the patient, so that a report is to name that.
-    #[must_use]
     pub const fn is_sided(self) -> bool {
         matches!(
             self,

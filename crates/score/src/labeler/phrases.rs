@@ -11,9 +11,7 @@ use super::pattern::match_at;
 /// What a phrase says by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Says {
-    /// The label is there.
     There,
-    /// The label isn't there.
     NotThere,
     /// Nothing: words that look like a label's and mean something else.
     Nothing,

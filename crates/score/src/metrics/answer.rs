@@ -7,7 +7,6 @@ use std::collections::HashMap;
 ///
 /// Source: the VQA evaluation's `processPunctuation` and `processDigitArticle` (Antol et al. 2015), without its list of
 /// contractions.
-#[must_use]
 pub fn normalised(answer: &str) -> String {
     words(answer).join(" ")
 }
@@ -53,7 +52,6 @@ fn digits(word: &str) -> &str {
 }
 
 /// Whether the normalised answers are equal.
-#[must_use]
 pub fn exact(said: &str, truth: &str) -> bool {
     words(said) == words(truth)
 }
@@ -62,7 +60,6 @@ pub fn exact(said: &str, truth: &str) -> bool {
 ///
 /// Source: SQuAD's evaluation script (Rajpurkar et al. 2016), whose only difference is the normalisation; MedGemma's
 /// technical report scores SLAKE and VQA-RAD by "tokenised F1" of the same form.
-#[must_use]
 pub fn token_f1(said: &str, truth: &str) -> f64 {
     let (said, truth) = (words(said), words(truth));
     if said.is_empty() || truth.is_empty() {
@@ -87,7 +84,6 @@ pub fn token_f1(said: &str, truth: &str) -> f64 {
 
 /// Whether a closed question is answered rightly. Yes and no are told by the first word ("Yes, on the left."), other
 /// answers by [`exact`].
-#[must_use]
 pub fn closed(said: &str, truth: &str) -> bool {
     let truth_words = words(truth);
     match truth_words.as_slice() {

@@ -17,7 +17,6 @@ struct Scored {
 
 impl Ranked {
     /// Of (record's number, score, truth). A score that is not a number counts as the lowest.
-    #[must_use]
     pub fn new(scores: impl IntoIterator<Item = (usize, f64, bool)>) -> Self {
         let mut scored: Vec<Scored> = scores
             .into_iter()
@@ -36,7 +35,6 @@ impl Ranked {
     }
 
     /// The area; none if all records are positive or none is. `weights` has one a record.
-    #[must_use]
     pub fn auc(&self, weights: &[f64]) -> Option<f64> {
         let (mut wins, mut positives, mut negatives) = (0.0, 0.0, 0.0);
         for tied in self.0.chunk_by(|a, b| a.score == b.score) {

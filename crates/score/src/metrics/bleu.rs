@@ -15,25 +15,19 @@ const COCO_TINY: f64 = 1e-15;
 /// What BLEU needs to know of a report and its reference. Those of several add up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Statistics {
-    /// n-grams that the reference has too.
     pub matches: [f64; ORDER_MAX],
-    /// n-grams of the report.
     pub totals: [f64; ORDER_MAX],
-    /// Words of the report.
     pub said: f64,
-    /// Words of the reference.
     pub reference: f64,
 }
 
 impl Statistics {
     /// Of words as mteval-v13a.
-    #[must_use]
     pub fn of(said: &str, reference: &str) -> Self {
         Self::of_words(&words_13a(said), &words_13a(reference))
     }
 
     /// Of words between spaces.
-    #[must_use]
     pub fn spaced(said: &str, reference: &str) -> Self {
         let words = |text: &str| {
             text.split_whitespace()
@@ -79,7 +73,6 @@ impl Statistics {
 }
 
 /// BLEU-`order` of summed statistics; 0..=1.
-#[must_use]
 pub fn corpus(statistics: &Statistics, order: usize) -> f64 {
     let order = order.clamp(1, ORDER_MAX);
     let matches = &statistics.matches[..order];
@@ -115,7 +108,6 @@ fn brevity(said: f64, reference: f64) -> f64 {
 
 /// BLEU-`order` as coco-caption's `bleu_scorer.py`: every precision is (matches + 1e−15) / (n-grams + 1e−9). The same for
 /// one report and for summed statistics; words are those between spaces ([`Statistics::spaced`]).
-#[must_use]
 pub fn coco(statistics: &Statistics, order: usize) -> f64 {
     let order = order.clamp(1, ORDER_MAX);
     let precisions = statistics.matches.iter().zip(&statistics.totals);
@@ -133,7 +125,6 @@ pub fn coco(statistics: &Statistics, order: usize) -> f64 {
 }
 
 /// The words of mteval-v13a, as sacrebleu's `13a` makes them: five passes, in this order.
-#[must_use]
 pub fn words_13a(text: &str) -> Vec<String> {
     let mut text = text
         .trim_end()

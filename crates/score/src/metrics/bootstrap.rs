@@ -9,7 +9,6 @@ use serde::Serialize;
 /// How a bootstrap is done.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bootstrap {
-    /// Draws.
     pub resamples: usize,
     /// Share of the draws inside the interval.
     pub level: f64,
@@ -19,7 +18,6 @@ pub struct Bootstrap {
 
 impl Bootstrap {
     /// 1000 draws, 95 %.
-    #[must_use]
     pub const fn seeded(seed: u64) -> Self {
         Self {
             resamples: 1000,
@@ -29,7 +27,6 @@ impl Bootstrap {
     }
 }
 
-/// A figure with its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Figure {
     /// Of the whole set.
@@ -51,7 +48,6 @@ pub struct Draws {
 
 impl Draws {
     /// Draws from `count` records.
-    #[must_use]
     pub fn new(plan: &Bootstrap, count: usize) -> Self {
         let mut random = StdRng::seed_from_u64(plan.seed);
         let resamples = if count == 0 { 0 } else { plan.resamples };
@@ -73,7 +69,6 @@ impl Draws {
     }
 
     /// The weights of the whole set: one for each record.
-    #[must_use]
     pub fn whole(&self) -> &[f64] {
         &self.whole
     }
@@ -101,7 +96,6 @@ impl Draws {
 }
 
 /// The quantile of sorted values, between two by their distance (numpy's `linear`).
-#[must_use]
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = share.clamp(0.0, 1.0) * last as f64;

@@ -15,7 +15,6 @@ pub struct Rect([f64; 4]);
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("{numbers:?} is not top, left, bottom, right")]
 pub struct NotRect {
-    /// These.
     pub numbers: [f64; 4],
 }
 
@@ -53,7 +52,6 @@ impl Rect {
     }
 
     /// Intersection over union, 0..=1; 0 where both are without area.
-    #[must_use]
     pub fn iou(&self, other: &Self) -> f64 {
         let [top, left, bottom, right] = self.0;
         let [its_top, its_left, its_bottom, its_right] = other.0;
@@ -68,7 +66,6 @@ impl Rect {
 pub(crate) const FOUND_IOU: f64 = 0.5;
 
 /// The overlap of each true box with the box matched to it, 0 where none is; and how many said boxes matched none.
-#[must_use]
 pub fn matched(truths: &[Rect], said: &[Rect]) -> (Vec<f64>, usize) {
     let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
     for (truth, true_box) in truths.iter().enumerate() {

@@ -27,7 +27,6 @@ impl std::ops::AddAssign for Sides {
 }
 
 /// Left and right of these.
-#[must_use]
 pub fn halves(sides: impl IntoIterator<Item = Side>) -> BTreeSet<Side> {
     let mut halves = BTreeSet::new();
     for side in sides {
@@ -43,7 +42,6 @@ pub fn halves(sides: impl IntoIterator<Item = Side>) -> BTreeSet<Side> {
 }
 
 /// The sides said of one label that is there and was named, against the true ones.
-#[must_use]
 pub fn compare(said: &BTreeSet<Side>, truth: &BTreeSet<Side>) -> Sides {
     Sides {
         right: said.intersection(truth).count(),
@@ -52,7 +50,6 @@ pub fn compare(said: &BTreeSet<Side>, truth: &BTreeSet<Side>) -> Sides {
 }
 
 /// Right sides of all named, over weighted records; none if no side was named.
-#[must_use]
 pub fn accuracy(records: &[Sides], weights: &[f64]) -> Option<f64> {
     let (mut right, mut named) = (0.0, 0.0);
     for (sides, weight) in records.iter().zip(weights) {

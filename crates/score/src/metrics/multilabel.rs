@@ -10,7 +10,6 @@ use super::ratio;
 /// What is true of a label of a record, and what was said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell {
-    /// Whether it is there.
     pub truth: bool,
     /// Whether it was said to be there.
     pub said: bool,
@@ -19,13 +18,11 @@ pub struct Cell {
 /// Records × labels; none where the truth isn't known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Names of the columns.
     pub labels: Vec<String>,
     /// One a record, each as long as `labels`.
     pub rows: Vec<Vec<Option<Cell>>>,
 }
 
-/// The confusion counts of a label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Counts {
     /// There, and said.
@@ -40,51 +37,43 @@ pub struct Counts {
 
 impl Counts {
     /// tp / (tp + fp).
-    #[must_use]
     pub fn precision(&self) -> f64 {
         ratio(self.true_positive, self.true_positive + self.false_positive)
     }
 
     /// tp / (tp + fn).
-    #[must_use]
     pub fn recall(&self) -> f64 {
         ratio(self.true_positive, self.true_positive + self.false_negative)
     }
 
     /// 2tp / (2tp + fp + fn).
-    #[must_use]
     pub fn f1(&self) -> f64 {
         let twice = 2.0 * self.true_positive;
         ratio(twice, twice + self.false_positive + self.false_negative)
     }
 
     /// Precision; none where the label was never said.
-    #[must_use]
     pub(crate) fn precision_if_any(&self) -> Option<f64> {
         (self.true_positive + self.false_positive > 0.0).then(|| self.precision())
     }
 
     /// Recall; none where no record has the label.
-    #[must_use]
     pub(crate) fn recall_if_any(&self) -> Option<f64> {
         (self.support() > 0.0).then(|| self.recall())
     }
 
     /// F1; none where the label is neither there nor said.
-    #[must_use]
     pub(crate) fn f1_if_any(&self) -> Option<f64> {
         let any = self.true_positive + self.false_positive + self.false_negative > 0.0;
         any.then(|| self.f1())
     }
 
     /// How many records have it.
-    #[must_use]
     pub fn support(&self) -> f64 {
         self.true_positive + self.false_negative
     }
 
     /// The sum over weighted records.
-    #[must_use]
     pub fn sum(records: &[Self], weights: &[f64]) -> Self {
         let mut sum = Self::default();
         for (counts, weight) in records.iter().zip(weights) {
@@ -110,7 +99,6 @@ impl Counts {
 
 impl Table {
     /// The counts of one label.
-    #[must_use]
     pub(crate) fn counts_of(&self, column: usize, weights: &[f64]) -> Counts {
         let mut counts = Counts::default();
         for (row, weight) in self.rows.iter().zip(weights) {
@@ -121,8 +109,6 @@ impl Table {
         counts
     }
 
-    /// The counts of every label.
-    #[must_use]
     pub fn counts(&self, weights: &[f64]) -> Vec<Counts> {
         let mut counts = vec![Counts::default(); self.labels.len()];
         for (row, weight) in self.rows.iter().zip(weights) {
@@ -137,14 +123,12 @@ impl Table {
 }
 
 /// The mean of the labels' F1; none without labels.
-#[must_use]
 pub fn macro_f1(counts: &[Counts]) -> Option<f64> {
     let sum: f64 = counts.iter().map(Counts::f1).sum();
     (!counts.is_empty()).then(|| sum / counts.len() as f64)
 }
 
 /// The F1 of the labels' summed counts; none without labels.
-#[must_use]
 pub fn micro_f1(counts: &[Counts]) -> Option<f64> {
     let mut all = Counts::default();
     for count in counts {

@@ -39,7 +39,6 @@ pub struct SubScores {
 }
 
 /// The joined score of one report.
-#[must_use]
 pub fn radcliq(scores: &SubScores) -> f64 {
     let given = [
         scores.radgraph,

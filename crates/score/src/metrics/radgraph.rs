@@ -40,7 +40,6 @@ pub struct Rewards {
 }
 
 /// The rewards of a report for a reference.
-#[must_use]
 pub fn rewards(said: &Graph, truth: &Graph) -> Rewards {
     if said.entities.is_empty() || truth.entities.is_empty() {
         return Rewards::default();
@@ -54,7 +53,6 @@ pub fn rewards(said: &Graph, truth: &Graph) -> Rewards {
 
 /// RadCliQ's part of RadGraph: the mean of the F1 of entities (tokens as written, label) and of relations (both ends with
 /// their labels, kind). Source: RadEval@e0a3909 `radcliq.py`.
-#[must_use]
 pub fn radcliq_part(said: &Graph, truth: &Graph) -> f64 {
     let entities = set_f1(&said.as_written(), &truth.as_written());
     let relations = set_f1(&said.relations(), &truth.relations());

@@ -21,16 +21,13 @@ pub enum Words {
 /// The F1s of one report; 0..=1.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rouge {
-    /// Of words.
     pub one: f64,
     /// Of pairs of words.
     pub two: f64,
-    /// Of the longest common subsequence.
     pub longest: f64,
 }
 
 /// ROUGE of a report for a reference.
-#[must_use]
 pub fn rouge(said: &str, reference: &str, words: Words) -> Rouge {
     let (said, reference) = (tokens(said, words), tokens(reference, words));
     Rouge {

@@ -13,7 +13,6 @@ use super::Truth;
 pub struct FieldError {
     /// Its path, as `findings[2].box`.
     pub field: String,
-    /// What is wrong with it.
     pub problem: String,
 }
 

@@ -89,6 +89,10 @@ fn figures(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
     )
 }
 
+fn with_interval(Figure { value, low, high }: Figure) -> String {
+    format!("{value:.3} <small>{low:.2}–{high:.2}</small>")
+}
+
 /// The figure between 0 and 1; nothing for those that lie elsewhere.
 fn scale(figure: &Figure) -> String {
     let Figure { value, low, high } = *figure;
@@ -108,9 +112,7 @@ type Column = (&'static str, fn(&LabelRow) -> Option<String>);
 
 fn labels(rows: &[LabelRow], to: &mut String) -> std::fmt::Result {
     fn with(figure: Option<Figure>) -> Option<String> {
-        figure.map(|Figure { value, low, high }| {
-            format!("{value:.3} <small>{low:.2}–{high:.2}</small>")
-        })
+        figure.map(with_interval)
     }
     if rows.is_empty() {
         return Ok(());
@@ -218,10 +220,8 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
             match figure.map(|other| other.figure) {
                 Some(figure) => write!(
                     to,
-                    "<td class=\"n\">{:.3} <small>{:.2}–{:.2}</small></td><td>{}</td>",
-                    figure.value,
-                    figure.low,
-                    figure.high,
+                    "<td class=\"n\">{}</td><td>{}</td>",
+                    with_interval(figure),
                     scale(&figure)
                 )?,
                 None => write!(to, "<td></td><td></td>")?,
@@ -256,9 +256,10 @@ fn bands_of_labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result
             let row = row_of(band, label);
             let figure = row.and_then(|row| Some((row.f1?, row.counts?.support())));
             match figure {
-                Some((Figure { value, low, high }, count)) => write!(
+                Some((figure, count)) => write!(
                     to,
-                    "<td class=\"n\">{value:.3} <small>{low:.2}–{high:.2}</small></td><td class=\"n\">{count}</td>"
+                    "<td class=\"n\">{}</td><td class=\"n\">{count}</td>",
+                    with_interval(figure)
                 )?,
                 None => write!(to, "<td></td><td></td>")?,
             }

@@ -9,8 +9,6 @@ use crate::metrics::bootstrap::Figure;
 /// Failures that the Markdown lists; the JSON and the page list all.
 const FAILURES_MAX: usize = 20;
 
-/// The evaluation as Markdown.
-#[must_use]
 pub fn markdown(evaluation: &Evaluation) -> String {
     let mut text = String::new();
     // Writing to a String can't fail.
@@ -84,11 +82,7 @@ fn labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
         "\n## Labels\n\n| label | precision | recall | F1 | AUC | IoU | tp | fp | fn | tn |\n|---|---|---|---|---|---|---|---|---|---|"
     )?;
     for row in &evaluation.labels {
-        let with = |figure: Option<Figure>| {
-            let text = figure
-                .map(|Figure { value, low, high }| format!("{value:.3} ({low:.3}–{high:.3})"));
-            text.unwrap_or_default()
-        };
+        let with = |figure: Option<Figure>| figure.map(with_interval).unwrap_or_default();
         let counts = row.counts.map_or_else(
             || "| | | ".to_owned(),
             |counts| {
@@ -160,9 +154,7 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
         for (name, _) in &columns {
             let figure = band.figures.iter().find(|other| other.name == *name);
             match figure.map(|other| other.figure) {
-                Some(Figure { value, low, high }) => {
-                    write!(to, " {value:.3} ({low:.3}–{high:.3}) |")?
-                }
+                Some(figure) => write!(to, " {} |", with_interval(figure))?,
                 None => write!(to, " |")?,
             }
         }
@@ -188,15 +180,17 @@ fn bands_of_labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result
             let row = row_of(band, label);
             let figure = row.and_then(|row| Some((row.f1?, row.counts?.support())));
             match figure {
-                Some((Figure { value, low, high }, count)) => {
-                    write!(to, " {value:.3} ({low:.3}–{high:.3}) | {count} |")?;
-                }
+                Some((figure, count)) => write!(to, " {} | {count} |", with_interval(figure))?,
                 None => write!(to, " | |")?,
             }
         }
         writeln!(to)?;
     }
     Ok(())
+}
+
+fn with_interval(Figure { value, low, high }: Figure) -> String {
+    format!("{value:.3} ({low:.3}–{high:.3})")
 }
 
 /// Text that can't leave its cell.

@@ -53,9 +53,6 @@ struct Root {
 
 impl Folder {
     /// Opens or creates the folder and removes what crashed writers left.
-    ///
-    /// # Errors
-    /// When it can't be created or read.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, BackendError> {
         let root = Root {
             path: path.into(),
@@ -75,9 +72,6 @@ impl Folder {
 
     /// Whether a folder looks as one does that nothing was ever stored in: it is not there, or neither a note of its owner nor
     /// anything of ours is in it. So does the place where a disk is not mounted. Makes nothing.
-    ///
-    /// # Errors
-    /// When it can't be read.
     pub fn is_untouched(path: &Path) -> Result<bool, BackendError> {
         let look = || {
             if found(fs::metadata(path.join(OWNER)))?.is_some() {
@@ -102,9 +96,6 @@ impl Folder {
 
     /// Whether the folder is this owner's, told by a text that only the owner can make. A folder that is nobody's yet, or whose
     /// note an operator has left empty, becomes this owner's.
-    ///
-    /// # Errors
-    /// When that can't be read or written down.
     pub(crate) fn belongs_to(&self, owner: &str) -> Result<bool, BackendError> {
         let own = || {
             let path = self.root.path.join(OWNER);
@@ -525,8 +516,8 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 #[derive(Debug, Default)]
 struct Entered(Mutex<HashMap<PathBuf, Identity>>);
 
-/// Tells a folder from another that came in its place: its number, which is used again, and when it was made, which may
-/// be told by a coarse clock.
+/// Tells a folder from another that took its place: its inode number, which may be used again, and its birth time, which may come
+/// from a coarse clock.
 type Identity = (u64, Option<SystemTime>);
 
 impl Entered {

@@ -20,7 +20,6 @@ pub struct Objects {
 
 impl Objects {
     /// In memory, gone with the process. For tests and simulations.
-    #[must_use]
     pub fn in_memory() -> Self {
         Self {
             store: Arc::new(object_store::memory::InMemory::new()),

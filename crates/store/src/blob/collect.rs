@@ -35,16 +35,13 @@ const LANDING_MILLIS: i64 = 60 * 1_000;
 pub struct Collected {
     /// Blobs looked at.
     pub seen: u64,
-    /// Blobs deleted.
     pub deleted: u64,
-    /// Their bytes.
     pub deleted_bytes: u64,
 }
 
 /// What an erasure did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Erased {
-    /// Blobs deleted.
     pub deleted: u64,
     /// Blobs kept because another job references them too, or because they were put during the erasure.
     pub kept: u64,
@@ -111,9 +108,6 @@ impl BlobStore {
 
     /// As [`BlobStore::erase`], for one of many jobs of the tenant. The caller passes the same `relied` for each of them, so
     /// that the other jobs' lists are read only once.
-    ///
-    /// # Errors
-    /// As [`BlobStore::erase`].
     pub async fn erase_among(
         &self,
         tenant: &TenantId,
@@ -255,7 +249,6 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Whether the job was erased.
     pub async fn is_erased(&self, tenant: &TenantId, job: &JobId) -> Result<bool, StoreError> {
         Ok(self
             .inner

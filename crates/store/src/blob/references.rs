@@ -138,9 +138,6 @@ impl BlobStore {
     }
 
     /// As [`BlobStore::keep`], of contents whose names the caller has made with [`BlobStore::digest`].
-    ///
-    /// # Errors
-    /// As [`BlobStore::keep`].
     pub async fn keep_named(
         &self,
         key: &JobKey,

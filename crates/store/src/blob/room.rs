@@ -1,5 +1,5 @@
-//! How full the store is. Counting looks at everything that is stored, so that it is done now and then, by one at a time;
-//! in between the number is kept up with what this process writes and removes.
+//! How full the store is. A count looks at everything that is stored, so it is made only now and then, by one caller at a time;
+//! in between, the number follows what this process writes and removes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::backend::BackendError;
 /// How long a count is good at least, and at most.
 const AGE_MIN: Duration = Duration::from_secs(10);
 const AGE_MAX: Duration = Duration::from_secs(600);
-/// A count is good for so many times what it took: counting takes a twentieth of a process's time at most.
+/// A count is good for this many times as long as it took, so that counting takes at most a twentieth of a process's time.
 const AGE_PER_COUNT: u32 = 20;
 
 /// The used bytes as this process knows them.
@@ -61,7 +61,7 @@ impl Room {
         }
         let turn = match (self.counting.try_lock(), known) {
             (Ok(turn), _) => turn,
-            // Another is at it, perhaps for minutes; until then the old number serves.
+            // Another caller is counting, perhaps for minutes; until it is done, the old number serves.
             (Err(_), Some(old)) => return Ok(Some(old.bytes)),
             (Err(_), None) => self.counting.lock().await,
         };

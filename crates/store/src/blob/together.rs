@@ -42,7 +42,7 @@ impl BlobStore {
             };
             *place = match content {
                 Some(content) if is_sound => content,
-                // Not there, or damaged: what that means, and what is to be done, is decided there.
+                // Not there, or damaged: `get` decides what that means and what is to be done.
                 _ => self.get(tenant, kind, &digest).await?,
             };
         }

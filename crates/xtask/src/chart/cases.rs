@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::{Chart, edges};
 
-/// One rendering.
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) values: Vec<PathBuf>,
@@ -19,7 +18,6 @@ pub(crate) struct Case {
 /// An axis: its name and its choices, each a name and values.
 type Axis = (&'static str, Vec<(&'static str, Value)>);
 
-/// All of them.
 pub(crate) fn all(chart: &Chart) -> Result<Vec<Case>> {
     let presets = [
         ("small", Some(edges::SMALL)),

@@ -33,7 +33,6 @@ const KEYS: [&str; 13] = [
     "volumes",
 ];
 
-/// Everything that is wrong.
 pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     let deploy = places::root().join("deploy");
     let folder = chart.scratch.join("compose");
@@ -41,10 +40,11 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     fs::copy(deploy.join(SCRIPT), folder.join(SCRIPT))?;
     let key = folder.join("secrets/store-key");
     let mut keys = Vec::new();
-    // And again when its data are gone, which docker would make for root alone; the secrets are kept.
+    // The script runs a second time without the data folder, which docker would create for root alone; the secrets must stay as
+    // they are.
     for _ in 0..2 {
         process::run(Command::new("sh").arg(folder.join(SCRIPT)))?;
-        // It may be another user's now, who alone could empty it later.
+        // The folder may belong to another user now, and then only that user could empty it later.
         fs::remove_dir(folder.join("data")).context("the script makes data")?;
         keys.push(fs::read(&key).context("the script makes a key")?);
     }

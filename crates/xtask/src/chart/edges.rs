@@ -1,5 +1,5 @@
-//! Who may talk to whom, read out of the NetworkPolicies: for presets exactly the list that stands here, and always both
-//! ends of an edge or none.
+//! Who may talk to whom, read out of the NetworkPolicies: for presets exactly the list below, and every connection is allowed at
+//! both ends or at neither.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! What presets and the compose file give keys and values: no less than a decoder has by default, of which a test of `medfleet`
-//! counts that a volume and a slide fit. With less, a job fails only after all of its images are encoded.
+//! The key-value memory (`kv_bytes_max`) in presets and in the compose file: no less than a decoder's default, for which a test
+//! of `medfleet` shows that a volume and a slide fit. With less, a job fails only after all of its images are encoded.
 
 use std::fs;
 

@@ -15,7 +15,7 @@ use crate::process;
 /// What stands behind the keys of a Secret that nobody has to make.
 const MADE: &str = "(cert-manager makes it)";
 
-/// What pods of these objects wait for and the notes of the same values do not name, or tell of the wrong maker.
+/// Secrets that the pods of these objects wait for and that the notes do not name, or name with the wrong maker.
 pub(super) fn check(chart: &Chart, values: &[PathBuf], objects: &[Value]) -> Result<Vec<String>> {
     let notes = notes(chart, values)?;
     let wanted = wanted(objects).into_iter();

@@ -1,5 +1,5 @@
-//! Objects of KEDA, the Prometheus operator and cert-manager against these projects' own definitions, strictly. No registry has
-//! the definitions; one has models in Python that were made of them, which `definitions.py` reads.
+//! Checks objects of KEDA, the Prometheus operator and cert-manager strictly against these projects' own resource definitions. No
+//! package registry has the definitions, but one has Python models generated from them, which `definitions.py` reads.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,7 @@ pub(crate) fn check<'a>(objects: impl Iterator<Item = &'a Value>) -> Result<Vec<
         }
     }
     let mut violations = Vec::new();
-    // Two of each kind that are wrong, so that a definition which takes everything is found.
+    // Two wrong objects of each kind, to find a definition that accepts everything.
     let mut broken = Vec::new();
     for (kind, _) in MODELS {
         match asked.iter().find(|object| object["kind"] == *kind) {

@@ -51,7 +51,7 @@ pub(super) fn check(chart: &Chart) -> Result<Vec<String>> {
     Ok(violations)
 }
 
-/// Devices that a preset asks for and a node may well not offer: how cards are cut is for their owner to decide.
+/// Devices that a preset asks for and a node may well not offer: whether GPUs are divided (MIG) is up to their owner.
 pub(super) fn devices(objects: &[Value]) -> Vec<String> {
     let mut violations = Vec::new();
     for pod in pods(objects) {

@@ -1,4 +1,4 @@
-//! What bad values get: no rendering, and a message with the path and what is allowed.
+//! Bad values are refused: nothing is rendered, and the message names the path and what is allowed.
 
 use anyhow::Result;
 use serde_json::{Value, json};

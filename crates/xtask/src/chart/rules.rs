@@ -25,7 +25,6 @@ const NATS_TRIGGER: &[&str] = &[
     "useHttps",
 ];
 
-/// Everything that is wrong.
 pub(crate) fn check(objects: &[Value]) -> Vec<String> {
     let mut violations = Vec::new();
     for secret in of_kind(objects, "Secret") {
@@ -53,7 +52,7 @@ pub(crate) fn check(objects: &[Value]) -> Vec<String> {
     violations
 }
 
-/// Servers of one cluster that whoever reaches their port could join: the token of clients is not asked for there.
+/// NATS clusters that anyone who reaches the route port could join, because the clients' token is not asked for there.
 fn open_routes(object: &Value) -> Option<String> {
     let config = object["data"]["nats.conf"].as_str()?;
     let (_, cluster) = config.split_once("\ncluster {")?;
@@ -253,7 +252,8 @@ fn nats_handover(pod: Pod<'_>) -> Vec<String> {
     ])
 }
 
-/// A server is told how much memory it may have: it collects garbage by that, and is killed for too much of it otherwise.
+/// A nats-server is told its memory limit (`GOMEMLIMIT`), by which it collects garbage; otherwise it may be killed for exceeding
+/// it.
 fn nats_memory(pod: Pod<'_>) -> Option<String> {
     let mut variables = pod
         .containers()

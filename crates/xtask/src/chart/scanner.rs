@@ -1,6 +1,6 @@
-//! What checkov, a scanner of others with the usual policies for Kubernetes, says of the presets: every check that fails is in a
-//! list, with the kinds of objects it may fail for and the reason; and what the list allows does fail.
-//! The table in `docs/operations.md` is made of the list.
+//! Scans the presets with checkov, a third-party scanner with the usual policies for Kubernetes. Every check that fails must be
+//! in the list below, with the kinds of objects it may fail for and the reason; and every entry of the list must still fail. The
+//! table in `docs/operations.md` is made of the list.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -45,7 +45,7 @@ pub(crate) fn check(mode: Mode) -> Result<Vec<String>> {
     };
     let mut schema: Value = serde_json::from_str(&read(BASE)?).with_context(|| BASE.to_owned())?;
     complete(&mut schema, &services)?;
-    // Else the order would be that of whatever else the build has.
+    // Otherwise the order would depend on the features that other packages of the build choose for serde_json.
     schema.sort_all_objects();
     settle(mode, "chart", SCHEMA, &format!("{schema:#}\n"))?;
     let values = read("helm/medfleet/values.yaml")?;

@@ -1,5 +1,5 @@
-//! A link between a client and a fleet that breaks where it hurts, each connection once at a place of its own; whoever
-//! connects after that gets through.
+//! A TCP proxy between a client and a fleet that breaks each of the first connections at a given place; later connections get
+//! through.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -29,7 +29,6 @@ pub(super) enum Cut {
 /// What happened on a link.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// How often it broke.
     pub(super) cuts: usize,
     /// The job that the lost answer named.
     pub(super) lost: String,
@@ -83,7 +82,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // It sees the end when somebody connects.
+        // The accepting thread notices the end at the next connection.
         if TcpStream::connect(self.address).is_ok()
             && let Some(accepting) = self.accepting.take()
             && accepting.join().is_err()
@@ -140,7 +139,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut gate: Gate, shared: &Shared)
         }
     }
     for end in [from, to] {
-        // It fails where the other direction was faster, or the peer.
+        // Fails where the other direction, or the peer, has closed it already.
         let _ = end.shutdown(Shutdown::Both);
     }
 }

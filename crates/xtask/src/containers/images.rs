@@ -19,7 +19,6 @@ const TEMPORARY: &str = "temporary";
 
 /// An image that lies open.
 pub(super) struct Image {
-    /// Its files.
     pub(super) root: PathBuf,
     /// The program that its containers start, and its first arguments.
     pub(super) entrypoint: Vec<String>,

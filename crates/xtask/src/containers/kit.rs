@@ -59,7 +59,6 @@ impl Kit {
         Ok(unpacked)
     }
 
-    /// One of the programs.
     pub(super) fn command(&self, program: &str) -> Command {
         let Some(root) = &self.unpacked else {
             return Command::new(program);

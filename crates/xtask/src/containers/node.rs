@@ -1,5 +1,5 @@
-//! The machine that the pods are on: namespaces of its own for networks, mounts and processes, in which a bridge connects the
-//! pods. All of it ends with the process that is first in them, whatever becomes of that.
+//! The node that the pods run on: new namespaces for networks, mounts and processes, with a bridge that connects the pods. All of
+//! it ends with the first process in them, however that ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::process;
 
 /// Starts a program as the first of namespaces of its own, where root may make them.
 pub(super) const APART: [&str; 17] = [
-    // With this program all of it ends, also by Ctrl-C and by a kill; and after a quarter of an hour, of which it takes a minute:
-    // what builds and runs containers has no time limit of its own.
+    // All of it ends with this program, also on Ctrl-C or kill, and after a quarter of an hour at the latest (it takes about a
+    // minute), because the programs that build and run containers have no time limit of their own.
     "setpriv",
     "--pdeathsig",
     "KILL",
@@ -214,7 +214,7 @@ impl Process {
         })
     }
 
-    /// An error where it is more than nobody in particular, on a root that it cannot write, with so much memory.
+    /// An error unless it runs as this user and group without further rights, on a read-only root, with this memory limit.
     pub(super) fn is_least(&self, user: u32, group: u32, memory: u64) -> Result<()> {
         let same = |number: u32| [number.to_string(), number.to_string(), number.to_string()];
         let none = "0".repeat(16);

@@ -159,8 +159,9 @@ impl<'a> Fleet<'a> {
         self.is_well_used()
     }
 
-    /// All are well and least; a job is carried, and one more while the workers go and come, which cannot end before they have,
-    /// as it comes when only the first of them is left; all end in order.
+    /// All pods are healthy and run with least rights. A job completes; so does another one while the workers are stopped and
+    /// started again, which is sent when only the first of them is left, so that it cannot end before they are back. All pods end
+    /// in order.
     fn is_well_used(&mut self) -> Result<()> {
         for component in LASTING {
             self.is_well(component)?;

@@ -1,5 +1,5 @@
-//! A rendered pod, as far as a container of this machine can be made of it. What is not named here is refused: a field that
-//! nobody translates would pass for one that was tried.
+//! The fields of a rendered pod that can be translated to a container of this machine. Any other field is refused, because a
+//! field that is silently ignored would look as if it had been tested.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -62,7 +62,6 @@ enum SeccompKind {
     RuntimeDefault,
 }
 
-/// One container.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Container {
@@ -89,7 +88,6 @@ pub(super) struct Container {
     _pull: Option<IgnoredAny>,
 }
 
-/// A variable of the environment.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Variable {
@@ -109,7 +107,6 @@ pub(super) enum Origin {
     Secret(Key),
 }
 
-/// A fact about the pod.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Field {
@@ -131,7 +128,6 @@ pub(super) struct Key {
     pub(super) key: String,
 }
 
-/// A port by its name.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Port {
@@ -171,7 +167,6 @@ pub(super) struct PreStop {
     pub(super) sleep: Sleep,
 }
 
-/// A wait.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sleep {

@@ -1,4 +1,4 @@
-//! Probes, as the kubelet drives them: it asks a page of the pod, and what begins with 2 or 3 is well.
+//! HTTP probes as the kubelet makes them: a status from 200 to 399 counts as success.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

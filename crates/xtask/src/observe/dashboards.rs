@@ -55,7 +55,6 @@ fn panel(
     }
 }
 
-/// All of them.
 pub(super) fn all() -> Vec<Dashboard> {
     vec![fleet(), stage(), tenant(), job()]
 }

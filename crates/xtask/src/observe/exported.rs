@@ -19,8 +19,8 @@ const ADDED: [&str; 7] = [
     "container",
     "endpoint",
 ];
-/// What a fleet exports only where it is set up for it. Each has a test that does so, and has an alert fire by it:
-/// `tests/it/operators.rs` starts one with a certificate.
+/// Metrics that a fleet exports only with a certain configuration. Each has a test of its own, in which its alert fires:
+/// `tests/it/operators.rs` starts a fleet with a certificate.
 const RARE: [&str; 1] = ["medfleet_certificate_end_time_seconds"];
 
 /// The labels of one series.

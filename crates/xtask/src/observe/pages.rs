@@ -1,6 +1,6 @@
-//! What the pages of the runbook quote is there to be found at night: metrics that a service exports, lines that a program of
-//! ours logs, settings that a file or the chart has. (What they tell people to type is tested beside the command line.) Of the
-//! other pages the metrics are.
+//! What the runbook's pages quote must exist: metrics that a service exports, lines that one of our programs logs, settings of a
+//! file or of the chart. (The commands on them are tested beside the command line.) On all other pages only the metrics are
+//! checked.
 
 use std::fs;
 

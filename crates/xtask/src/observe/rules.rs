@@ -79,7 +79,7 @@ fn unlisted(alerts: &[&str], pages: &[&str], index: &str) -> Vec<String> {
         .collect()
 }
 
-/// Aggregations and comparisons that drop a label which tells fleets apart: there a fleet that is well hides one that is not.
+/// Aggregations and comparisons that drop a label which tells fleets apart, so that a healthy fleet could hide a broken one.
 fn merged(rules: &str) -> Vec<String> {
     let kept = format!("({FLEET}");
     let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';

@@ -1,4 +1,5 @@
-//! What was measured, as Markdown: a row for each work, program and form, how much longer others took, and what is not won.
+//! The measurements as a Markdown table: a row for each task, program and form, with how much longer other programs took, and
+//! below it where another program is faster.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -40,7 +40,6 @@ mod number {
     pub(super) const ENUM_VALUE: i32 = 2;
 }
 
-/// The whole page.
 pub(crate) fn page(set: &FileDescriptorSet) -> String {
     let files: Vec<&FileDescriptorProto> = set
         .file

@@ -39,7 +39,7 @@ const RESULT_BYTES: u64 = 4 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Uplink {
     client: JobServiceClient<Channel>,
-    /// For files alone.
+    /// A connection for files alone.
     files: JobServiceClient<Channel>,
     pub(super) tokens: HubTokens,
     answer_max: Duration,

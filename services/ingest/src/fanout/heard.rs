@@ -15,7 +15,6 @@ const EVENTS_MAX: usize = 16;
 /// An event with its sequence.
 pub(crate) type Told = (u64, JobEvent);
 
-/// What was heard.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     /// All events of a job; none where some may be missing, or its text is begun.

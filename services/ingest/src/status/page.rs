@@ -24,7 +24,6 @@ const NONE: &str = "None.";
 /// A column: its head, and whether it holds numbers.
 type Column = (&'static str, bool);
 
-/// The whole page.
 pub(super) fn html(report: &Report) -> String {
     let mut out = String::with_capacity(8 << 10);
     out.push_str("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>medfleet status</title>");

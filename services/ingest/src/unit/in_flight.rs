@@ -19,7 +19,6 @@ impl InFlightMax {
     }
 
     /// Whether any tenant has a limit.
-    #[must_use]
     pub(crate) fn is_any(&self) -> bool {
         self.default.is_some() || self.tenants.values().any(Option::is_some)
     }

@@ -173,7 +173,6 @@ impl Ledger {
     }
 
     /// What was known before the scan under way and has not been seen since it began.
-    #[must_use]
     pub fn unseen(&self) -> Vec<JobKey> {
         let unseen = self.open.iter();
         let unseen = unseen.filter(|(_, known)| known.seen < self.scan);
@@ -197,7 +196,6 @@ impl Ledger {
     }
 
     /// Whether a job has come no further in the round under way either.
-    #[must_use]
     pub fn stands_still(&self, key: &JobKey) -> bool {
         self.open
             .get(key)
@@ -276,7 +274,6 @@ impl Ledger {
     }
 
     /// How many jobs of a tenant have not ended.
-    #[must_use]
     pub fn open_jobs(&self, tenant: &TenantId) -> u64 {
         self.of_tenant.get(tenant).map_or(0, |counts| counts.all)
     }
@@ -304,7 +301,6 @@ impl Ledger {
     }
 
     /// Jobs whose time is over.
-    #[must_use]
     pub fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
         let due = self
             .open
@@ -315,7 +311,6 @@ impl Ledger {
     }
 
     /// Slot time that the open jobs still are, in milliseconds; of the named pools also where there is nothing.
-    #[must_use]
     pub fn backlog(&self, pools: &[PoolName]) -> BTreeMap<(Stage, PoolName, Class), u64> {
         let mut all = BTreeMap::new();
         for stage in Stage::ALL {

@@ -18,7 +18,6 @@ pub struct Pauses {
 
 impl Pauses {
     /// Of what the queue has of them.
-    #[must_use]
     pub fn of(pauses: &[Pause]) -> Self {
         let mut all = Self::default();
         for Pause { tenant, class, .. } in pauses {

@@ -139,7 +139,6 @@ impl Waiting {
             .map(|(_, since)| *since)
     }
 
-    /// Removes one unit.
     pub(super) fn remove(&mut self, tenant: &TenantId, rank: Rank) -> Option<Held> {
         let share = self.shares.get_mut(tenant)?;
         let held = share.units.remove(&rank);

@@ -13,7 +13,6 @@ pub(super) enum Task {
     AskTime,
     /// Ending jobs past their time.
     End,
-    /// Releasing units.
     Release,
 }
 
@@ -27,7 +26,6 @@ impl Told {
         self.0.insert(failed)
     }
 
-    /// It went well.
     pub(super) fn went_well(&mut self, task: Task) {
         self.0.remove(&task);
     }

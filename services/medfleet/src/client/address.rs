@@ -54,7 +54,6 @@ pub(crate) struct TlsFiles {
 pub(crate) struct Fleet {
     /// `http://…` or `https://…`.
     pub(crate) server: String,
-    /// The bearer token.
     pub(crate) token: String,
     /// What it is trusted by, and what it is shown.
     pub(crate) tls: TlsFiles,
@@ -107,7 +106,7 @@ impl ServerArgs {
     pub(crate) fn resolve(&self) -> Result<Fleet, Fault> {
         let given = self.given().map(server_url);
         if let (Some(server), Some(token)) = (&given, self.given_token()) {
-            // The data folder, which may be somebody else's, has nothing to say then.
+            // The data folder is not read then: it may be somebody else's.
             return Ok(self.fleet(server.clone(), token.to_owned()));
         }
         let local = AddressFile::read(&self.data).map_err(Fault::usage)?;
@@ -279,7 +278,7 @@ mod tests {
         check(&none, Err((Exit::Unreachable, "medfleet up")));
     }
 
-    /// Somebody else's folder, who starts a fleet where others work too.
+    /// The folder of another user of a shared machine.
     #[test]
     fn who_names_a_fleet_and_a_token_needs_no_data_folder() {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -20,7 +20,6 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 /// Why a call to a fleet failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Nothing answers there.
     #[error(
         "{server} cannot be reached: {attempts} attempts in {}, the last one said: {said}; \
          see that a fleet answers there, or name another with --server URL",
@@ -32,14 +31,13 @@ pub(crate) enum ClientError {
         waited: Duration,
         said: String,
     },
-    /// The fleet answered, again and again, that it has no room now, or that what it needs itself is away.
+    /// The fleet answered every time that it has no room now, or that something it depends on is away.
     #[error("the fleet does not take it now: {said} ({attempts} attempts in {}); try again later", seconds(*waited))]
     Busy {
         attempts: u32,
         waited: Duration,
         said: String,
     },
-    /// The fleet answered, and refused.
     #[error("the fleet refused ({code}): {}{said}", of(file.as_deref()))]
     Refused {
         code: &'static str,
@@ -55,10 +53,8 @@ pub(crate) enum ClientError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// A file of which there is nothing to send.
     #[error("{} is empty; leave it out, or export the study again", path.display())]
     Empty { path: PathBuf },
-    /// A file became shorter or longer while it was sent.
     #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end; submit it once nobody writes to it", path.display())]
     FileChanged {
         path: PathBuf,
@@ -71,13 +67,12 @@ pub(crate) enum ClientError {
         "the token has characters that a header cannot carry; give the one line of the token file"
     )]
     Token,
-    /// TLS without anything to trust.
     #[error(
         "{server} needs TLS and no certificates to trust are known: name the authority's PEM file with --ca FILE \
          (for a public authority the system's bundle, such as /etc/ssl/certs/ca-certificates.crt)"
     )]
     NoCertificates { server: String },
-    /// Certificates, without TLS: who trusts or shows one expects that nobody else reads the images.
+    /// Certificates without TLS: whoever names or shows one expects that nobody else can read the images.
     #[error(
         "{server} is called without TLS, and {flag} is for TLS alone: name the fleet by https://, or leave {flag} out"
     )]
@@ -89,7 +84,6 @@ pub(crate) enum ClientError {
         what: &'static str,
         source: Source,
     },
-    /// The fleet's answer lacks what the contract promises.
     #[error(
         "the fleet's answer lacks {missing}: its version and this program's do not fit together"
     )]
@@ -152,7 +146,8 @@ impl ClientError {
         }
     }
 
-    /// Whether this request had more in it than the fleet takes, or than the line carries in its time. Uploads go through then.
+    /// Whether the request was larger than the fleet takes within one, or than the line carries in time. The same files can then
+    /// be uploaded.
     pub(crate) fn wants_uploads(&self) -> bool {
         match self {
             // Other deadlines say nothing of the request: nobody answered.
@@ -163,7 +158,8 @@ impl ClientError {
         }
     }
 
-    /// The same of a file that a person knows by another name than it was read by, such as one of an archive.
+    /// As [`Self::of_file`], with the name that the person knows where the file was read under another one, as those of archives
+    /// are.
     pub(crate) fn known_by(mut self, files: &[PathBuf], names: &[PathBuf]) -> Self {
         if let Self::File { path, .. }
         | Self::Empty { path }
@@ -344,7 +340,7 @@ mod tests {
         );
     }
 
-    /// Who goes looking for another address would look in vain.
+    /// The advice must not be to look for another address.
     #[test]
     fn a_fleet_that_says_that_its_queue_is_away_was_reached() {
         let none = [] as [(String, String); 0];

@@ -6,7 +6,6 @@ use medfleet_core::doubled;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// The rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retry {
     /// Attempts in all, in a row without progress.
@@ -15,7 +14,8 @@ pub(crate) struct Retry {
     pub(crate) delay_first: Duration,
     /// Longest wait of its own choice.
     pub(crate) delay_max: Duration,
-    /// Longest wait that the server may ask for. Where it asks for more it is not called again: before that it says no.
+    /// Longest wait that the server may ask for. If it asks for more, there is no further attempt, as it would only refuse until
+    /// then.
     pub(crate) asked_max: Duration,
 }
 
@@ -66,8 +66,8 @@ pub(crate) fn may_pass(status: &Status) -> bool {
     }
 }
 
-/// Whether the line broke under the call, or who is at its other end is no fleet. The transport says unknown, cancelled or internal
-/// then, and keeps its own error behind that.
+/// Whether the connection broke during the call, or the peer is no fleet. The transport then reports unknown, cancelled or
+/// internal, with its own error as the source.
 pub(crate) fn is_broken(status: &Status) -> bool {
     let of_transport = [Code::Unknown, Code::Cancelled, Code::Internal];
     of_transport.contains(&status.code()) && std::error::Error::source(status).is_some()

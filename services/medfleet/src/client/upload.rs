@@ -23,7 +23,7 @@ use super::{Client, ClientError, retry};
 pub(crate) const CONTENT_BYTES_MAX: u64 = 512 << 10;
 /// Bytes of one message; the contract allows 2 MiB, and wants each to come whole within a minute.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bits in a second of a line that carries one message in its minute, and one request in its two: fewer than this.
+/// A line of this many bits per second carries one message within its minute, and one request within its two.
 const SLOWEST_LINE: usize = 40_000;
 const _: () = assert!(CHUNK_BYTES * 8 / 60 < SLOWEST_LINE);
 const _: () = assert!(CONTENT_BYTES_MAX * 8 / 120 < SLOWEST_LINE as u64);
@@ -39,12 +39,9 @@ pub(crate) enum UploadNews {
     Sent {
         /// Bytes from the file's beginning.
         bytes: u64,
-        /// Bytes of the file.
         total: u64,
     },
-    /// All of it is stored.
     Stored {
-        /// Bytes of the file.
         total: u64,
     },
     /// It broke and is tried again.
@@ -66,7 +63,8 @@ struct KeptUpload {
     name: String,
     /// Bytes of the whole file.
     bytes: u64,
-    /// Whatever becomes of the file that is on its way now: many short ones take as long as a large one.
+    /// When the complete uploads are renewed next. It does not depend on the file being sent: many short files take as long as a
+    /// large one.
     renew_at: tokio::time::Instant,
 }
 
@@ -147,7 +145,8 @@ impl Client {
                     if row.has_come_to(bytes) || is_opening {
                         continue;
                     }
-                    // By something between us, or because nothing was taken: on and on it would come no further.
+                    // Ended by something in between, or because the server took nothing: without counting a failure, this could
+                    // repeat for ever.
                     Status::unavailable("the stream ended before the file did")
                 }
                 Err(Broken { status, upload }) => {
@@ -194,7 +193,7 @@ impl Client {
             offset: known.committed_bytes,
             total_bytes: total,
         };
-        // Some 4 MiB lie between the file and the fleet, which the slowest line carries in this time.
+        // Some 4 MiB may be in buffers between the file and the fleet; the slowest line carries them in this time.
         let patience = self.answer_max * 5;
         let fed = async {
             feed(path, start, sender, patience, news).await?;
@@ -324,7 +323,7 @@ async fn feed(
         }
         news(UploadNews::Sent { bytes: sent, total });
     }
-    // Who still writes to it has not written all of it: what was sent would be taken for the whole.
+    // Somebody still writes to the file: what was sent would be taken for all of it.
     let length = file.metadata().await.map_err(unreadable)?.len();
     if length > total {
         return Err(ClientError::FileChanged {

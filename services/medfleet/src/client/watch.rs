@@ -28,7 +28,6 @@ pub(crate) enum Event {
     },
     /// The text starts over.
     Reset { attempt: u32 },
-    /// The end.
     Final {
         sequence: u64,
         time: Option<Timestamp>,

@@ -96,7 +96,7 @@ struct Set<'a> {
     limits: Limits,
     out: &'a Path,
     json: bool,
-    /// Names of files: one object that comes twice is written once.
+    /// Names of the files written, so that an object that comes twice is written once.
     written: HashSet<String>,
     entries: Vec<Value>,
     refused: usize,

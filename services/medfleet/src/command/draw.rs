@@ -15,7 +15,7 @@ const COLOUR: Rgb<u8> = Rgb([255, 200, 0]);
 pub(super) fn boxes(file: &Path, draft: &Draft, out: &Path) -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let convention = Convention::newest();
-    // The fleet took it, whose rules for text in pixels are its own; and who has the file may see it.
+    // The fleet has accepted the file by its own rules for text in pixels, and whoever has the file may see it.
     let options = Options::new(convention.frame_side, Limits::default())?
         .following(convention)
         .burned_in(BurnedIn::Allow);
@@ -32,7 +32,7 @@ pub(super) fn boxes(file: &Path, draft: &Draft, out: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}", out.display()))
 }
 
-/// Whether the folder of a picture is there, asked before the job: afterwards nothing draws it any more.
+/// Checks before the job that the picture's folder exists: afterwards the result could not be drawn again.
 pub(super) fn check(out: &Path) -> Result<()> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     ensure!(

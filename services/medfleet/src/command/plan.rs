@@ -103,7 +103,6 @@ impl FromStr for Kind {
     }
 }
 
-/// What is shown.
 struct Shown {
     plan: Plan,
     decoders: u32,

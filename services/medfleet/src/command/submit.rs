@@ -132,7 +132,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .context("cannot start the asynchronous runtime")?;
     let command = until_asked_to_end(&args, task, started).boxed_local();
     let outcome = runtime.block_on(command);
-    // A thread that still reads or unpacks is not waited for: what it has to write finds no place any more.
+    // A thread that still reads or unpacks is not waited for: the folder that it would write to is gone.
     runtime.shutdown_background();
     outcome
 }
@@ -191,13 +191,13 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         .map_err(|error| error.known_by(&files.files, &files.names))
         .inspect_err(|error| {
             if args.request_id.is_none() && error.exit() == Exit::Unreachable {
-                // The answer may be all that was lost, and nobody else knows the id.
+                // Perhaps only the answer was lost, and the request id is known to nobody else.
                 eprintln!(
                     "medfleet: to try again without making a second job, add --request-id {request_id}"
                 );
             }
         })?;
-    // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
+    // Unpacked files are removed once they are sent, and not only when the job has ended, except for one that boxes are drawn on.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
     let named = files.names.clone();
     let kept = drawn.is_some().then_some(files);
@@ -274,7 +274,6 @@ pub(super) async fn send(
     client.submit(&request).await
 }
 
-/// Bytes of all of them.
 async fn total_bytes(files: &[PathBuf]) -> Result<u64, ClientError> {
     let mut total = 0_u64;
     for path in files {
@@ -304,8 +303,8 @@ async fn contents(files: &[PathBuf], modality: &str) -> Result<Vec<Input>, Clien
     Ok(inputs)
 }
 
-/// What stands for the files in a request that asks what the fleet has against it before they are sent. The first has no source,
-/// for which every fleet refuses it; what it is refused for besides, such as too many files, holds with the files, too.
+/// The inputs of a trial request that asks the fleet for its objections before any file is sent. The first input has no source,
+/// so every fleet refuses the request; what it is refused for besides, such as too many files, would hold with the files too.
 fn lacking_one(files: usize, modality: &str) -> Vec<Input> {
     let of_none = || Source::Upload(format!("uploads/{}", "0".repeat(32)));
     let source = |index: usize| (index > 0).then(of_none);
@@ -339,7 +338,8 @@ fn input(source: Option<Source>, modality: &str) -> Input {
     }
 }
 
-/// The task with its words, or which flag it lacks, or does not take: what is dropped unsaid was meant all the same.
+/// The task with its words, or an error that names the flag that is missing or that the task does not take: silently dropping a
+/// flag would hide a mistake.
 fn task(args: &Args) -> anyhow::Result<Kind> {
     use TaskKind::{Answer, Classify, Compare, Extract, Localise, Report, ZeroShot};
     let given: [(bool, &str, &[TaskKind]); 4] = [

@@ -110,7 +110,7 @@ impl Places {
         })
     }
 
-    /// Where each is or would be; nothing is written, and in place of a key's file that is not there yet stands a key.
+    /// Where each is or would be. Nothing is written; while the key's file does not exist yet, a throw-away key stands for it.
     fn named(data: &Path) -> Result<Self> {
         let root = std::path::absolute(data)
             .with_context(|| format!("cannot tell where {} is", data.display()))?;
@@ -177,7 +177,8 @@ fn given(args: &Args) -> Given {
     Given::new(&sources)
 }
 
-/// Everything that is decided here: weakly by the data folder, strongly by flags, `--set` in between.
+/// All settings that this command decides. Those of the data folder are weakest, those of flags strongest, and `--set` is in
+/// between.
 fn settings(args: &Args, given: &Given, places: &Places) -> Result<Vec<String>> {
     let alias = alias(args.model.as_deref(), args.quantised);
     let pool = quoted(pool(&alias)?.as_str())?;

@@ -1,5 +1,5 @@
-//! Whose files are: pseudonyms of their patient and studies, given as they are or made of the files' headers with a key. Both
-//! are made here, so that nothing of a header leaves this machine by this way.
+//! Whose the files are: pseudonyms of their patient and studies, given on the command line or made from the files' headers with a
+//! key. They are made on this machine, so that nothing of a header leaves it this way.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

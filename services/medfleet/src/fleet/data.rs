@@ -137,8 +137,9 @@ fn make(root: &Path) -> std::io::Result<bool> {
     }
 }
 
-/// Refuses a folder that others can look into and that holds something, unless a fleet of ours lived there before: its name was
-/// a slip (`--data /tmp`), and neither may our secrets lie among the files of others nor may those be shut away.
+/// Refuses a folder that others can look into and that holds something, unless a fleet of ours lived there before: such a folder
+/// was probably named by mistake (`--data /tmp`), and neither may our secrets lie among other people's files, nor may this
+/// command make those files private.
 fn check_found(root: &Path) -> Result<()> {
     let unreadable = || format!("cannot open {}", root.display());
     let metadata = fs::metadata(root).with_context(unreadable)?;
@@ -161,7 +162,7 @@ fn has_our_lock(root: &Path) -> Result<bool> {
     let Ok(lock) = fs::symlink_metadata(root.join(LOCK)) else {
         return Ok(false);
     };
-    // A file without a name tells who we are on this file system.
+    // The owner of an unnamed temporary file tells which user we are on this file system.
     let ours = tempfile::tempfile_in(root).and_then(|file| file.metadata());
     let ours = ours.with_context(|| format!("cannot write to {}", root.display()))?;
     Ok(lock.is_file() && lock.uid() == ours.uid())

@@ -33,9 +33,9 @@ const DEATHS_MAX: usize = 6;
 /// See [`DEATHS_MAX`].
 const DEATHS_WINDOW: Duration = Duration::from_secs(60);
 
-/// The server's last words: what it says where its own log has none.
+/// What the server writes to stderr, outside its own log.
 const WORDS: &str = "stderr.log";
-/// Where they go when they have grown beyond [`WORDS_BYTES_MAX`].
+/// Where that file is moved once it is larger than [`WORDS_BYTES_MAX`].
 const WORDS_BEFORE: &str = "stderr.old.log";
 /// See [`WORDS_BEFORE`].
 const WORDS_BYTES_MAX: u64 = 1 << 20;
@@ -254,8 +254,8 @@ impl Plan {
     }
 }
 
-/// Where a server that starts goes on to write, below what the one before it said: a start must not wipe out why it was needed.
-/// Too much of it is moved aside, where the next such start replaces it.
+/// The file for a starting server's stderr, opened to append: a restart must not erase the reason for it. A file that has grown
+/// too large is moved aside, in place of the one that was moved before.
 fn words(folder: &Path) -> std::io::Result<File> {
     let path = folder.join(WORDS);
     let open = || {

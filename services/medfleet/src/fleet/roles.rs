@@ -39,7 +39,6 @@ const EMBEDDER: [&str; 3] = ["embedder-preprocess", "embedder-encode", "embedder
 /// How MedSigLIP's pictures are made.
 const CONVENTION: &str = "medsiglip";
 
-/// The running roles.
 #[derive(Debug)]
 pub(crate) struct Roles {
     /// Where the public API answers.

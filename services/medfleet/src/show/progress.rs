@@ -10,7 +10,7 @@ use super::words::state_word;
 use super::{bytes, seconds};
 use crate::client::{Event, UploadNews};
 
-/// Longest silence about an upload where there is no terminal.
+/// How often an upload's progress is printed where there is no terminal.
 const QUIET_MAX: Duration = Duration::from_secs(10);
 /// How often the terminal line moves.
 const TICK: Duration = Duration::from_millis(120);

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 thread_local! {
-    /// Of the decode that runs on this thread: imaging decodes where it is called, so that it need not know of it.
+    /// What stops the decode that runs on this thread. Imaging decodes on the thread that calls it, so it need not know of this.
     static CURRENT: RefCell<Option<Stop>> = const { RefCell::new(None) };
 }
 
@@ -20,8 +20,8 @@ pub struct Stop(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
-    /// The processes that work for the decode, or their groups where they are negative, each as long as nobody has waited for
-    /// it: its id is its own until then. One for each thread of the decode.
+    /// The processes that work for the decode, one for each of its threads; a negative id is that of a process group. A process
+    /// stays here until it is reaped, so its id is still its own.
     processes: Vec<Pid>,
 }
 

@@ -1,5 +1,6 @@
 //! What goes through the pipes. To the decoder: a length and a codestream. Back: whether it could be decoded, and each
-//! component's size and samples, in two bytes each where they fit. Both ends are the same program, so that there is no version.
+//! component's size and samples, in two bytes each where they fit. Both ends are the same program, so the format needs no
+//! version.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -17,7 +18,7 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// Samples that are converted at a time.
 const SAMPLES_STEP: usize = 1 << 15;
 
-/// Fewer, longer turns through the pipe. Without it, it is only slower.
+/// Makes the pipe's buffer larger, for fewer switches between the two processes. If that fails, it is only slower.
 pub(super) fn widen(pipe: &impl AsFd) {
     let _bytes = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
 }

@@ -110,7 +110,6 @@ impl Default for TextReaderConfig {
 
 impl TextReaderConfig {
     /// With a program; everything else as by default.
-    #[must_use]
     pub fn of(program: PathBuf) -> Self {
         Self {
             program: Some(program),
@@ -175,7 +174,6 @@ impl TextReaderConfig {
     }
 
     /// How the program is run; `None` without one.
-    #[must_use]
     pub fn settings(&self) -> Option<OcrSettings> {
         Some(OcrSettings {
             program: self.program.clone()?,
@@ -187,7 +185,6 @@ impl TextReaderConfig {
     }
 
     /// What is done with the images of somebody whose text is not painted over.
-    #[must_use]
     pub fn text_check(&self, reader: &'static dyn TextReader) -> TextCheck {
         TextCheck {
             reader,

@@ -125,7 +125,6 @@ impl<'a> Bits<'a> {
         Ok(value)
     }
 
-    /// The next symbol.
     pub(super) fn symbol(&mut self, table: &Table) -> Result<u8, Refusal> {
         let ahead = self.peek(16);
         let (length, symbol) = table.fast[(ahead >> (16 - FAST_BITS)) as usize];

@@ -151,7 +151,7 @@ impl Contexts {
         Ok((correction, error))
     }
 
-    /// A.6.
+    /// Updates what a context knows by the error of one more sample (A.6).
     fn learn(&mut self, parameters: &Parameters, context: usize, error: i32) {
         let (size, bias) = (&mut self.sizes[context], &mut self.biases[context]);
         let (count, correction) = (&mut self.counts[context], &mut self.corrections[context]);
@@ -210,7 +210,7 @@ impl Contexts {
     }
 }
 
-/// A.5.1.
+/// How many low bits of an error are written as they are (A.5.1, the parameter k).
 fn golomb_bits(size: i32, count: i32) -> u32 {
     let mut k = 0;
     while k < 24 && (count << k) < size {

@@ -12,7 +12,6 @@ use crate::IdentifierKind;
 pub(super) enum Kind {
     /// Letters, with apostrophes between them.
     Word,
-    /// Digits.
     Number,
     /// White space within a line.
     Blank,

@@ -9,7 +9,6 @@ use super::{BlockKey, BlockTable, Blocks, Cacheable};
 /// A part of a prompt's block, from its start to the end of an image in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// Which block.
     pub(crate) block: usize,
     /// Positions of it.
     pub(crate) tokens: usize,
@@ -25,7 +24,6 @@ pub struct BlockCopy {
     pub from: u32,
     /// The block that gets them.
     pub to: u32,
-    /// How many.
     pub tokens: usize,
 }
 

@@ -1,9 +1,9 @@
-//! `medfleet bench backlog`: reports an hour. A whole fleet of this program, nats-server included, is given jobs all at
-//! once, each with another image: the fleet would find the tokens of a repeated one. Before that it writes some reports one
-//! after the other, which says what a single one takes while nothing else is asked for.
+//! `medfleet bench backlog`: reports an hour. A whole fleet of this program, nats-server included, is given jobs all at once,
+//! each with another image: the fleet would find the tokens of a repeated one. Before that it writes some reports one after the
+//! other, which says what a single one takes while nothing else is asked for.
 //!
-//! It is for models with random weights as `bench model` writes them, whose texts have no end: a report that is shorter than
-//! it may be fails the run, for it would be other work than what it is compared with.
+//! It is for models with random weights as `bench model` writes them, whose texts never end by themselves: a report that is
+//! shorter than the limit fails the run, because it would be less work than what it is compared with.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::show;
 
 /// Reports before those that count.
 const WARM_UP: u32 = 1;
-/// As many pictures differ from one another.
+/// How many different pictures there are.
 const PICTURES_MAX: u32 = 256;
 
 /// Flags of `bench backlog`.
@@ -108,8 +108,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
     Ok(measured.with_context(|| format!("the fleet said:\n{}", tail(&log)))?)
 }
 
-/// The weights, and what else the fleet is told. Random weights write one token over and over, which would be proposed and
-/// be right: that says nothing of reports.
+/// The weights, and further settings of the fleet. Speculation is off: random weights write one token over and over, so that
+/// every proposal would be right, which says nothing about reports.
 fn settings(args: &Args) -> Result<(PathBuf, Vec<String>)> {
     let mut settings = vec![
         format!("decode.worker.slots={}", args.slots),

@@ -135,7 +135,6 @@ where
     Ok(all)
 }
 
-/// From submit to the end.
 async fn one_job(client: &Client, number: u64) -> Result<Duration> {
     let asked = Asked {
         request_id: format!("bench-{number}"),

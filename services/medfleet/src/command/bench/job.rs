@@ -12,13 +12,11 @@ use crate::show;
 /// What every picture is said to be, so that its prompt is the same on every way.
 pub(super) const SHOWN: &str = "DX";
 
-/// What is asked for.
 pub(super) struct Asked {
     /// Its request id: another for each job of a fleet.
     pub(super) request_id: String,
     /// A file.
     pub(super) picture: Vec<u8>,
-    /// How soon it matters.
     pub(super) class: Class,
     /// Tokens to write at most.
     pub(super) tokens_max: u32,

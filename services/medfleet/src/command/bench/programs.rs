@@ -179,7 +179,6 @@ impl Program {
         Usage::of(self.child.id()).with_context(|| format!("{} is gone", self.name))
     }
 
-    /// Its name.
     pub(super) fn name(&self) -> &str {
         &self.name
     }

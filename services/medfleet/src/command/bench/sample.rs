@@ -1,4 +1,4 @@
-//! Samples of a duration and what is said of them: the median, the 95th percentile, the extremes.
+//! Samples of a duration and their statistics: the median, the 95th percentile, the extremes.
 
 use std::time::Duration;
 

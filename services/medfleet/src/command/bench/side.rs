@@ -24,7 +24,6 @@ const WARM_STEPS: usize = 1;
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Work {
-    /// One image.
     Encode,
     /// A prompt with an image that is encoded already, until its first logits.
     Prefill,
@@ -43,7 +42,6 @@ pub(super) struct Amounts {
     pub(super) batch: Vec<usize>,
     /// Steps in a turn.
     pub(super) steps: usize,
-    /// Turns.
     pub(super) turns: usize,
     /// Tokens in front of the image.
     pub(super) context: usize,
@@ -140,7 +138,6 @@ impl Side {
         Ok(side)
     }
 
-    /// Tokens of the prompt.
     pub(super) fn prompt_tokens(&self) -> usize {
         self.prompt.tokens().len()
     }

@@ -20,11 +20,8 @@ pub(super) const SIDE: u32 = 8;
 /// How many of each service, and how long the model takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
-    /// Preprocess processes.
     pub(super) preprocessors: u32,
-    /// Encode processes.
     pub(super) encoders: u32,
-    /// Decode processes.
     pub(super) decoders: u32,
     /// Units that each process works on at a time.
     pub(super) slots: u32,
@@ -117,7 +114,6 @@ impl SimulatedFleet {
         said.collect()
     }
 
-    /// Stops all of them.
     pub(super) fn stop(self) -> Result<()> {
         // Workers first, so that ingest has nobody to wait for.
         for program in self.programs.into_iter().rev() {

@@ -1,4 +1,4 @@
-//! What a process and those that it started took of the processor, from `/proc`.
+//! The processor time of a process and all its descendants, from `/proc`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) fn spent(root: u32) -> Result<Duration> {
         let Some(id) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // One that has ended meanwhile has no file, and is in its parent's time.
+        // A process that has ended meanwhile has no file; its time is in its parent's.
         let text = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         if let Some(stat) = read(&text) {
             all.insert(id, stat);
@@ -47,7 +47,7 @@ fn read(text: &str) -> Option<Stat> {
 
 /// Whether a process is this one, or below it.
 fn is_below(mut id: u32, root: u32, all: &BTreeMap<u32, Stat>) -> bool {
-    // Ids are used again while we look: no more steps than there are processes.
+    // Ids may be reused while this reads them, so the walk is bounded by the number of processes.
     for _ in 0..=all.len() {
         if id == root {
             return true;

@@ -1,4 +1,4 @@
-//! What a process has taken so far, as Linux tells it: processor time and memory.
+//! Processor time and memory of one process so far, from `/proc`.
 
 use std::time::Duration;
 

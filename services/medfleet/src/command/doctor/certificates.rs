@@ -7,7 +7,7 @@ use medfleet_runtime::certificates::{Named, Validity, named, validities};
 
 use super::Finding;
 
-/// Days before the end from which on it is told.
+/// Warns from this many days before the end.
 const DAYS_MIN: i64 = 21;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 

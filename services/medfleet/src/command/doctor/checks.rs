@@ -17,7 +17,7 @@ use crate::show::{bytes, seconds};
 
 /// Free space below which a fleet is likely to fill the disk: the streams' default limits and a margin for blobs.
 const DISK_FREE_MIN: u64 = 10 << 30;
-/// For messages that say themselves what to do.
+/// The advice for errors whose message says what to do.
 const ITS_OWN_ADVICE: &str = "change what it names, and ask again";
 /// Any machine whose clock is right is past this: 2025-01-01.
 const CLOCK_MIN: UnixMillis = UnixMillis(1_735_689_600_000);
@@ -153,7 +153,7 @@ pub(super) async fn fleet(args: &ServerArgs) -> Finding {
     }
 }
 
-/// What helps against that; a fleet's log says nothing of calls that were never made.
+/// What to do about the error. Calls that never reached the fleet are not in its log.
 fn advice(error: &ClientError) -> &'static str {
     match error {
         error if error.exit() == Exit::Usage => ITS_OWN_ADVICE,

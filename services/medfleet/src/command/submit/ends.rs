@@ -13,7 +13,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// From now on none of these kills; without `hangups` that one stays as it is.
+    /// From now on none of these signals kills the process. Without `hangups`, SIGHUP stays as it is.
     pub(super) fn listen(hangups: bool) -> std::io::Result<Self> {
         let hangup = hangups.then(|| signal(SignalKind::hangup()));
         Ok(Self {

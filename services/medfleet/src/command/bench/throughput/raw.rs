@@ -1,5 +1,5 @@
-//! The writes of the protocol without the protocol: for each job the publishes and record updates that a fleet makes, in
-//! their order, with their contents and sizes, to the same streams of a server that nobody else uses.
+//! The writes of the job protocol without a fleet: for each job, the same publishes and record updates as a fleet makes, with the
+//! same contents, sizes and order, to the same streams, on a server that nobody else uses.
 
 use std::ops::Range;
 use std::sync::Arc;
