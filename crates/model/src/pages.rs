@@ -30,7 +30,7 @@ mod tests {
 
     /// The flags of the mapping that has this address.
     fn flags(at: usize) -> Option<String> {
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
         let mut has_it = false;
         for line in maps.lines() {
             let range = line.split_once(' ').and_then(|(of, _)| of.split_once('-'));
