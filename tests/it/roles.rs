@@ -67,6 +67,7 @@ async fn no_worker_may_more() -> Result<()> {
             "$JS.API.STREAM.MSG.GET.AUDIT",
             "$JS.API.DIRECT.GET.AUDIT",
             "$JS.API.DIRECT.GET.KV_UPLOADS",
+            "$JS.API.DIRECT.GET.AUDIT.audit.st-mary",
             "$JS.API.CONSUMER.CREATE.AUDIT.spy",
         ] {
             let may = fleet.may_publish(role, subject).await?;
