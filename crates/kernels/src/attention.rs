@@ -12,7 +12,7 @@ use crate::amx;
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 use crate::number::Number;
-use crate::pieces::{Shared, filled, store};
+use crate::pieces::{Aligned, Shared, filled, store};
 use crate::product::each;
 use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
 
@@ -62,6 +62,9 @@ pub struct Attention<'a, T> {
     pub cached: Cached<'a, T>,
     /// What each row sees, at least one position.
     pub seen: &'a [KeyRange],
+    /// That this is all positions, as they are stored, for every row of the model's layer, in this call or another: as in an encoder
+    /// of pictures. Levels that multiply bf16 in whole numbers do so here only, where no row's numbers depend on what it does not see.
+    pub sees_all: bool,
 }
 
 impl<T: Number> Attention<'_, T> {
@@ -101,6 +104,11 @@ impl<T: Number> Attention<'_, T> {
         let seen = |range: &KeyRange| first <= range.first && range.first < range.end;
         let within = |range: &KeyRange| seen(range) && range.end <= known;
         assert!(self.seen.iter().all(within), "ranges of known positions");
+        let all = |range: &KeyRange| (range.first, range.end) == (0, stored);
+        assert!(
+            !self.sees_all || slots.is_none() && self.seen.iter().all(all),
+            "rows that see all positions as they are stored"
+        );
         let stored = |slot: &u32| (*slot as usize) < stored;
         assert!(slots.is_none_or(|slots| slots.iter().all(stored)), "slots");
     }
@@ -163,7 +171,7 @@ struct State {
     /// Numbers of a query, one more, which is zero, where that is odd.
     depth: usize,
     /// [rows, padded width], not yet divided.
-    mixed: Vec<f32>,
+    mixed: Aligned,
     padded: usize,
     /// The largest score so far, of each row.
     largest: Vec<f32>,
@@ -247,7 +255,7 @@ impl<T: Number> Task<'_, T> {
             rows,
             query,
             depth,
-            mixed: vec![0.0; rows * padded],
+            mixed: Aligned::zeros(rows * padded),
             padded,
             largest: vec![f32::NEG_INFINITY; rows],
             weight: vec![0.0; rows],

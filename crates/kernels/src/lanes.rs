@@ -113,6 +113,19 @@ pub(crate) trait Lanes: Copy {
     unsafe fn store_pairs(to: *mut i16, pairs: Self::Pairs);
     /// The same two i16 for all; the lower half is the first.
     unsafe fn splat_pairs(both: i32) -> Self::Pairs;
+    /// Sixteen pairs, each number times `by`, a power of two, and rounded to a whole one, ties to even; what an i16 does not hold
+    /// becomes anything.
+    #[inline(always)]
+    unsafe fn whole_pairs(first: Self, second: Self, by: Self) -> Self::Pairs {
+        let (mut firsts, mut seconds) = ([0_f32; LANES], [0_f32; LANES]);
+        unsafe {
+            first.mul(by).round().store(firsts.as_mut_ptr());
+            second.mul(by).round().store(seconds.as_mut_ptr());
+            let pairs: [[i16; 2]; LANES] =
+                std::array::from_fn(|lane| [firsts[lane] as i16, seconds[lane] as i16]);
+            Self::load_pairs(pairs.as_ptr().cast())
+        }
+    }
     /// 32 i8.
     unsafe fn load_byte_pairs(from: *const i8) -> Self::Pairs;
     /// Sixteen u8, each for both of its pair.

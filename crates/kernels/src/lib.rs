@@ -12,6 +12,7 @@
 
 mod amx;
 mod attention;
+mod bfp;
 mod lanes;
 mod level;
 mod limits;

@@ -3,10 +3,12 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::amx::PairLines;
+use crate::bfp::{self, Weights};
 use crate::lanes::LANES;
 use crate::number::Number;
 use crate::tile::Right;
@@ -27,6 +29,8 @@ pub struct Packed {
     /// Whether a line holds two inputs.
     pairs: bool,
     lines: Vec<Line>,
+    /// Of pairs, for each panel: [`bfp::steps`]; found when they are first asked for.
+    steps: OnceLock<Vec<u8>>,
 }
 
 impl Packed {
@@ -92,6 +96,7 @@ impl Packed {
             inputs,
             pairs,
             lines,
+            steps: OnceLock::new(),
         })
     }
 
@@ -151,6 +156,23 @@ impl Packed {
             at: self.lines[line..].as_ptr().cast(),
             panel: self.panel_lines(),
         }
+    }
+
+    /// The same with their steps, of an input that begins a block.
+    pub(crate) fn weights(&self, panel: usize, input: usize) -> Weights {
+        let step_panel = bfp::blocks(self.inputs) * LANES;
+        let step = panel * step_panel + input / bfp::BLOCK * LANES;
+        Weights {
+            pairs: self.pair_lines(panel, input),
+            steps: self.steps()[step..].as_ptr(),
+            step_panel,
+        }
+    }
+
+    /// Not on several threads: whoever waits for it may be a thread that this would wait for.
+    fn steps(&self) -> &[u8] {
+        self.steps
+            .get_or_init(|| bfp::steps(&self.lines, self.inputs))
     }
 
     /// From this panel and input on, which is even in pairs.

@@ -1,7 +1,11 @@
 //! Parts of vectors, and results that tasks write side by side.
 
+use std::ops::{Deref, DerefMut};
+use std::slice;
+
 use crate::lanes::{LANES, Lanes};
 use crate::number::Number;
+use crate::pack::Line;
 
 /// A result that several tasks fill, each its own part.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +34,38 @@ pub(crate) fn filled<T: Copy>(count: usize, fill: impl FnOnce(Shared<T>)) -> Vec
     // SAFETY: the capacity is there, and all callers write all of it.
     unsafe { values.set_len(count) };
     values
+}
+
+/// Numbers that begin where a line of cache does, so that no vector of them lies in two.
+#[derive(Debug)]
+pub(crate) struct Aligned {
+    lines: Vec<Line>,
+}
+
+impl Aligned {
+    /// Zeros, and some more behind them where they are not whole lines.
+    pub(crate) fn zeros(count: usize) -> Self {
+        Self {
+            lines: vec![Line([0; LANES]); count.div_ceil(LANES)],
+        }
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: a line is sixteen words, which are as good as f32.
+        unsafe { slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * LANES) }
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let count = self.lines.len() * LANES;
+        // SAFETY: as above.
+        unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), count) }
+    }
 }
 
 /// Sixteen numbers, or `count` of them and zeros.

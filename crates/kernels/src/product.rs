@@ -8,17 +8,20 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use crate::amx::{self, Halves};
-use crate::lanes::{LANES, Lanes};
+use crate::bfp;
+use crate::lanes::{LANES, Lanes, MANY_PANELS};
 use crate::level::{Kernels, Work};
 use crate::number::Number;
 use crate::pack::{Line, Packed};
-use crate::pieces::{Shared, filled, load, store};
+use crate::pieces::{Aligned, Shared, filled, load, store};
 use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep, widen};
 
 /// Rows of a block; with [`BLOCK_DEPTH`] a quarter of a megabyte.
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
 /// The same for rows of bf16 as they lie, in whole tiles of AMX.
 const BLOCK_TALL_ROWS: usize = 256;
+/// The same for rows as whole numbers, half as large as f32.
+const BLOCK_WHOLE_ROWS: usize = 512;
 /// Inputs of a block; a panel of so many is 16 KiB, half of the first cache. A multiple of AMX's steps, and even, for pairs.
 const BLOCK_DEPTH: usize = 256;
 /// Inputs of a block, of all panels worked on together where those are several; 32 KiB.
@@ -71,15 +74,26 @@ impl Kernels {
             inputs
         };
         let parallel = rows * inputs * outputs >= PARALLEL_MIN;
-        let halves = T::halves(x).filter(|_| weight.pairs() && self.has_tiles());
+        let halves = T::halves(x).filter(|_| weight.pairs());
+        let whole = halves.filter(|_| self.has_blocks());
+        let halves = halves.filter(|_| self.has_tiles());
         let halves = halves.map(|x| even(x, inputs));
-        let block_rows = halves.as_ref().map_or(BLOCK_ROWS, |_| BLOCK_TALL_ROWS);
+        let block_rows = match (&halves, whole) {
+            (Some(_), _) => BLOCK_TALL_ROWS,
+            (None, Some(_)) => BLOCK_WHOLE_ROWS,
+            (None, None) => BLOCK_ROWS,
+        };
         filled(rows * outputs, |out| {
             let mut wide = Vec::new();
+            let mut pairs;
             for first in (0..rows).step_by(block_rows) {
                 let count = block_rows.min(rows - first);
                 let left = if let Some(x) = &halves {
                     Rows::Halves(&x[first * depth..(first + count) * depth])
+                } else if let Some(x) = whole {
+                    let x = &x[first * inputs..(first + count) * inputs];
+                    pairs = bfp::Rows::new(self, x, inputs, parallel);
+                    Rows::Whole(&pairs)
                 } else {
                     let block = &x[first * inputs..(first + count) * inputs];
                     // Tiles of about the same size: a small one at the end would take as long as a large one.
@@ -193,6 +207,7 @@ enum Rows<'a> {
     },
     /// bf16, one row after the other.
     Halves(&'a [u16]),
+    Whole(&'a bfp::Rows),
 }
 
 /// A chunk of outputs for a block of rows.
@@ -226,8 +241,8 @@ impl<'a> Tiles<'a> {
     }
 
     /// [rows, panels × LANES].
-    fn sums(self, kernels: Kernels) -> Vec<f32> {
-        let mut sums = vec![0.0; self.rows * self.panels * LANES];
+    fn sums(self, kernels: Kernels) -> Aligned {
+        let mut sums = Aligned::zeros(self.rows * self.panels * LANES);
         match self.left {
             Rows::Wide { numbers, tile_rows } if self.rows <= TILE_ROWS => {
                 let sizes = (self.rows, self.panels, self.depth);
@@ -270,6 +285,17 @@ impl<'a> Tiles<'a> {
                     let sums = self.place(&mut sums, (at.row, at.panel), at.input);
                     // SAFETY: as above, for whole tiles.
                     unsafe { sweep(kernels, sizes, wide(left, tile_rows), right, sums) };
+                });
+            }
+            Rows::Whole(rows) => {
+                let mut whole = bfp::Whole::new(kernels);
+                let blocks = (bfp::DEPTH, MANY_PANELS, self.rows);
+                self.in_blocks(blocks, |at, (count, panels, depth)| {
+                    let weights = self.weight.weights(self.first + at.panel, at.input);
+                    let sums = self.place(&mut sums, (at.row, at.panel), at.input);
+                    let sizes = (panels, at.input, depth);
+                    // SAFETY: as above; blocks are whole but for the last.
+                    unsafe { whole.sweep((rows, count), weights, sizes, sums) };
                 });
             }
             Rows::Halves(numbers) => {

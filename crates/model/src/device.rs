@@ -14,7 +14,7 @@ pub enum ComputeDevice {
     /// All cores.
     #[default]
     Cpu,
-    /// All cores, with the kernels of one level, to compare: `cpu:portable`, `cpu:avx2`, `cpu:avx512`, `cpu:amx`, `cpu:neon`.
+    /// All cores, with the kernels of one level, to compare: `cpu:portable`, `cpu:avx2`, `cpu:avx512-bfp`, `cpu:avx512`, `cpu:amx`, `cpu:neon`.
     CpuAt(Level),
     /// All cores, without kernels of our own: `cpu:generic`.
     CpuGeneric,
@@ -27,7 +27,7 @@ pub enum ComputeDevice {
 /// A name that is not a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "device is {found}, allowed are cpu, cpu:portable, cpu:avx2, cpu:avx512, cpu:amx, cpu:neon, cpu:generic, cuda, cuda:N, metal and metal:N"
+    "device is {found}, allowed are cpu, cpu:portable, cpu:avx2, cpu:avx512-bfp, cpu:avx512, cpu:amx, cpu:neon, cpu:generic, cuda, cuda:N, metal and metal:N"
 )]
 pub struct ComputeDeviceError {
     found: String,
@@ -196,6 +196,7 @@ mod tests {
             ("cuda:3", ComputeDevice::Cuda(3)),
             ("cpu:avx2", ComputeDevice::CpuAt(Level::Avx2)),
             ("cpu:avx512", ComputeDevice::CpuAt(Level::Avx512)),
+            ("cpu:avx512-bfp", ComputeDevice::CpuAt(Level::Avx512Bfp)),
             ("cpu:amx", ComputeDevice::CpuAt(Level::Amx)),
             ("cpu:neon", ComputeDevice::CpuAt(Level::Neon)),
             ("cpu:portable", ComputeDevice::CpuAt(Level::Portable)),

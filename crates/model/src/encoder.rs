@@ -84,6 +84,7 @@ pub(crate) fn multi_head(
             seen: vec![all; query.dim(0)?],
             slots: None,
             first: 0,
+            sees_all: true,
         };
         let sizes = HeadSizes {
             heads,

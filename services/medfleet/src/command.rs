@@ -64,7 +64,7 @@ struct ComputeArgs {
     /// What to compute in: f32 or bf16
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
     dtype: Dtype,
-    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2, cpu:avx512, cpu:amx, cpu:neon), or cuda, cuda:N,
+    /// Where to compute: cpu (or cpu:LEVEL: generic, portable, avx2, avx512-bfp, avx512, amx, neon), or cuda, cuda:N,
     /// metal in a build that has them
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: ComputeDevice,

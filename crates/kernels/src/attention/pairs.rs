@@ -8,8 +8,10 @@ use std::ops::Range;
 use super::rounded::CHUNK;
 use super::{LANES, Lanes, Left, Number, Right, State, Sums, TILE_ROWS, Task, sweep};
 use crate::amx::{self, Halves, PairLines};
+use crate::bfp::{self, Weights};
 use crate::level::Kernels;
 use crate::pack::{Line, interleave};
+use crate::pieces::Aligned;
 use crate::tile::{AHEAD, widen};
 
 /// From so many rows on keys and values are widened once for all of them.
@@ -27,8 +29,17 @@ pub(super) struct Pairs {
     keys: Box<[MaybeUninit<Line>]>,
     /// Panels of sixteen numbers, a line for two positions.
     values: Box<[MaybeUninit<Line>]>,
-    /// `[rows, depth]`, bf16; only for tiles.
+    /// `[rows, depth]`, bf16; for tiles and for whole numbers.
     query: Option<Vec<u16>>,
+    /// For whole numbers.
+    steps: Option<Steps>,
+}
+
+/// The steps of keys and values, [`bfp::steps`] of each panel. What a block of values has in common depends on all of its
+/// positions, so only rows that see all may be multiplied with them.
+struct Steps {
+    keys: Vec<u8>,
+    values: Vec<u8>,
 }
 
 /// Some of a task's rows, and some positions counted from the first one.
@@ -41,22 +52,38 @@ pub(super) struct Part {
 /// Where a part's numbers are widened.
 pub(super) struct Wide {
     /// `[rows, positions]`: scores, later weights.
-    pub(super) numbers: Vec<f32>,
+    pub(super) numbers: Aligned,
     /// Keys or values of some panels, a line for each number of a key or each position; none where pairs are widened in registers.
     lines: Vec<Line>,
+    /// The same as whole numbers.
+    whole: Option<Box<Whole>>,
+}
+
+struct Whole {
+    query: bfp::Rows,
+    weights: bfp::Rows,
+    panels: bfp::Whole,
 }
 
 impl Wide {
-    pub(super) fn new(kernels: Kernels, numbers: usize) -> Self {
-        let widens = kernels.panels() > 1 && !kernels.has_tiles();
+    pub(super) fn new(kernels: Kernels, pairs: &Pairs, numbers: usize) -> Self {
+        let whole = pairs.steps.as_ref().map(|_| {
+            Box::new(Whole {
+                query: bfp::Rows::empty(pairs.depth),
+                weights: bfp::Rows::empty(CHUNK),
+                panels: bfp::Whole::new(kernels),
+            })
+        });
+        let widens = kernels.panels() > 1 && !kernels.has_tiles() && whole.is_none();
         let lines = if widens {
             (kernels.panels() + 1) * CHUNK
         } else {
             0
         };
         Self {
-            numbers: vec![0.0; numbers],
+            numbers: Aligned::zeros(numbers),
             lines: vec![Line([0; LANES]); lines],
+            whole,
         }
     }
 
@@ -113,17 +140,35 @@ impl Pairs {
         let (span, width) = (task.span(), task.of.sizes[2]);
         let all = whole(span.clone());
         let (first, count) = (all.start, all.len());
+        let as_whole = task.kernels.has_blocks() && task.of.sees_all;
         let mut pairs = Self {
             first,
             count,
             depth: state.depth,
             keys: Box::new_uninit_slice(count / LANES * state.depth / 2),
             values: Box::new_uninit_slice(count / 2 * width.div_ceil(LANES)),
-            query: task.kernels.has_tiles().then(|| query(task, state)),
+            query: (task.kernels.has_tiles() || as_whole).then(|| query(task, state)),
+            steps: None,
         };
         pairs.lay_keys(task, &span);
         pairs.lay_values(task, &span);
+        // SAFETY: both were just laid, all of them.
+        let (keys, values) =
+            unsafe { (pairs.keys.assume_init_ref(), pairs.values.assume_init_ref()) };
+        pairs.steps = as_whole.then(|| Steps {
+            keys: bfp::steps(keys, state.depth),
+            values: bfp::steps(values, count),
+        });
         pairs
+    }
+
+    /// Before the scores of some rows: their queries, where those are multiplied as whole numbers.
+    pub(super) fn begin(&self, kernels: Kernels, rows: &Range<usize>, wide: &mut Wide) {
+        if let (Some(whole), Some(query)) = (&mut wide.whole, &self.query) {
+            let query = &query[rows.start * self.depth..rows.end * self.depth];
+            let sizes = (rows.len(), self.depth, self.depth);
+            whole.query.refill(kernels, query, sizes);
+        }
     }
 
     /// Zeros in place of keys that no query sees.
@@ -188,6 +233,23 @@ impl Pairs {
         let (words, panels) = (self.depth / 2, count / LANES);
         let query = part.rows.start * self.depth;
         let keys = self.keys[part.positions.start / LANES * words..].as_ptr();
+        if let (Some(steps), Some(whole)) = (&self.steps, &mut wide.whole) {
+            let step_panel = bfp::blocks(self.depth) * LANES;
+            let steps = steps.keys[part.positions.start / LANES * step_panel..].as_ptr();
+            let right = Weights {
+                pairs: PairLines {
+                    at: keys.cast(),
+                    panel: words,
+                },
+                steps,
+                step_panel,
+            };
+            let sums = sums(&mut wide.numbers, count, true);
+            let sizes = (rows, panels, self.depth);
+            // SAFETY: `begin` laid the queries; keys and scores are there.
+            unsafe { whole.panels.multiply(&whole.query, right, sizes, sums) };
+            return;
+        }
         if let Some(queries) = &self.query {
             let left = Halves {
                 at: queries[query..].as_ptr(),
@@ -247,6 +309,23 @@ impl Pairs {
         let sizes = (rows, state.padded / LANES, count);
         let mixed = &mut state.mixed[part.rows.start * state.padded..];
         let sums = sums(mixed, state.padded, false);
+        if let (Some(steps), Some(whole)) = (&self.steps, &mut wide.whole) {
+            let weights = T::halves(weights).unwrap_or_default();
+            whole
+                .weights
+                .refill(kernels, weights, (rows, count, stride));
+            let right = Weights {
+                pairs: PairLines {
+                    at: values.cast(),
+                    panel,
+                },
+                steps: steps.values[part.positions.start / bfp::BLOCK * LANES..].as_ptr(),
+                step_panel: bfp::blocks(self.count) * LANES,
+            };
+            // SAFETY: weights were just laid; values and results are there.
+            unsafe { whole.panels.multiply(&whole.weights, right, sizes, sums) };
+            return;
+        }
         if self.query.is_some() {
             let left = Halves {
                 at: weights.as_ptr().cast(),

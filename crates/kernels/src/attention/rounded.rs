@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use super::pairs::{Pairs, Part, Wide, whole};
 use super::{BLOCK_ROWS, LANES, Lanes, Number, State, Task};
-use crate::amx;
+use crate::{amx, bfp};
 
 /// Positions whose scores and values are worked on together; what is held of them for [`BLOCK_ROWS`] rows is 24 KiB.
 pub(super) const CHUNK: usize = 128;
-const _: () = assert!(CHUNK.is_multiple_of(amx::STEP));
+const _: () = assert!(CHUNK.is_multiple_of(amx::STEP) && CHUNK.is_multiple_of(bfp::BLOCK));
 /// What is left free behind each row of scores: with 4,096 keys all rows would lie in the same lines of the first cache.
 const APART: usize = 2 * LANES;
 
@@ -35,7 +35,7 @@ impl<T: Number> Task<'_, T> {
         let mut kept = Kept {
             numbers: vec![T::default(); rows * stride],
             stride,
-            wide: Wide::new(self.kernels, rows * CHUNK),
+            wide: Wide::new(self.kernels, &pairs, rows * CHUNK),
             weights: vec![0.0; pairs.count],
         };
         for rows in state.blocks() {
@@ -69,6 +69,7 @@ impl<T: Number> Task<'_, T> {
                 positions: at..all.end.min(at + CHUNK),
             })
         };
+        pairs.begin(self.kernels, &rows, &mut kept.wide);
         // SAFETY: parts are of these rows and of the positions that they see, for which all has room.
         unsafe {
             for part in parts() {

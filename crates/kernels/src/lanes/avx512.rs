@@ -1,5 +1,6 @@
 //! One register of sixteen, with fused multiply-add, and VNNI for sums of integer products.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{LANES, Lanes, MANY_PANELS};
@@ -44,6 +45,18 @@ unsafe fn nibbles(bytes: __m512i) -> (__m512i, __m512i) {
 #[inline(always)]
 unsafe fn blend(lower: __m512i, upper: __m512i) -> __m512i {
     unsafe { _mm512_mask_blend_epi16(UPPER, lower, upper) }
+}
+
+/// One instruction, written as such: from the intrinsic the compiler made two for some of the sums, and those loops are bound by the
+/// number of instructions.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn dot_pairs(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    unsafe {
+        asm!("vpdpwssd {}, {}, {}", inout(zmm_reg) sums, in(zmm_reg) a, in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    sums
 }
 
 impl Lanes for Avx512 {
@@ -255,6 +268,16 @@ impl Lanes for Avx512 {
         unsafe { _mm512_set1_epi32(both) }
     }
 
+    /// Beside 1.5 × 2^23 a number's whole part stands in the lowest bits, so that adding it rounds and converts.
+    #[inline(always)]
+    unsafe fn whole_pairs(first: Self, second: Self, by: Self) -> Self::Pairs {
+        const WHOLE: f32 = 12_582_912.0;
+        unsafe {
+            let whole = |x: Self| _mm512_castps_si512(x.mul_add(by, Self::splat(WHOLE)).0);
+            blend(whole(first), _mm512_slli_epi32::<16>(whole(second)))
+        }
+    }
+
     #[inline(always)]
     unsafe fn load_byte_pairs(from: *const i8) -> Self::Pairs {
         unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) }
@@ -293,7 +316,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     unsafe fn add_pairs(sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums {
-        unsafe { _mm512_dpwssd_epi32(sums, a, b) }
+        unsafe { dot_pairs(sums, a, b) }
     }
 
     #[inline(always)]

@@ -104,6 +104,10 @@ unsafe fn integers<S: Lanes>(words: &[u32; 2 * LANES], four: [i8; 4]) -> Results
         let dots = S::add_dots(S::no_dots(), first, four);
         let dots = S::add_dots(dots, fourth, four);
         let scaled = S::scale_dots(sums, dots, one);
+        // Ties among them.
+        let middle = S::splat(127.0);
+        let x = S::load_u8(at.cast()).sub(middle);
+        let y = S::load_u8(at.add(LANES).cast()).sub(middle);
         vec![
             ("quads", bytes::<S>(quads)),
             ("lower nibbles", bytes::<S>(low)),
@@ -121,6 +125,14 @@ unsafe fn integers<S: Lanes>(words: &[u32; 2 * LANES], four: [i8; 4]) -> Results
             ("dot", floats(S::from_sums(sums))),
             ("add_pairs", floats(S::from_sums(products))),
             ("scale_dots", floats(S::from_sums(scaled))),
+            (
+                "halves",
+                self::words::<S>(S::whole_pairs(x, y, S::splat(0.5))),
+            ),
+            (
+                "large",
+                self::words::<S>(S::whole_pairs(x, y, S::splat(128.0))),
+            ),
             ("load_u8", floats(S::load_u8(at.cast()))),
         ]
     }

@@ -14,6 +14,8 @@ struct Sequence<T> {
     keys: Vec<T>,
     values: Vec<T>,
     seen: Vec<KeyRange>,
+    /// Whether it is known that every row sees all.
+    sees_all: bool,
 }
 
 /// Causal with a window, the first rows seeing each other both ways.
@@ -49,6 +51,7 @@ impl<T: Number> Sequence<T> {
                 first: 0,
             },
             seen: &self.seen,
+            sees_all: self.sees_all,
         }
     }
 }
@@ -63,6 +66,7 @@ impl Sequence<f32> {
             keys: numbers(random, positions * kv_heads * width),
             values: numbers(random, positions * kv_heads * width),
             seen,
+            sees_all: false,
         }
     }
 
@@ -73,6 +77,7 @@ impl Sequence<f32> {
             keys: halves(&self.keys),
             values: halves(&self.values),
             seen: self.seen.clone(),
+            sees_all: self.sees_all,
         }
     }
 
@@ -108,13 +113,17 @@ impl Sequence<f32> {
         };
         kernels.attend(&[Attention {
             cached,
+            sees_all: false,
             ..self.attention()
         }])
     }
 }
 
 fn check(kernels: Kernels, random: &mut SmallRng, sizes: [usize; 3], seen: Vec<KeyRange>) {
-    let mut of = Sequence::new(random, sizes, seen);
+    check_one(kernels, Sequence::new(random, sizes, seen), random);
+}
+
+fn check_one(kernels: Kernels, mut of: Sequence<f32>, random: &mut SmallRng) {
     let found = kernels.attend(&[of.attention()]);
     close(&found, &of.expected(), 2e-5);
     assert_eq!(bits(&of.scattered(kernels, random)), bits(&found));
@@ -125,21 +134,21 @@ fn check(kernels: Kernels, random: &mut SmallRng, sizes: [usize; 3], seen: Vec<K
     close(&wide(&found), &of.expected(), 0.03);
 }
 
+/// What every row sees of so many positions.
+fn all(rows: usize, positions: usize) -> Vec<KeyRange> {
+    let seen = KeyRange {
+        first: 0,
+        end: positions,
+    };
+    vec![seen; rows]
+}
+
 #[test]
 fn the_shapes_of_the_models() {
     for kernels in levels() {
         let mut random = SmallRng::seed_from_u64(6);
-        let all = |rows: usize| {
-            vec![
-                KeyRange {
-                    first: 0,
-                    end: rows
-                };
-                rows
-            ]
-        };
         // SigLIP; MedGemma 4B and 27B, with windows and an image.
-        check(kernels, &mut random, [3, 3, 72], all(300));
+        check(kernels, &mut random, [3, 3, 72], all(300, 300));
         check(kernels, &mut random, [8, 4, 256], ranges(70, 130, 1024, 20));
         check(kernels, &mut random, [4, 2, 128], ranges(40, 300, 64, 0));
         check(kernels, &mut random, [4, 1, 256], ranges(1, 700, 512, 0));
@@ -164,6 +173,39 @@ fn a_row_is_the_same_wherever_the_prompt_was_cut_and_whoever_is_beside_it() {
         let sizes = [4, 2, 80];
         let of = Sequence::new(&mut random, sizes, ranges(400, 0, 150, 0));
         let other = Sequence::new(&mut random, sizes, ranges(9, 33, 20, 5));
+        cut(kernels, &of, &other);
+        cut(kernels, &of.halved(), &other.halved());
+    }
+}
+
+/// Rows that see all, as an encoder's: odd widths, more and fewer panels than are worked on at once, blocks that are not whole.
+#[test]
+fn all_see_all() {
+    for kernels in levels() {
+        let mut random = SmallRng::seed_from_u64(8);
+        for (sizes, rows, positions) in [
+            ([3, 3, 72], 300, 300),
+            ([2, 2, 64], 130, 257),
+            ([2, 1, 73], 50, 500),
+            ([1, 1, 9], 7, 31),
+            ([2, 2, 48], 1, 1),
+            ([1, 1, 256], 49, 130),
+        ] {
+            let mut of = Sequence::new(&mut random, sizes, all(rows, positions));
+            of.sees_all = true;
+            check_one(kernels, of, &mut random);
+        }
+    }
+}
+
+#[test]
+fn a_row_that_sees_all_is_the_same_whoever_is_beside_it() {
+    for kernels in levels() {
+        let mut random = SmallRng::seed_from_u64(9);
+        let sizes = [4, 2, 80];
+        let mut of = Sequence::new(&mut random, sizes, all(400, 400));
+        let mut other = Sequence::new(&mut random, sizes, all(9, 42));
+        (of.sees_all, other.sees_all) = (true, true);
         cut(kernels, &of, &other);
         cut(kernels, &of.halved(), &other.halved());
     }
@@ -208,6 +250,7 @@ fn scores_of_any_size_are_weighed() {
                 first: 0,
             },
             seen: &[KeyRange { first: 0, end: 4 }],
+            sees_all: true,
         }]);
         assert_eq!(found, [3.0]);
     }
@@ -232,6 +275,7 @@ fn weights_are_rounded_in_bf16() {
                 first: 0,
                 end: KEYS,
             }],
+            sees_all: true,
         }]);
         assert_eq!(wide(&found), [1.0 - 1.0 / 256.0]);
     }

@@ -138,6 +138,114 @@ fn whole_numbers_are_exact() {
     });
 }
 
+/// Rows and weights in which some inputs are up to 2^12 times as large as others: what levels that multiply bf16 in whole numbers
+/// lose beside a large one stays below 2^−15 of it.
+#[test]
+fn what_is_small_beside_what_is_large() {
+    const SHARED: usize = 64;
+    fuzz_once(|kernels, random| {
+        let (rows, outputs, inputs) = (9, 40, 333);
+        let mut uneven = |count: usize| -> Vec<bf16> {
+            let mut some = numbers(random, count);
+            for value in &mut some {
+                *value *= f32::powi(2.0, random.random_range(0..=12));
+            }
+            halves(&some)
+        };
+        let (x, w) = (uneven(rows * inputs), uneven(outputs * inputs));
+        let packed = Packed::new(&w, [outputs, inputs]);
+        let found = wide(&kernels.product(&x, &packed, Then::default()));
+        let (x, w) = (wide(&x), wide(&w));
+        let exact = reference::product(&x, &w, inputs);
+        for (index, (found, exact)) in found.iter().zip(exact).enumerate() {
+            let row = &x[index / outputs * inputs..][..inputs];
+            let output = &w[index % outputs * inputs..][..inputs];
+            let sum = |values: &[f32]| values.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+            let lost = |(row, output): (&[f32], &[f32])| {
+                let largest = row.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+                sum(output) * (f64::from(largest) + sum(row)) / 32_767.0
+            };
+            let blocks = row.chunks(SHARED).zip(output.chunks(SHARED));
+            let allowed = blocks.map(lost).sum::<f64>() + exact.abs() / 512.0;
+            let off = (f64::from(*found) - exact).abs();
+            assert!(off <= allowed, "{found} is {exact}, within {allowed}");
+        }
+    });
+}
+
+/// Blocks whose values are all alike are as long as they can be, and so are their sums.
+#[test]
+fn blocks_of_one_value_are_exact() {
+    fuzz_once(|kernels, _| {
+        for (mantissa, sign) in
+            (128_u8..=255).flat_map(|mantissa| [(mantissa, 1.0), (mantissa, -1.0)])
+        {
+            for inputs in [63, 64, 128] {
+                let value = f32::from(mantissa) / 128.0;
+                let (x, w) = (vec![value; 7 * inputs], vec![sign * value; 17 * inputs]);
+                let packed = Packed::new(&halves(&w), [17, inputs]);
+                let found = kernels.product(&halves(&x), &packed, Then::default());
+                let expected = bf16::from_f32(sign * value * value * inputs as f32);
+                assert!(
+                    found.iter().all(|found| *found == expected),
+                    "{mantissa}, {inputs} inputs"
+                );
+            }
+        }
+    });
+}
+
+/// Very large and very small numbers by powers of two change no digit.
+#[test]
+fn powers_of_two_are_exact() {
+    fuzz_once(|kernels, random| {
+        let (rows, outputs, inputs) = (7, 17, 130);
+        let (x, w) = (
+            numbers(random, rows * inputs),
+            numbers(random, outputs * inputs),
+        );
+        let product = |x: &[f32], w: &[f32]| {
+            let packed = Packed::new(&halves(w), [outputs, inputs]);
+            wide(&kernels.product(&halves(x), &packed, Then::default()))
+        };
+        let times = |values: &[f32], power: i32| -> Vec<f32> {
+            values.iter().map(|x| x * f32::powi(2.0, power)).collect()
+        };
+        let plain = product(&x, &w);
+        for (left, right) in [(100, -100), (-90, 90), (40, 40), (-30, -30)] {
+            let found = product(&times(&x, left), &times(&w, right));
+            assert_eq!(found, times(&plain, left + right), "{left}, {right}");
+        }
+        assert_eq!(
+            product(&times(&x, 0), &vec![0.0; w.len()]),
+            vec![0.0; plain.len()]
+        );
+        assert_eq!(product(&vec![0.0; x.len()], &w), vec![0.0; plain.len()]);
+    });
+}
+
+/// What is no finite number stays none, and spoils no other result.
+#[test]
+fn what_is_not_finite_shows() {
+    fuzz_once(|kernels, random| {
+        let (rows, outputs, inputs) = (8, 35, 150);
+        let (mut x, mut w) = (
+            halves(&numbers(random, rows * inputs)),
+            halves(&numbers(random, outputs * inputs)),
+        );
+        for bad in [bf16::NAN, bf16::INFINITY, bf16::NEG_INFINITY] {
+            x[2 * inputs + 149] = bad;
+            w[20 * inputs + 70] = bad;
+            let packed = Packed::new(&w, [outputs, inputs]);
+            let found: Vec<bf16> = kernels.product(&x, &packed, Then::default());
+            for (index, value) in found.iter().enumerate() {
+                let spoilt = index / outputs == 2 || index % outputs == 20;
+                assert_eq!(value.is_finite(), !spoilt, "{bad} at result {index}");
+            }
+        }
+    });
+}
+
 #[test]
 fn rows_are_read_back() {
     let values: Vec<f32> = (0..37 * 19).map(|x| x as f32).collect();

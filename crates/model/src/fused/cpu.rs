@@ -336,6 +336,8 @@ pub(crate) struct Rows {
     pub(crate) seen: Vec<KeyRange>,
     pub(crate) slots: Option<Vec<u32>>,
     pub(crate) first: usize,
+    /// Whether every row sees all positions; without slots only.
+    pub(crate) sees_all: bool,
 }
 
 /// query [rows, heads × width] over keys and values [slots, kv heads × width] → [rows, heads × width].
@@ -368,6 +370,7 @@ pub(crate) fn attend(
                         first: rows.first,
                     },
                     seen: &rows.seen,
+                    sees_all: rows.sees_all,
                 }
             });
             kernels.attend(&attention.collect::<Vec<_>>())

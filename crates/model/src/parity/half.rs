@@ -1,10 +1,12 @@
 //! bf16 against the reference's own bf16, over the matrix. Where bf16 is rounded is part of the model: softmax, norms,
 //! activations and the last step of every product are computed in f32 and rounded where the reference rounds.
 
+use medfleet_kernels::Level;
+
 use super::matrix::matrix;
-use super::{best, println_figure};
-use crate::Dtype;
+use super::{best, on, println_figure};
 use crate::text::Mutations;
+use crate::{ComputeDevice, Dtype};
 
 /// Mean Kullback-Leibler divergence from the reference over the stored positions of a case, in nats.
 const DIVERGENCE_MAX: f64 = 1e-3;
@@ -84,6 +86,35 @@ fn check_half(checkpoint: &str) {
 
 mod bf16 {
     over_the_matrix!(check_half);
+}
+
+/// In block floating point bf16 parts from the reference's own bf16 as far as that parts from f32, since every last digit that falls
+/// otherwise is handed on. From f32 it must be no further than the reference's own is.
+fn check_blocks(checkpoint: &str) {
+    /// What the mean over all cases of a checkpoint may be, of the reference's own.
+    const SHARE_MAX: f64 = 1.25;
+    let level = Level::Avx512Bfp;
+    if !level.is_available() {
+        return;
+    }
+    let model = matrix().load(checkpoint, on(ComputeDevice::CpuAt(level), Dtype::Bf16));
+    let (mut found, mut reference) = (0.0, 0.0);
+    for name in matrix().case_names(checkpoint) {
+        let case = matrix().case(&model, checkpoint, name, "");
+        let rounded = matrix().case(&model, checkpoint, name, "bf16.").logits;
+        reference += divergence(&case.logits, &rounded);
+        found += divergence(&case.logits, &case.selected(&case.all_logits(&model)));
+    }
+    let share = found / reference;
+    println_figure(
+        &format!("{checkpoint} in {level}, share of the reference's own"),
+        share,
+    );
+    assert!(share <= SHARE_MAX, "{checkpoint}: {share}");
+}
+
+mod blocks {
+    over_the_matrix!(check_blocks);
 }
 
 #[test]

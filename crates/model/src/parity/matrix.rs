@@ -13,7 +13,7 @@ use super::recipe::{Recipe, checksum};
 use super::{TOLERANCE, all, difference, largest, println_figure};
 use crate::generate::{Continue, Request};
 use crate::text::Mutations;
-use crate::{Dtype, GenerateError, Model, Prompt};
+use crate::{Dtype, GenerateError, LoadOptions, Model, Prompt};
 
 #[derive(Deserialize)]
 struct Described {
@@ -78,9 +78,13 @@ impl Matrix {
     }
 
     pub(super) fn model(&self, checkpoint: &str, dtype: Dtype) -> Model {
+        self.load(checkpoint, all(dtype))
+    }
+
+    pub(super) fn load(&self, checkpoint: &str, options: LoadOptions) -> Model {
         let dir = TempDir::new().unwrap();
         self.recipe(checkpoint).write(dir.path());
-        Model::load(dir.path(), all(dtype)).unwrap()
+        Model::load(dir.path(), options).unwrap()
     }
 
     /// One case; `kind` is "" or "bf16." for the logits of the reference in that dtype.

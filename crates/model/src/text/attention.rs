@@ -132,6 +132,7 @@ impl Heads<'_> {
                 seen: (chunk.start..end).map(|q| visible.range(q)).collect(),
                 slots: Some(pool.slots(group, chunk.table, first..end)),
                 first,
+                sees_all: false,
             }
         });
         let sizes = HeadSizes {

@@ -70,7 +70,7 @@ pub(super) struct Checkpoint {
     /// Layers of each tower at most, for a run that takes less; DIR then holds a checkpoint of so many
     #[arg(long, value_name = "N", default_value_t = LAYERS)]
     layers: usize,
-    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2, cpu:avx512, cpu:amx, cpu:neon), or cuda, cuda:N,
+    /// Where to compute: cpu (or cpu:LEVEL: generic, portable, avx2, avx512-bfp, avx512, amx, neon), or cuda, cuda:N,
     /// metal in a build that has them; several for `bench model`, which then takes turns
     #[arg(
         long,
