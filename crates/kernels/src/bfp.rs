@@ -11,6 +11,8 @@
 mod panels;
 mod rows;
 
+use rayon::prelude::*;
+
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 use crate::pack::Line;
@@ -51,12 +53,18 @@ pub(crate) const fn blocks(inputs: usize) -> usize {
 }
 
 /// The steps of panels of so many inputs, in pairs: `[panels, blocks, LANES]`, exponents, 127 more than they mean.
-pub(crate) fn steps(lines: &[Line], inputs: usize) -> Vec<u8> {
+pub(crate) fn steps(lines: &[Line], inputs: usize, parallel: bool) -> Vec<u8> {
     let (pairs, of_panel) = (inputs.div_ceil(2), blocks(inputs) * LANES);
     let mut steps = vec![0; lines.len() / pairs * of_panel];
-    let panels = lines.chunks_exact(pairs);
-    for (lines, steps) in panels.zip(steps.chunks_exact_mut(of_panel)) {
+    let find = |(lines, steps): (&[Line], &mut [u8])| {
         Kernels::best().run(Steps { lines, steps });
+    };
+    if parallel {
+        let steps = steps.par_chunks_exact_mut(of_panel);
+        lines.par_chunks_exact(pairs).zip(steps).for_each(find);
+    } else {
+        let steps = steps.chunks_exact_mut(of_panel);
+        lines.chunks_exact(pairs).zip(steps).for_each(find);
     }
     steps
 }
