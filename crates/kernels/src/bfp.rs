@@ -3,13 +3,17 @@
 //!
 //! A bf16 has eight significant bits. [`BLOCK`] inputs of a row share a power of two, their *step*, and are whole numbers of it, of up
 //! to fifteen bits; so do as many weights of an output. Both steps are as small as they may be for the sum of a block's products to
-//! be exact in an i32, by the lengths of both vectors. Sums are scaled, and blocks are added up in order, in f32. What is 32 to 128
-//! times smaller than the largest beside it, or more, may lose digits; all else is exact.
+//! be exact in an i32, by the lengths of both vectors. Sums are scaled, and blocks are added up in order, in f32. What is 16 to 128
+//! times smaller than the largest beside it, or more, may lose digits; all other numbers are held exactly. What is below 2^−119, a
+//! number or a result, may be lost, and where the largest of a row's block and of the weights' are 2^150 and more together, zero
+//! may come out as no number: f32 does not hold the product of such steps.
 //!
 //! Weights stay bf16 in memory and become whole numbers while they pass by.
 
 mod panels;
 mod rows;
+
+use rayon::prelude::*;
 
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
@@ -51,12 +55,18 @@ pub(crate) const fn blocks(inputs: usize) -> usize {
 }
 
 /// The steps of panels of so many inputs, in pairs: `[panels, blocks, LANES]`, exponents, 127 more than they mean.
-pub(crate) fn steps(lines: &[Line], inputs: usize) -> Vec<u8> {
+pub(crate) fn steps(lines: &[Line], inputs: usize, parallel: bool) -> Vec<u8> {
     let (pairs, of_panel) = (inputs.div_ceil(2), blocks(inputs) * LANES);
     let mut steps = vec![0; lines.len() / pairs * of_panel];
-    let panels = lines.chunks_exact(pairs);
-    for (lines, steps) in panels.zip(steps.chunks_exact_mut(of_panel)) {
+    let find = |(lines, steps): (&[Line], &mut [u8])| {
         Kernels::best().run(Steps { lines, steps });
+    };
+    if parallel {
+        let steps = steps.par_chunks_exact_mut(of_panel);
+        lines.par_chunks_exact(pairs).zip(steps).for_each(find);
+    } else {
+        let steps = steps.chunks_exact_mut(of_panel);
+        lines.chunks_exact(pairs).zip(steps).for_each(find);
     }
     steps
 }

@@ -63,7 +63,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn mul_add(self, by: Self, to: Self) -> Self;
     /// To the nearest whole number, ties to even.
     unsafe fn round(self) -> Self;
-    /// 2^self of whole numbers between −126 and 127.
+    /// 2^self of whole numbers between −126 and 127; zero of −127, infinity of 128.
     unsafe fn power_of_two(self) -> Self;
 
     /// Widened bf16.

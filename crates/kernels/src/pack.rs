@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::amx::PairLines;
 use crate::bfp::{self, Weights};
 use crate::lanes::LANES;
+use crate::level::Kernels;
 use crate::number::Number;
 use crate::tile::Right;
 
@@ -29,7 +30,7 @@ pub struct Packed {
     /// Whether a line holds two inputs.
     pairs: bool,
     lines: Vec<Line>,
-    /// Of pairs, for each panel: [`bfp::steps`]; found when they are first asked for.
+    /// Of pairs, for each panel: [`bfp::steps`]; found by [`Self::prepare`], or else when they are first asked for.
     steps: OnceLock<Vec<u8>>,
 }
 
@@ -100,6 +101,14 @@ impl Packed {
         })
     }
 
+    /// Finds what products of this level need beside the weights now, on all threads. At the first product one thread would, and
+    /// all others would wait for it.
+    pub fn prepare(&mut self, kernels: Kernels) {
+        if self.pairs && kernels.has_blocks() {
+            self.steps = OnceLock::from(bfp::steps(&self.lines, self.inputs, true));
+        }
+    }
+
     /// Rows of the matrix.
     pub const fn outputs(&self) -> usize {
         self.outputs
@@ -111,8 +120,8 @@ impl Packed {
     }
 
     /// Bytes in memory.
-    pub const fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>() + self.steps.get().map_or(0, Vec::len)
     }
 
     /// Row `output` as it was packed.
@@ -172,7 +181,7 @@ impl Packed {
     /// Not on several threads: whoever waits for it may be a thread that this would wait for.
     fn steps(&self) -> &[u8] {
         self.steps
-            .get_or_init(|| bfp::steps(&self.lines, self.inputs))
+            .get_or_init(|| bfp::steps(&self.lines, self.inputs, false))
     }
 
     /// From this panel and input on, which is even in pairs.
@@ -214,5 +223,29 @@ pub(crate) fn interleave(rows: &[u32], width: usize, lines: &mut [MaybeUninit<Li
         for (line, words) in lines.iter_mut().zip(block) {
             line.write(Line(words));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::Level;
+
+    #[test]
+    fn what_is_prepared_is_what_is_found_when_asked_for() {
+        let Some(kernels) = Kernels::at(Level::Avx512Bfp) else {
+            return;
+        };
+        let (outputs, inputs) = (35, 200);
+        let values: Vec<bf16> = (0..outputs * inputs)
+            .map(|value| bf16::from_f32(value as f32))
+            .collect();
+        let asked = Packed::new(&values, [outputs, inputs]);
+        let mut prepared = Packed::new(&values, [outputs, inputs]);
+        prepared.prepare(kernels);
+        assert!(asked.steps.get().is_none() && prepared.steps.get().is_some());
+        assert_eq!(prepared.steps(), asked.steps());
     }
 }

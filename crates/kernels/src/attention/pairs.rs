@@ -156,8 +156,8 @@ impl Pairs {
         let (keys, values) =
             unsafe { (pairs.keys.assume_init_ref(), pairs.values.assume_init_ref()) };
         pairs.steps = as_whole.then(|| Steps {
-            keys: bfp::steps(keys, state.depth),
-            values: bfp::steps(values, count),
+            keys: bfp::steps(keys, state.depth, false),
+            values: bfp::steps(values, count, false),
         });
         pairs
     }

@@ -179,12 +179,13 @@ unsafe fn whole_line<S: Lanes>(from: *const u32, many: S) -> S::Pairs {
     }
 }
 
-/// The steps of sixteen outputs' weights, and how many make one.
+/// The steps of sixteen outputs' weights, and how many make one: none of [`super::NO_STEP`], so that all whole numbers are zero,
+/// and zero times infinity is no number. A sum with a sign would be −∞, which softmax and samplers take for what counts nothing.
 #[inline(always)]
 unsafe fn steps_of<S: Lanes>(exponents: *const u8) -> (S, S) {
     unsafe {
         let exponent = S::load_u8(exponents).sub(S::splat(127.0));
-        let many = S::splat(-126.0).max(S::splat(0.0).sub(exponent));
+        let many = S::splat(-127.0).max(S::splat(0.0).sub(exponent));
         (exponent.power_of_two(), many.power_of_two())
     }
 }

@@ -185,6 +185,10 @@ impl Work for Check {
                 let expected = whole.map(|n| 2_f32.powf(n).to_bits());
                 assert_eq!(found, expected, "2 to the powers from {first}");
             }
+            for (power, expected) in [(-127.0, 0.0), (128.0, f32::INFINITY)] {
+                let found = floats(S::splat(power).power_of_two());
+                assert_eq!(found, [f32::to_bits(expected); LANES], "2^{power}");
+            }
         }
     }
 }

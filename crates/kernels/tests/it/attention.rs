@@ -211,6 +211,22 @@ fn a_row_that_sees_all_is_the_same_whoever_is_beside_it() {
     }
 }
 
+/// A key that is no number spoils all rows, whatever sign the rest of its score has: −∞ would only count nothing.
+#[test]
+fn a_key_that_is_no_number_shows() {
+    let (width, position) = (72, 70);
+    for kernels in levels() {
+        let mut random = SmallRng::seed_from_u64(10);
+        let mut of = Sequence::new(&mut random, [1, 1, width], all(50, 130));
+        of.sees_all = true;
+        of.keys[position * width + 64] = f32::powi(2.0, 127);
+        of.keys[position * width + 65] = f32::NAN;
+        let of = of.halved();
+        let found = kernels.attend(&[of.attention()]);
+        assert!(found.iter().all(|value| value.is_nan()));
+    }
+}
+
 /// Attention of `of` in parts, `other` around each.
 fn cut<T: Number + PartialEq>(kernels: Kernels, of: &Sequence<T>, other: &Sequence<T>) {
     let whole = kernels.attend(&[of.attention()]);

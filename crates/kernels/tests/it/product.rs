@@ -246,6 +246,25 @@ fn what_is_not_finite_shows() {
     });
 }
 
+/// However large a weight beside it is: infinity would look like a number that is only too large, or too small to count.
+#[test]
+fn what_is_no_number_beside_what_is_large() {
+    fuzz_once(|kernels, _| {
+        let (outputs, inputs) = (70, 130);
+        let mut w = vec![bf16::ONE; outputs * inputs];
+        for output in 0..outputs {
+            w[output * inputs + 64] = bf16::NAN;
+            w[output * inputs + 65] = bf16::from_f32(f32::powi(-2.0, 127));
+        }
+        let packed = Packed::new(&w, [outputs, inputs]);
+        for rows in [1, 7] {
+            let x = vec![bf16::ONE; rows * inputs];
+            let found: Vec<bf16> = kernels.product(&x, &packed, Then::default());
+            assert!(found.iter().all(|found| found.is_nan()), "{rows} rows");
+        }
+    });
+}
+
 #[test]
 fn rows_are_read_back() {
     let values: Vec<f32> = (0..37 * 19).map(|x| x as f32).collect();

@@ -94,7 +94,8 @@ pub(crate) struct After<'a> {
 }
 
 impl Matrix {
-    pub(crate) const fn packed(kernels: Kernels, weight: Packed) -> Self {
+    pub(crate) fn packed(kernels: Kernels, mut weight: Packed) -> Self {
+        weight.prepare(kernels);
         Self {
             kernels,
             weight: Weight::Packed(weight),
