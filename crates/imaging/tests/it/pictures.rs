@@ -174,6 +174,24 @@ fn a_jpeg_of_red_green_and_blue_is_not_turned_into_them_again() {
     assert_eq!(refused, Reason::UnsupportedColour);
 }
 
+/// libjpeg 9 names its components so, behind JFIF's segment: by that alone they were shown as luminance and chrominance.
+#[test]
+fn a_jpeg_of_a_wider_gamut_is_refused() {
+    let colour = [200_u8, 30, 40];
+    let whole = jpeg(8, 8, ExtendedColorType::Rgb8, &colour.repeat(64), None);
+    for names in [b"rgb", &[1, 34, 35]] {
+        let mut bytes = whole.clone();
+        // Where the first one is named, and how far from it the next, in the headers of the frame and of the scan.
+        for (marker, first, step) in [(b"\xff\xc0", 10, 3), (b"\xff\xda", 5, 2)] {
+            let at = find(&bytes, marker) + first;
+            for (index, name) in names.iter().enumerate() {
+                bytes[at + index * step] = *name;
+            }
+        }
+        assert_eq!(reason(&bytes), Reason::UnsupportedColour, "{names:?}");
+    }
+}
+
 /// A profile of these colours, with nothing in it that makes them sRGB's.
 fn profile(space: &[u8; 4]) -> Vec<u8> {
     let mut profile = vec![0; 132];

@@ -170,9 +170,7 @@ fn colour_hint(bytes: &[u8]) -> ColourHint {
             _ => {}
         }
     }
-    // Those of a wider gamut the decoder refuses.
-    let wide = names == [1, 34, 35];
-    if names.len() == 3 && !wide {
+    if names.len() == 3 {
         ColourHint::of(jfif, adobe, &names)
     } else {
         ColourHint::None
