@@ -192,6 +192,32 @@ fn a_jpeg_of_a_wider_gamut_is_refused() {
     }
 }
 
+/// Of other bits each pixel was shown as two, and luminance and chrominance as red, green and blue.
+#[test]
+fn a_lossless_jpeg_has_8_bits_and_says_that_it_is_red_green_and_blue() {
+    let file = "pydicom-3.0.2/test_files/SC_rgb_jpeg_gdcm.dcm";
+    let file = std::fs::read(crate::corpus::cache().join(file)).unwrap();
+    // Adobe's segment, then the headers, whose components are called R, G and B.
+    let good = &file[find(&file, b"\xff\xd8\xff\xee")..];
+    let (frame, scan) = (find(good, b"\xff\xc3"), find(good, b"\xff\xda"));
+    assert_eq!(decode(good, 100).frames[0].0.channels, 3);
+    for bits in [7, 12, 16] {
+        let mut bytes = good.to_vec();
+        bytes[frame + 4] = bits;
+        assert_eq!(reason(&bytes), Reason::UnsupportedColour, "{bits} bits");
+    }
+    let mut numbered = good.to_vec();
+    for number in 1..=3_u8 {
+        let at = usize::from(number - 1);
+        numbered[frame + 10 + 3 * at] = number;
+        numbered[scan + 5 + 2 * at] = number;
+    }
+    assert_eq!(decode(&numbered, 100).frames[0].0.channels, 3);
+    // Without Adobe's segment.
+    numbered.drain(2..frame);
+    assert_eq!(reason(&numbered), Reason::UnsupportedColour);
+}
+
 /// A profile of these colours, with nothing in it that makes them sRGB's.
 fn profile(space: &[u8; 4]) -> Vec<u8> {
     let mut profile = vec![0; 132];
