@@ -119,7 +119,10 @@ fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
         )));
     }
     if coded.lossless
-        && coded.hint == jpeg::ColourHint::Rgb
+        && matches!(
+            coded.hint,
+            jpeg::ColourHint::Rgb | jpeg::ColourHint::Contrary
+        )
         && matches!(
             image.photometric,
             Photometric::YbrFull | Photometric::YbrFull422

@@ -226,15 +226,17 @@ pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec
             return Err(Refusal::new(Reason::UnsupportedColour));
         }
     };
-    limits.check_ratio(
-        bytes.len() as u64,
-        u64::from(width) * u64::from(height) * u64::from(channels),
-    )?;
+    let samples = u64::from(width) * u64::from(height) * u64::from(channels);
+    limits.check_ratio(bytes.len() as u64, samples)?;
     let orientation = decoder
         .exif_data()
         .and_then(Orientation::from_exif_chunk)
         .unwrap_or(Orientation::NoTransforms);
     let pixels = guarded(|| jpeg::decode_complete(&mut decoder, bytes))?;
+    // Of a lossless one that has not 8 bits the decoder gives two bytes a sample, whatever format it says.
+    if pixels.len() as u64 != samples {
+        return Err(Refusal::new(Reason::UnsupportedColour).found("not 8 bits a sample"));
+    }
     let mut notes = vec![Note::LossyCompressed];
     if let Some(profile) = decoder.icc_profile() {
         notes.extend(icc::judge(&profile)?);

@@ -46,6 +46,10 @@ pub(super) enum ColourHint {
 impl ColourHint {
     /// By JFIF's segment, the transform of Adobe's, and the names of the components.
     fn of(jfif: bool, adobe: Option<u8>, names: &[u8]) -> Self {
+        // Names of a wider gamut, which some decoders know and others pass over: libjpeg 9 writes JFIF's segment before them.
+        if matches!(names, b"rgb" | [1, 34, 35]) {
+            return Self::Contrary;
+        }
         let adobe = match adobe {
             Some(0) => Some(Self::Rgb),
             Some(1) => Some(Self::Ybr),
@@ -378,6 +382,8 @@ mod tests {
             (true, Some(0), numbers, ColourHint::Contrary),
             (true, None, b"RGB", ColourHint::Contrary),
             (false, Some(1), b"RGB", ColourHint::Contrary),
+            (true, None, b"rgb", ColourHint::Contrary),
+            (true, None, &[1, 34, 35], ColourHint::Contrary),
         ] {
             let hint = ColourHint::of(jfif, adobe, names);
             assert_eq!(hint, expected, "{jfif} {adobe:?} {names:?}");

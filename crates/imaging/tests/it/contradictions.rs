@@ -365,15 +365,26 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
 fn a_lossless_jpeg_of_red_green_and_blue_is_called_so() {
     let file = "pydicom-3.0.2/test_files/SC_rgb_jpeg_gdcm.dcm";
     let good = std::fs::read(crate::corpus::cache().join(file)).unwrap();
-    let found = |photometric: &str| {
+    let found = |photometric: &str, segment: &[u8]| {
         let mut object = dicom_object::from_reader(&good[..]).unwrap();
         set(&mut object, tags::PHOTOMETRIC_INTERPRETATION, photometric);
         let mut bytes = Vec::new();
         object.write_all(&mut bytes).unwrap();
+        // Into the only fragment, behind its start of image.
+        let at = find(&bytes, b"\xff\xd8\xff");
+        let length = u32::from_le_bytes(bytes[at - 4..at].try_into().unwrap());
+        let length = length + segment.len() as u32;
+        bytes[at - 4..at].copy_from_slice(&length.to_le_bytes());
+        bytes.splice(at + 2..at + 2, segment.iter().copied());
         values_refused(&bytes)
     };
-    assert_eq!(found("RGB"), None);
-    assert_eq!(found("YBR_FULL"), Some(Reason::PixelDataMismatch));
+    let jfif = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0";
+    assert_eq!(found("RGB", &[]), None);
+    assert_eq!(found("RGB", jfif), None);
+    let refused = Some(Reason::PixelDataMismatch);
+    assert_eq!(found("YBR_FULL", &[]), refused);
+    // It says both of itself.
+    assert_eq!(found("YBR_FULL", jfif), refused);
 }
 
 #[test]

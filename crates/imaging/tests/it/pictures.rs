@@ -174,6 +174,50 @@ fn a_jpeg_of_red_green_and_blue_is_not_turned_into_them_again() {
     assert_eq!(refused, Reason::UnsupportedColour);
 }
 
+/// libjpeg 9 names its components so, behind JFIF's segment: by that alone they were shown as luminance and chrominance.
+#[test]
+fn a_jpeg_of_a_wider_gamut_is_refused() {
+    let colour = [200_u8, 30, 40];
+    let whole = jpeg(8, 8, ExtendedColorType::Rgb8, &colour.repeat(64), None);
+    for names in [b"rgb", &[1, 34, 35]] {
+        let mut bytes = whole.clone();
+        // Where the first one is named, and how far from it the next, in the headers of the frame and of the scan.
+        for (marker, first, step) in [(b"\xff\xc0", 10, 3), (b"\xff\xda", 5, 2)] {
+            let at = find(&bytes, marker) + first;
+            for (index, name) in names.iter().enumerate() {
+                bytes[at + index * step] = *name;
+            }
+        }
+        assert_eq!(reason(&bytes), Reason::UnsupportedColour, "{names:?}");
+    }
+}
+
+/// Of other bits each pixel was shown as two, and luminance and chrominance as red, green and blue.
+#[test]
+fn a_lossless_jpeg_has_8_bits_and_says_that_it_is_red_green_and_blue() {
+    let file = "pydicom-3.0.2/test_files/SC_rgb_jpeg_gdcm.dcm";
+    let file = std::fs::read(crate::corpus::cache().join(file)).unwrap();
+    // Adobe's segment, then the headers, whose components are called R, G and B.
+    let good = &file[find(&file, b"\xff\xd8\xff\xee")..];
+    let (frame, scan) = (find(good, b"\xff\xc3"), find(good, b"\xff\xda"));
+    assert_eq!(decode(good, 100).frames[0].0.channels, 3);
+    for bits in [7, 12, 16] {
+        let mut bytes = good.to_vec();
+        bytes[frame + 4] = bits;
+        assert_eq!(reason(&bytes), Reason::UnsupportedColour, "{bits} bits");
+    }
+    let mut numbered = good.to_vec();
+    for number in 1..=3_u8 {
+        let at = usize::from(number - 1);
+        numbered[frame + 10 + 3 * at] = number;
+        numbered[scan + 5 + 2 * at] = number;
+    }
+    assert_eq!(decode(&numbered, 100).frames[0].0.channels, 3);
+    // Without Adobe's segment.
+    numbered.drain(2..frame);
+    assert_eq!(reason(&numbered), Reason::UnsupportedColour);
+}
+
 /// A profile of these colours, with nothing in it that makes them sRGB's.
 fn profile(space: &[u8; 4]) -> Vec<u8> {
     let mut profile = vec![0; 132];

@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use jpeg_decoder::{ColorTransform, Decoder, Error, ImageInfo};
+use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, Error, ImageInfo, PixelFormat};
 
 use super::ColourHint;
 use crate::{Reason, Refusal};
@@ -163,16 +163,14 @@ fn colour_hint(bytes: &[u8]) -> ColourHint {
             0xe0 if segment.starts_with(b"JFIF\0") => jfif = true,
             0xee if segment.starts_with(b"Adobe") => adobe = segment.get(11).copied(),
             // Precision and size, then the components.
-            0xc0..=0xc2 => {
+            0xc0..=0xc3 => {
                 let components = segment.get(6..).unwrap_or_default().chunks_exact(3);
                 names = components.map(|component| component[0]).collect();
             }
             _ => {}
         }
     }
-    // Those of a wider gamut the decoder refuses.
-    let wide = names == [1, 34, 35];
-    if names.len() == 3 && !wide {
+    if names.len() == 3 {
         ColourHint::of(jfif, adobe, &names)
     } else {
         ColourHint::None
@@ -188,8 +186,17 @@ pub(crate) fn decode_complete<R: std::io::Read>(
     if !is_whole(progressive, &scans) {
         return Err(Refusal::new(Reason::Truncated));
     }
+    // The decoder turns no colours of a lossless one.
+    let is_lossless = decoder.info().is_some_and(|info| {
+        info.coding_process == CodingProcess::Lossless
+            && matches!(info.pixel_format, PixelFormat::RGB24)
+    });
     let transform = match colour_hint(bytes) {
         ColourHint::Rgb => Some(ColorTransform::RGB),
+        ColourHint::Ybr | ColourHint::None if is_lossless => {
+            return Err(Refusal::new(Reason::UnsupportedColour)
+                .found("a lossless JPEG that is not said to be red, green and blue"));
+        }
         ColourHint::Ybr => Some(ColorTransform::YCbCr),
         ColourHint::None => None,
         ColourHint::Contrary => {
