@@ -80,11 +80,11 @@ impl BlobStore {
         }
         let bytes: u64 = objects.iter().map(|(_, framed)| framed.len() as u64).sum();
         if let Some(free) = self.headroom().await?.filter(|free| *free < bytes) {
-            return Err(StoreError::Full { bytes, free });
+            return Err(self.full(bytes, free));
         }
         match self.inner.backend.put_all(objects).await {
             Ok(()) => {}
-            Err(BackendError::Full) => return Err(StoreError::Full { bytes, free: 0 }),
+            Err(BackendError::Full) => return Err(self.full(bytes, 0)),
             Err(error) => return Err(error.into()),
         }
         self.inner.room.wrote(bytes);

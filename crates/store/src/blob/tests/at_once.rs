@@ -170,6 +170,7 @@ async fn a_text_comes_under_each_of_its_keys_in_one_call() {
     let list = Bytes::from_static(b"list");
     let put = full.put_under_each(&a, kind, &keys, &list).await;
     assert!(matches!(put, Err(StoreError::Full { .. })), "{put:?}");
+    assert_eq!(full.full_writes(), 1);
     let large = Bytes::from(vec![0; (1 << 20) + 1]);
     let put = store.put_under_each(&a, kind, &keys, &large).await;
     assert!(matches!(put, Err(StoreError::TooLarge { .. })), "{put:?}");
