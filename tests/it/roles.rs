@@ -41,6 +41,19 @@ async fn each_service_may_what_it_needs() -> Result<()> {
     operator.resume("st-mary", Class::Bulk).await?;
     client.erase(&first.name).await?;
     fleet.wait_idle().await?;
+    // A worker that ends hands back what it has; an edge hears what is to be ended at its hub.
+    for (role, subject) in [
+        (Role::Preprocess, "ready.preprocess.test-pool"),
+        (Role::Encode, "ready.encode.test-pool"),
+        (Role::Decode, "ready.decode.test-pool"),
+    ] {
+        let may = fleet.may_publish(role, subject).await?;
+        ensure!(may, "{role:?} may not publish to {subject}");
+    }
+    for subject in ["cancel.*.*", "erased.*.*"] {
+        let may = fleet.may_subscribe(Role::Ingest, subject).await?;
+        ensure!(may, "ingest may not listen to {subject}");
+    }
     let refusals = fleet.refusals().await?;
     ensure!(refusals.is_empty(), "{refusals:?}");
     Ok(())

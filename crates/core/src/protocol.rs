@@ -123,8 +123,9 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     }
 }
 
-/// How often a unit is left to a worker without other work before it begins beside others, for each of its starts beyond the first:
-/// where all workers have work all the time, nobody would ever begin it.
+/// How often in a row a unit is left to a worker without other work at most; then it begins beside others: where all workers have
+/// work all the time, nobody would ever begin it. Which delivery that is follows from its number alone, as the starts say nothing
+/// of those before: a store that was away for an hour has brought dozens.
 const LEFT_ALONE_MAX: u64 = 6;
 
 /// Whether a unit is to begin only where nothing else is at work, as it has been started twice or more without an end. It may be what
@@ -140,8 +141,7 @@ pub fn is_to_be_alone(unit: &WorkUnit, record: &JobRecord, deliveries: u64) -> b
         Stage::Encode => (record.starts.encode, record.chunks.total),
         Stage::Decode => (record.starts.decode, 1),
     };
-    let again = u64::from(starts.saturating_sub(units));
-    again > 0 && deliveries <= 1 + again.saturating_mul(1 + LEFT_ALONE_MAX)
+    starts > units && !deliveries.is_multiple_of(1 + LEFT_ALONE_MAX)
 }
 
 /// Whether the outcome of a unit is in its job's record already.

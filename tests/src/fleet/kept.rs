@@ -61,13 +61,23 @@ impl Fleet {
 
     /// Whether NATS lets the user of a service publish to a subject.
     pub async fn may_publish(&self, role: Role, subject: &str) -> Result<bool> {
+        self.may(role, &format!("PUB {subject} 0\r\n")).await
+    }
+
+    /// Whether NATS lets the user of a service listen to a subject.
+    pub async fn may_subscribe(&self, role: Role, subject: &str) -> Result<bool> {
+        self.may(role, &format!("SUB {subject} 1")).await
+    }
+
+    /// Whether NATS lets the user of a service do what a line of its protocol says.
+    async fn may(&self, role: Role, what: &str) -> Result<bool> {
         let address = self.nats.lock().await.address();
         let (from, mut to) = TcpStream::connect(address).await?.into_split();
         let (user, password) = (role.name(), config::NATS_PASSWORD);
         let begin = format!(
             "CONNECT {{\"verbose\":false,\"user\":\"{user}\",\"pass\":\"{password}\"}}\r\n"
         );
-        let message = format!("{begin}PUB {subject} 0\r\n\r\nPING\r\n");
+        let message = format!("{begin}{what}\r\nPING\r\n");
         to.write_all(message.as_bytes()).await?;
         let mut lines = BufReader::new(from).lines();
         while let Some(line) = lines.next_line().await? {

@@ -104,15 +104,16 @@ impl Lane {
         self.waiting.len() + self.left.len() + self.held.len()
     }
 
-    /// The job to offer now; `None` while one of no lower class is offered, or the hub's time for it has not come. Without room for
-    /// the tenant at the hub only a STAT job is offered.
-    pub(super) fn next(&mut self, has_room: bool, now: Instant) -> Option<Turn> {
+    /// The job to offer now; `None` while one of no lower class is offered, or the hub's time for it has not come. `room`: how many
+    /// more of the tenant's jobs may be at the hub, those that are offered among them; beyond that only a STAT job is offered.
+    pub(super) fn next(&mut self, room: u32, now: Instant) -> Option<Turn> {
         // Those that are offered stay among the waiting ones until it is known what became of them.
         let (place, first) = self.waiting.first_key_value()?;
         let latest = self.offered.keys().next();
         let is_behind = latest.is_some_and(|latest| place.0 >= latest.0);
         let is_early = first.until.is_some_and(|until| now < until);
-        if is_behind || is_early || (!has_room && place.0 != Class::Stat) {
+        let offered = u32::try_from(self.offered.len()).unwrap_or(u32::MAX);
+        if is_behind || is_early || (offered >= room && place.0 != Class::Stat) {
             return None;
         }
         // A wish that came too late for an offer before is none of this one's.
@@ -207,6 +208,9 @@ mod tests {
 
     use super::*;
 
+    /// As much as shipped.
+    const ROOM: u32 = 256;
+
     fn entry(class: Class, stage: Stage, sequence: u64) -> IntakeEntry {
         let key = kit::key(u8::try_from(sequence).expect("small"));
         IntakeEntry {
@@ -228,8 +232,8 @@ mod tests {
             is_doubtful,
             tries,
         };
-        assert_eq!(lane.next(true, Instant::now()), Some(expected));
-        assert_eq!(lane.next(true, Instant::now()), None, "two at a time");
+        assert_eq!(lane.next(ROOM, Instant::now()), Some(expected));
+        assert_eq!(lane.next(ROOM, Instant::now()), None, "two at a time");
     }
 
     #[test]
@@ -244,7 +248,7 @@ mod tests {
             check(&mut lane, entry, false, 0);
             lane.done(entry);
         }
-        assert_eq!((lane.len(), lane.next(true, Instant::now())), (0, None));
+        assert_eq!((lane.len(), lane.next(ROOM, Instant::now())), (0, None));
     }
 
     /// Its files may be on the line for hours, or the pauses between their parts be long.
@@ -269,7 +273,7 @@ mod tests {
         // It is held back, and the one below it has ended.
         lane.wake(&routine(1).unit.key.job);
         lane.hold(&urgent);
-        assert_eq!(lane.next(true, Instant::now()), None, "one a class");
+        assert_eq!(lane.next(ROOM, Instant::now()), None, "one a class");
         lane.hold(&routine(1));
         check(&mut lane, &routine(1), false, 0);
         lane.done(&routine(1));
@@ -305,13 +309,31 @@ mod tests {
         let stat = entry(Class::Stat, Stage::Preprocess, 2);
         let mut lane = Lane::default();
         lane.add(routine(1), false);
-        assert_eq!(lane.next(false, Instant::now()), None);
+        assert_eq!(lane.next(0, Instant::now()), None);
         lane.add(stat.clone(), false);
-        let turn = lane.next(false, Instant::now()).map(|turn| turn.entry);
+        let turn = lane.next(0, Instant::now()).map(|turn| turn.entry);
         assert_eq!(turn, Some(stat.clone()));
         lane.done(&stat);
-        assert_eq!(lane.next(false, Instant::now()), None);
+        assert_eq!(lane.next(0, Instant::now()), None);
         check(&mut lane, &routine(1), false, 0);
+    }
+
+    /// Both would be at the hub.
+    #[test]
+    fn what_is_being_offered_has_its_place_at_the_hub() {
+        let urgent = entry(Class::Urgent, Stage::Preprocess, 2);
+        let stat = entry(Class::Stat, Stage::Preprocess, 3);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        check(&mut lane, &routine(1), false, 0);
+        lane.add(urgent.clone(), false);
+        assert_eq!(lane.next(1, Instant::now()), None);
+        lane.add(stat.clone(), false);
+        let turn = lane.next(1, Instant::now()).map(|turn| turn.entry);
+        assert_eq!(turn, Some(stat.clone()), "it goes beyond that");
+        lane.done(&stat);
+        let turn = lane.next(2, Instant::now()).map(|turn| turn.entry);
+        assert_eq!(turn, Some(urgent));
     }
 
     #[test]
@@ -359,8 +381,8 @@ mod tests {
         lane.done(&stat);
         check(&mut lane, &second, false, 0);
         lane.done(&second);
-        assert_eq!(lane.next(true, Instant::now()), None, "the hub said when");
-        let turn = lane.next(true, until).map(|turn| turn.entry);
+        assert_eq!(lane.next(ROOM, Instant::now()), None, "the hub said when");
+        let turn = lane.next(ROOM, until).map(|turn| turn.entry);
         assert_eq!(turn, Some(routine(1)));
         // One that came while the other was sent hurries nothing after it.
         let urgent = entry(Class::Urgent, Stage::Preprocess, 6);
@@ -383,7 +405,7 @@ mod tests {
         assert_eq!(lane.len(), 2);
         check(&mut lane, &routine(2), false, 0);
         lane.done(&routine(2));
-        assert_eq!(lane.next(true, Instant::now()), None, "it is left");
+        assert_eq!(lane.next(ROOM, Instant::now()), None, "it is left");
         lane.try_left();
         check(&mut lane, &routine(1), true, 0);
         lane.leave(&routine(1));
@@ -403,11 +425,11 @@ mod tests {
             check(&mut lane, &routine(sequence), sequence == 2, 0);
             lane.hold(&routine(sequence));
         }
-        assert_eq!((lane.len(), lane.next(true, Instant::now())), (3, None));
+        assert_eq!((lane.len(), lane.next(ROOM, Instant::now())), (3, None));
         lane.wake(&routine(2).unit.key.job);
         check(&mut lane, &routine(2), true, 0);
         lane.done(&routine(2));
-        assert_eq!((lane.len(), lane.next(true, Instant::now())), (2, None));
+        assert_eq!((lane.len(), lane.next(ROOM, Instant::now())), (2, None));
         // It is read a second time.
         lane.add(routine(3), false);
         assert_eq!(lane.len(), 2);

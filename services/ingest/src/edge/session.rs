@@ -300,8 +300,8 @@ impl Session {
             *at_hub.entry(&key.tenant).or_default() += 1;
         }
         for (tenant, lane) in &mut self.lanes {
-            let has_room = at_hub.get(tenant).is_none_or(|count| *count < most);
-            if let Some(turn) = lane.next(has_room, now) {
+            let at_hub = at_hub.get(tenant).copied().unwrap_or_default();
+            if let Some(turn) = lane.next(most.saturating_sub(at_hub), now) {
                 let is_held = self.pauses.holds(&turn.entry.unit);
                 let turn = (turn, is_held, lane.hurry());
                 let offering = offer(Arc::clone(&self.edge), turn, self.losses);
