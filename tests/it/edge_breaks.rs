@@ -241,11 +241,16 @@ async fn a_job_whose_files_the_edge_has_lost_fails_and_the_log_names_it() -> Res
     site.link().cut();
     let edge = site.client("st-mary").await?;
     let job = edge.submit(pictures(&[1])?).await?.name;
+    // Whoever is offering the job may have read its files.
+    site.kill9().await?;
     let files = site.folder().join("blobs").join("st-mary").join("study");
     fs::remove_dir_all(files)?;
+    site.start_again().await?;
     site.link().mend();
+    let edge = site.client("st-mary").await?;
     let failed = edge.wait_final(&job).await?;
-    let failure = failed.failure.clone().context("a reason")?;
+    let failure = failed.failure.clone();
+    let failure = failure.with_context(|| format!("no reason: {failed:?}"))?;
     ensure!(failure.reason() == FailureReason::Integrity, "{failed:?}");
     let (log, id) = (site.log()?, job.trim_start_matches("jobs/"));
     let mut lines = log.lines();
