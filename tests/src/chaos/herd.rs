@@ -14,6 +14,7 @@ use medfleet_testkit::{FaultyLink, Member, NatsServer, own_address, wait_until};
 use nix::sys::signal::Signal;
 use tokio::process::Child;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::chaos::disk::{Disk, Kind};
 use crate::chaos::load::{Clients, TENANTS};
@@ -26,8 +27,9 @@ const CLIENT_PORT: u16 = 4222;
 const ROUTE_PORT: u16 = 6222;
 /// What the name of a nats-server begins with; then comes its number.
 const NODE: &str = "node-";
-/// The request for the state of the bucket of claims.
+/// The request for the state of the bucket of claims, and that for another leader.
 const CLAIMS_INFO: &str = "$JS.API.STREAM.INFO.KV_CLAIMS";
+const CLAIMS_STEP_DOWN: &str = "$JS.API.STREAM.LEADER.STEPDOWN.KV_CLAIMS";
 /// Longest wait for an answer of NATS: short, because many are lost, and clients call again.
 const REQUEST_TIMEOUT: &str = "3s";
 /// More than four times that.
@@ -273,21 +275,36 @@ impl Herd {
     /// Waits until the claims have a leader, and every other server of the cluster all of them: then the next one may be
     /// restarted.
     pub async fn wait_claims_whole(&self) -> Result<()> {
-        wait_until(PATIENCE, "claims whole on every server", async || {
+        /// What a server takes to catch up; one that has not by then does so from another leader.
+        const CATCH_UP: Duration = Duration::from_secs(20);
+        let mut since = Instant::now();
+        let mut seen = None;
+        let whole = wait_until(PATIENCE, "claims whole on every server", async || {
+            if since.elapsed() > CATCH_UP {
+                self.ask_any(CLAIMS_STEP_DOWN).await;
+                since = Instant::now();
+            }
             let info = self.info_of_claims().await?;
+            let cluster = seen.insert(info["cluster"].clone());
             leader_in(&info)?;
-            let replicas = info["cluster"]["replicas"].as_array()?;
+            let replicas = cluster["replicas"].as_array()?;
             let whole = replicas.iter().filter(|replica| replica["current"] == true);
             (whole.count() + 1 == self.nodes.len()).then_some(())
         })
-        .await
+        .await;
+        whole.with_context(|| format!("the servers said last: {seen:?}"))
     }
 
     /// The state of the claims, from the first nats-server that answers.
     async fn info_of_claims(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.ask_any(CLAIMS_INFO).await?).ok()
+    }
+
+    /// The answer of the first nats-server that gives one.
+    async fn ask_any(&self, subject: &str) -> Option<Vec<u8>> {
         for node in &self.nodes {
-            if let Ok(answer) = node.lock().await.ask(CLAIMS_INFO).await {
-                return serde_json::from_slice(&answer).ok();
+            if let Ok(answer) = node.lock().await.ask(subject).await {
+                return Some(answer);
             }
         }
         None
