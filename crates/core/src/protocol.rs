@@ -123,25 +123,25 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     }
 }
 
-/// How often in a row a unit is left to a worker without other work at most; then it begins beside others: where all workers have
-/// work all the time, nobody would ever begin it. Which delivery that is follows from its number alone, as the starts say nothing
-/// of those before: a store that was away for an hour has brought dozens.
-const LEFT_ALONE_MAX: u64 = 6;
-
-/// Whether a unit is to begin only where nothing else is at work, as it has been started twice or more without an end. It may be what
-/// ends its workers. It does not matter to what is beside it for the first time.
-#[must_use]
-pub fn is_to_be_alone(unit: &WorkUnit, record: &JobRecord, deliveries: u64) -> bool {
+/// Whether a unit may be started once more and never again. What ends its worker takes along those beside it, whose starts count too.
+/// All of them come again at the same time, so that the same ones would end together each time, until all are given up on. So of
+/// all that a process is at work on one unit at most is at its last start: who is beside it may be started again.
+///
+/// Nothing else waits. A unit whose starts came to nothing because the queue was away begins at once, but for the last of them. No
+/// unit waits for a worker without other work, which a busy one never is, or for the long units of others: it waits for units at
+/// their last start, of which there are few. One of STAT waits as well, as it would be given up on with the other.
+pub fn is_last_start(unit: &WorkUnit, record: &JobRecord, retries_max: u32) -> bool {
     if record.epoch != unit.epoch || record.state.is_final() || is_done(unit, record) {
         return false;
     }
-    // Chunks that are started at the same time are counted together.
+    // A job's chunks share their starts; which of those under way will come to nothing is not known.
     let (starts, units) = match unit.stage {
         Stage::Preprocess => (record.starts.preprocess, 1),
         Stage::Encode => (record.starts.encode, record.chunks.total),
         Stage::Decode => (record.starts.decode, 1),
     };
-    starts > units && !deliveries.is_multiple_of(1 + LEFT_ALONE_MAX)
+    // Without retries every start is the last.
+    retries_max > 0 && starts.saturating_add(1) == units.saturating_add(retries_max)
 }
 
 /// Whether the outcome of a unit is in its job's record already.

@@ -214,29 +214,46 @@ fn a_chunk_that_is_done_is_never_exhausted() {
 }
 
 #[test]
-fn what_was_started_twice_in_vain_is_to_be_alone_for_a_while() {
-    let check = |stage, starts: u32, chunks, deliveries, expected: bool| {
+fn a_start_is_the_last_where_the_next_is_refused() {
+    let check = |stage, starts: u32, chunks, retries_max, expected: bool| {
         let mut record = record(JobState::Encoding, chunks);
         record.starts.encode = starts;
         record.starts.decode = starts;
-        let found = is_to_be_alone(&unit(stage, 1), &record, deliveries);
-        assert_eq!(found, expected, "{stage}, {starts}, {deliveries}");
+        let unit = unit(stage, 1);
+        let found = is_last_start(&unit, &record, retries_max);
+        assert_eq!(found, expected, "{stage}, {starts}");
+        if !found {
+            return;
+        }
+        let step = Move::Start {
+            stage,
+            unit: 1,
+            retries_max,
+        };
+        let mut tried = record;
+        for may_start in [true, false] {
+            match propose(&tried, Some(2), &step, UnixMillis(0)) {
+                Tried::Moved(record) if may_start => tried = record,
+                Tried::Refused {
+                    reason: Refused::Exhausted { .. },
+                    record,
+                } if !may_start => tried = record,
+                other => panic!("{stage}, {starts}: {other:?}"),
+            }
+        }
     };
-    check(Stage::Decode, 1, BOTH, 2, false);
-    check(Stage::Decode, 2, BOTH, 3, true);
-    check(Stage::Decode, 2, BOTH, 6, true);
-    check(Stage::Decode, 2, BOTH, 7, false);
-    check(Stage::Decode, 3, BOTH, 8, true);
-    check(Stage::Decode, 3, BOTH, 14, false);
-    // However often it was handed back before, without a start that counts.
-    for deliveries in 100..105 {
-        check(Stage::Decode, 2, BOTH, deliveries, true);
+    for starts in 0..4 {
+        check(Stage::Decode, starts, BOTH, 4, false);
     }
-    check(Stage::Decode, 2, BOTH, 105, false);
+    check(Stage::Decode, 4, BOTH, 4, true);
+    // It is given up on, and not left to others.
+    check(Stage::Decode, 5, BOTH, 4, false);
+    check(Stage::Decode, 1, BOTH, 1, true);
+    check(Stage::Decode, 0, BOTH, 0, false);
     // Each chunk has its own start.
-    check(Stage::Encode, 2, ONE_OF_TWO, 1, false);
-    check(Stage::Encode, 3, ONE_OF_TWO, 2, true);
-    check(Stage::Encode, 3, BOTH, 2, false);
+    check(Stage::Encode, 4, ONE_OF_TWO, 4, false);
+    check(Stage::Encode, 5, ONE_OF_TWO, 4, true);
+    check(Stage::Encode, 5, BOTH, 4, false);
     let ended = record(JobState::Cancelled, BOTH);
     let ended = JobRecord {
         starts: Starts {
@@ -245,7 +262,7 @@ fn what_was_started_twice_in_vain_is_to_be_alone_for_a_while() {
         },
         ..ended
     };
-    assert!(!is_to_be_alone(&unit(Stage::Decode, 0), &ended, 5));
+    assert!(!is_last_start(&unit(Stage::Decode, 0), &ended, 4));
 }
 
 #[test]
