@@ -29,7 +29,7 @@ use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 const AFTER_TROUBLE: Duration = Duration::from_secs(1);
 /// How long a unit at its last start is left to others at most, while another is at its own: not so long that its job would be set
 /// aside.
-const UNTIL_ALONE: Duration = Duration::from_secs(4);
+const UNTIL_ALONE: Duration = Duration::from_secs(2);
 /// How long the event of an encode's start may be put off: too short for a watcher to notice.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(250);
 
