@@ -123,14 +123,18 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     }
 }
 
-/// Whether a unit may be started once more and never again. What ends its worker takes along those beside it, whose starts count too.
-/// All of them come again at the same time, so that the same ones would end together each time, until all are given up on. So of
-/// all that a process is at work on one unit at most is at its last start: who is beside it may be started again.
+/// Starts that a unit has left when it has few: its last, and one more, as one may have come to nothing for another reason than the
+/// starts of those beside it.
+const FEW_STARTS: u32 = 2;
+
+/// Whether a unit was started in vain, and may be started only [`FEW_STARTS`] times more. What ends its worker takes along those
+/// beside it, whose starts count too. All of them come again at the same time, so that the same ones would end together each time,
+/// until all are given up on. So of all that a process is at work on one unit at most has few starts left.
 ///
 /// Nothing else waits. A unit whose starts came to nothing because the queue was away begins at once, but for the last of them. No
-/// unit waits for a worker without other work, which a busy one never is, or for the long units of others: it waits for units at
-/// their last start, of which there are few. One of STAT waits as well, as it would be given up on with the other.
-pub fn is_last_start(unit: &WorkUnit, record: &JobRecord, retries_max: u32) -> bool {
+/// unit waits for a worker without other work, which a busy one never is, or for the long units of others: it waits only for units
+/// that came as close to their end as itself. One of STAT waits as well, as it would be given up on with the other.
+pub fn has_few_starts(unit: &WorkUnit, record: &JobRecord, retries_max: u32) -> bool {
     if record.epoch != unit.epoch || record.state.is_final() || is_done(unit, record) {
         return false;
     }
@@ -140,8 +144,9 @@ pub fn is_last_start(unit: &WorkUnit, record: &JobRecord, retries_max: u32) -> b
         Stage::Encode => (record.starts.encode, record.chunks.total),
         Stage::Decode => (record.starts.decode, 1),
     };
-    // Without retries every start is the last.
-    retries_max > 0 && starts.saturating_add(1) == units.saturating_add(retries_max)
+    let left = units.saturating_add(retries_max).saturating_sub(starts);
+    // Without any left it is given up on, and waits for nobody.
+    starts >= units && (1..=FEW_STARTS).contains(&left)
 }
 
 /// Whether the outcome of a unit is in its job's record already.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
-    Standing, Start, after_start, is_last_start, next, standing, verdict_of_failure,
+    Standing, Start, after_start, has_few_starts, next, standing, verdict_of_failure,
     verdict_of_final,
 };
 use medfleet_core::{Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain};
@@ -27,8 +27,8 @@ use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 
 /// Pause after the queue refused to be pulled from.
 const AFTER_TROUBLE: Duration = Duration::from_secs(1);
-/// How long a unit at its last start is left to others at most, while another is at its own: not so long that its job would be set
-/// aside.
+/// How long a unit with few starts left is handed back for at most, while another such is at work: not so long that its job would be
+/// set aside.
 const UNTIL_ALONE: Duration = Duration::from_secs(2);
 /// How long the event of an encode's start may be put off: too short for a watcher to notice.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(250);
@@ -77,7 +77,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
     let every = (puller, Arc::new(Semaphore::new(slots)));
     let every = repeat_n(every, slots.saturating_mul(1 + H::ASIDE));
     let of_stat = (of_stat, Arc::new(Semaphore::new(H::STAT_SLOTS)));
-    let last_start = Arc::new(Semaphore::new(1));
+    let few_starts = Arc::new(Semaphore::new(1));
     let slots = every
         .chain(repeat_n(of_stat, H::STAT_SLOTS))
         .map(|(puller, places)| {
@@ -88,7 +88,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
                 hints: hints.clone(),
                 places,
                 place: Arc::new(Place::counted_in(worker.metrics.aside())),
-                last_start: Arc::clone(&last_start),
+                few_starts: Arc::clone(&few_starts),
             };
             worker.tasks.start(kind, slot.run(puller))
         });
@@ -124,8 +124,8 @@ struct Slot<H> {
     places: Arc<Semaphore>,
     /// The place of the unit in this slot.
     place: Arc<Place>,
-    /// The one permit to work on a unit at its last start, shared by the slots.
-    last_start: Arc<Semaphore>,
+    /// The one permit to work on a unit with few starts left, shared by the slots.
+    few_starts: Arc<Semaphore>,
 }
 
 impl<H: Handler> Slot<H> {
@@ -268,9 +268,9 @@ impl<H: Handler> Slot<H> {
             return Ok(self.retry(delivery));
         };
         // Held until the unit has ended.
-        let last_start = is_last_start(unit, &known, retries_max)
-            .then(|| Arc::clone(&self.last_start).try_acquire_owned());
-        if matches!(last_start, Some(Err(_))) {
+        let permit = has_few_starts(unit, &known, retries_max)
+            .then(|| Arc::clone(&self.few_starts).try_acquire_owned());
+        if matches!(permit, Some(Err(_))) {
             let after = unit.pause(UNTIL_ALONE, UNTIL_ALONE, delivery.deliveries);
             return Ok(Verdict::Retry { after });
         }

@@ -41,7 +41,7 @@ fn slot(queue: Queue) -> Slot<Nothing> {
         hints: broadcast::channel(HINTS_MAX).0,
         places: Arc::new(Semaphore::new(1)),
         place: Arc::default(),
-        last_start: Arc::new(Semaphore::new(1)),
+        few_starts: Arc::new(Semaphore::new(1)),
     }
 }
 
@@ -159,9 +159,9 @@ async fn of_a_unit_that_is_done_what_follows_is_queued() -> Result<()> {
     Ok(())
 }
 
-/// Whatever ends their worker would have both given up on. Before its last start a unit waits for nobody.
+/// Whatever ends their worker would have both given up on. Until then a unit waits for nobody.
 #[tokio::test]
-async fn a_unit_at_its_last_start_begins_where_no_other_is_at_its_own() -> Result<()> {
+async fn a_unit_with_few_starts_left_begins_where_no_other_such_is_at_work() -> Result<()> {
     let (_server, queue) = kit::start().await?;
     let (key, record) = kit::record(1, 1);
     queue.create_record(&key, &record).await?;
@@ -169,25 +169,25 @@ async fn a_unit_at_its_last_start_begins_where_no_other_is_at_its_own() -> Resul
     queue.publish_work(&unit, &Headers::new()).await?;
     let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
     let slot = slot(queue.clone());
-    let other = Arc::clone(&slot.last_start).try_acquire_owned()?;
+    let other = Arc::clone(&slot.few_starts).try_acquire_owned()?;
     let starts = async || {
         let (stands, _) = queue.record(&key).await?.context("a record")?;
         anyhow::Ok(stands.starts.preprocess)
     };
-    let retries_max = slot.worker.config.retries_max;
-    for start in 1..=retries_max {
+    let many = slot.worker.config.retries_max - 1;
+    for start in 1..=many {
         let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
         ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
         ensure!(starts().await? == start, "start {start}");
     }
     let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
     ensure!(matches!(verdict, Ok(Verdict::Retry { .. })), "{verdict:?}");
-    ensure!(starts().await? == retries_max, "it was started");
+    ensure!(starts().await? == many, "it was started");
     drop(other);
     let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
     ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
-    ensure!(starts().await? == retries_max + 1, "it was not started");
-    ensure!(slot.last_start.available_permits() == 1, "it is at work");
+    ensure!(starts().await? == many + 1, "it was not started");
+    ensure!(slot.few_starts.available_permits() == 1, "it is at work");
     Ok(())
 }
 
