@@ -123,13 +123,31 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     }
 }
 
+/// Starts beyond one a unit that a job may take of a stage, as this unit is begun for the delivery of this number. `retries_max`:
+/// those of one unit.
+///
+/// A job's chunks share their starts. Where the queue, or a machine with many workers, goes away, the starts of all that are at work
+/// come to nothing at once. So a chunk that was not delivered more often than it may be started is not given up on for the starts of
+/// the others, as long as all of them together have not taken what each may.
+pub fn retries_of_all(
+    unit: &WorkUnit,
+    record: &JobRecord,
+    retries_max: u32,
+    deliveries: u64,
+) -> u32 {
+    let is_of_others = unit.stage == Stage::Encode && deliveries <= 1 + u64::from(retries_max);
+    let units = if is_of_others { record.chunks.total } else { 1 };
+    retries_max.saturating_mul(units.max(1))
+}
+
 /// Starts that a unit has left when it has few: its last, and one more, as one may have come to nothing for another reason than the
 /// starts of those beside it.
 const FEW_STARTS: u32 = 2;
 
-/// Whether a unit was started in vain, and may be started only [`FEW_STARTS`] times more. What ends its worker takes along those
-/// beside it, whose starts count too. All of them come again at the same time, so that the same ones would end together each time,
-/// until all are given up on. So of all that a process is at work on one unit at most has few starts left.
+/// Whether a unit was started in vain, and may be started only [`FEW_STARTS`] times more; `retries_max` is as [`retries_of_all`] has
+/// it. What ends its worker takes along those beside it, whose starts count too. All of them come again at the same time, so that the
+/// same ones would end together each time, until all are given up on. So of all that a process is at work on one unit at most has few
+/// starts left.
 ///
 /// Nothing else waits. A unit whose starts came to nothing because the queue was away begins at once, but for the last of them. No
 /// unit waits for a worker without other work, which a busy one never is, or for the long units of others: it waits only for units

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
-    Standing, Start, after_start, has_few_starts, next, standing, verdict_of_failure,
-    verdict_of_final,
+    Standing, Start, after_start, has_few_starts, next, retries_of_all, standing,
+    verdict_of_failure, verdict_of_final,
 };
 use medfleet_core::{Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain};
 use medfleet_queue::{
@@ -257,15 +257,16 @@ impl<H: Handler> Slot<H> {
                 Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
             });
         }
+        let Some((known, revision)) = queue.record(&unit.key).await? else {
+            // For the reason that core's `Start::Later` gives.
+            return Ok(self.retry(delivery));
+        };
         let retries_max = self.worker.config.retries_max;
+        let retries_max = retries_of_all(unit, &known, retries_max, delivery.deliveries);
         let step = Move::Start {
             stage: H::STAGE,
             unit: unit.unit,
             retries_max,
-        };
-        let Some((known, revision)) = queue.record(&unit.key).await? else {
-            // For the reason that core's `Start::Later` gives.
-            return Ok(self.retry(delivery));
         };
         // Held until the unit has ended.
         let permit = has_few_starts(unit, &known, retries_max)

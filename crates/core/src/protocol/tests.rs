@@ -213,6 +213,44 @@ fn a_chunk_that_is_done_is_never_exhausted() {
     assert!(matches!(other, Start::Exhausted(_)), "{other:?}");
 }
 
+/// As many workers were at work on its chunks as it has when the queue went away.
+#[test]
+fn an_outage_that_stops_all_chunks_of_a_job_at_once_fails_it_no_sooner_than_one() {
+    let chunks = Chunks {
+        total: 8,
+        done_bitmap: 0,
+    };
+    let mut job = record(JobState::Preprocessed, chunks);
+    let begin = |job: &JobRecord, chunk: u32, deliveries: u64| {
+        let unit = unit(Stage::Encode, chunk);
+        let step = Move::Start {
+            stage: Stage::Encode,
+            unit: chunk,
+            retries_max: retries_of_all(&unit, job, 4, deliveries),
+        };
+        after_start(&unit, propose(job, Some(2), &step, UnixMillis(0)))
+    };
+    for deliveries in 1..=5 {
+        for chunk in 0..chunks.total {
+            match begin(&job, chunk, deliveries) {
+                Start::Work(record) => job = record,
+                other => panic!("{chunk}, {deliveries}: {other:?}"),
+            }
+        }
+    }
+    for deliveries in [1, 6] {
+        let again = begin(&job, 0, deliveries);
+        assert!(matches!(again, Start::Exhausted(_)), "{again:?}");
+    }
+    // Of one chunk that ends whoever has it, no more starts than before.
+    job.starts.encode = chunks.total + 4;
+    assert!(matches!(begin(&job, 0, 5), Start::Work(_)));
+    let given_up = begin(&job, 0, 6);
+    assert!(matches!(given_up, Start::Exhausted(_)), "{given_up:?}");
+    let decode = retries_of_all(&unit(Stage::Decode, 0), &job, 4, 1);
+    assert_eq!(decode, 4);
+}
+
 #[test]
 fn few_starts_are_left_to_what_came_to_nothing_before() {
     let check = |stage, retries_max, chunks, few: &[u32]| {
