@@ -82,8 +82,7 @@ impl Site {
     async fn ended(&self, accepted: &[Accepted]) -> Result<()> {
         for Accepted { name, asked } in accepted {
             let get = async |client: Client| client.get(name).await;
-            // Units that began twice while servers were away begin alone, one after the other.
-            wait_until(2 * PATIENCE, "a job to end", async || {
+            wait_until(PATIENCE, "a job to end", async || {
                 let job = self.clients.call(asked.tenant, get).await.ok()?;
                 is_final(job.state()).then_some(())
             })

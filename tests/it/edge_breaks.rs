@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_core::{Forwarded, JobId, JobKey, JobRecord, UnixMillis};
-use medfleet_proto::v1::{FailureReason, JobState};
+use medfleet_proto::v1::{self, FailureReason, JobState, SubmitJobRequest};
 use medfleet_queue::{Queue, Updated};
 use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{Client, PATIENCE, is_encoded, pictures, report, uploaded};
@@ -95,6 +96,47 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
     let above = hub.client("st-mary").await?;
     ensure!(above.list(10, "").await?.0.len() == 1, "a job was doubled");
     Ok(())
+}
+
+/// The edge's own queue was away for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_loss_of_the_edges_queue_no_job_waits_for_a_file_on_the_line() -> Result<()> {
+    let limits = toml! {
+        [limits]
+        upload_part_bytes = "128 KiB"
+        study_bytes_max = "512 MiB"
+    };
+    let hub = Fleet::with_ingest(limits).await?;
+    let patient = toml! { answer_max = "30s" };
+    let site = Edge::start(&hub, patient).await?;
+    let edge = site.client("st-mary").await?;
+    let upload = edge.upload(&picture::noise(SIDE, 1)?).await?;
+    // The link takes what it passes in 64 KiB at the most: the file is on it for longer than anything is waited for.
+    site.link().delay(Duration::from_secs(2));
+    let large = edge.submit(report(vec![uploaded(&upload)])).await?.name;
+    wait_until(PATIENCE, "a part to be stored at the hub", async || {
+        (parts(&hub) > 0).then_some(())
+    })
+    .await?;
+    site.restart_nats().await?;
+    let stat = SubmitJobRequest {
+        request_id: "stat".to_owned(),
+        class: v1::Class::Stat.into(),
+        ..pictures(&[2])?
+    };
+    let stat = wait_until(PATIENCE, "a job to be accepted", async || {
+        edge.submit(stat.clone()).await.ok()
+    });
+    edge.wait_completed(&stat.await?.name).await?;
+    let before = edge.get(&large).await?;
+    ensure!(before.state() == JobState::Accepted, "{before:?}");
+    site.link().mend();
+    edge.wait_completed(&large).await?;
+    // It was sent once.
+    let above = hub.client("st-mary").await?;
+    let there = above.list(10, "").await?.0;
+    ensure!(there.len() == 2, "{there:?}");
+    site.wait_waiting(0).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

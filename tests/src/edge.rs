@@ -25,7 +25,9 @@ const KEY: &str = "99112233445566778899aabbccddeeff00112233445566778899aabbccdde
 #[derive(Debug)]
 pub struct Edge {
     address: Ipv4Addr,
-    nats: NatsServer,
+    nats: Mutex<NatsServer>,
+    /// The same after each of its restarts.
+    nats_url: String,
     process: Mutex<Option<Child>>,
     /// Its own preprocess and encode, where they were started.
     stages: Mutex<Vec<Child>>,
@@ -49,7 +51,8 @@ impl Edge {
             link,
             tokens,
             folder,
-            nats,
+            nats_url: nats.url(),
+            nats: Mutex::new(nats),
         };
         edge.know(&TENANTS.map(|tenant| (tenant, hub.token(tenant))))?;
         edge.configure(more)?;
@@ -82,7 +85,7 @@ impl Edge {
         let options = Options::default();
         let setting = config::Setting {
             address: self.address,
-            nats_urls: vec![self.nats.url()],
+            nats_urls: vec![self.nats_url.clone()],
             replicas: 1,
             folder: self.folder.path(),
             blobs: self.folder.path().join("blobs"),
@@ -154,7 +157,7 @@ impl Edge {
 
     /// A connection to its queue, for what no client can see or do.
     pub async fn queue(&self) -> Result<Queue> {
-        config::queue(&self.nats.url()).await
+        config::queue(&self.nats_url).await
     }
 
     /// The request id that a job of this edge has at the hub.
@@ -179,6 +182,11 @@ impl Edge {
 
     pub const fn link(&self) -> &FaultyLink {
         &self.link
+    }
+
+    /// Kills its nats-server at once and starts it again on the same files and port.
+    pub async fn restart_nats(&self) -> Result<()> {
+        self.nats.lock().await.restart().await
     }
 
     pub async fn kill9(&self) -> Result<()> {

@@ -123,25 +123,48 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     }
 }
 
-/// How often in a row a unit is left to a worker without other work at most; then it begins beside others: where all workers have
-/// work all the time, nobody would ever begin it. Which delivery that is follows from its number alone, as the starts say nothing
-/// of those before: a store that was away for an hour has brought dozens.
-const LEFT_ALONE_MAX: u64 = 6;
+/// Starts beyond one a unit that a job may take of a stage, as this unit is begun for the delivery of this number. `retries_max`:
+/// those of one unit.
+///
+/// A job's chunks share their starts. Where the queue, or a machine with many workers, goes away, the starts of all that are at work
+/// come to nothing at once. So a chunk that was not delivered more often than it may be started is not given up on for the starts of
+/// the others, as long as all of them together have not taken what each may.
+pub fn retries_of_all(
+    unit: &WorkUnit,
+    record: &JobRecord,
+    retries_max: u32,
+    deliveries: u64,
+) -> u32 {
+    let is_of_others = unit.stage == Stage::Encode && deliveries <= 1 + u64::from(retries_max);
+    let units = if is_of_others { record.chunks.total } else { 1 };
+    retries_max.saturating_mul(units.max(1))
+}
 
-/// Whether a unit is to begin only where nothing else is at work, as it has been started twice or more without an end. It may be what
-/// ends its workers. It does not matter to what is beside it for the first time.
-#[must_use]
-pub fn is_to_be_alone(unit: &WorkUnit, record: &JobRecord, deliveries: u64) -> bool {
+/// Starts that a unit has left when it has few: its last, and one more, as one may have come to nothing for another reason than the
+/// starts of those beside it.
+const FEW_STARTS: u32 = 2;
+
+/// Whether a unit was started in vain, and may be started only [`FEW_STARTS`] times more; `retries_max` is as [`retries_of_all`] has
+/// it. What ends its worker takes along those beside it, whose starts count too. All of them come again at the same time, so that the
+/// same ones would end together each time, until all are given up on. So of all that a process is at work on one unit at most has few
+/// starts left.
+///
+/// Nothing else waits. A unit whose starts came to nothing because the queue was away begins at once, but for the last of them. No
+/// unit waits for a worker without other work, which a busy one never is, or for the long units of others: it waits only for units
+/// that came as close to their end as itself. One of STAT waits as well, as it would be given up on with the other.
+pub fn has_few_starts(unit: &WorkUnit, record: &JobRecord, retries_max: u32) -> bool {
     if record.epoch != unit.epoch || record.state.is_final() || is_done(unit, record) {
         return false;
     }
-    // Chunks that are started at the same time are counted together.
+    // A job's chunks share their starts; which of those under way will come to nothing is not known.
     let (starts, units) = match unit.stage {
         Stage::Preprocess => (record.starts.preprocess, 1),
         Stage::Encode => (record.starts.encode, record.chunks.total),
         Stage::Decode => (record.starts.decode, 1),
     };
-    starts > units && !deliveries.is_multiple_of(1 + LEFT_ALONE_MAX)
+    let left = units.saturating_add(retries_max).saturating_sub(starts);
+    // Without any left it is given up on, and waits for nobody.
+    starts >= units && (1..=FEW_STARTS).contains(&left)
 }
 
 /// Whether the outcome of a unit is in its job's record already.

@@ -1,6 +1,7 @@
 //! The vision half of the engine: requests of a few frames each, frame by frame on the model's own thread, by class as `turns` has
-//! it: a frame of STAT waits for the one under way and for no other, whatever is left of the request that has it. On CPUs several at
-//! once would be no sooner: each has thousands of patches, and the weights are read once for all of those.
+//! it: a frame of STAT waits for the one under way, whatever is left of the request that has it. Beside that it waits only for earlier
+//! requests of STAT and for those that go as STAT, since so many have passed them. On CPUs several at once would be no sooner: each has
+//! thousands of patches, and the weights are read once for all of those.
 
 use std::io;
 use std::sync::Arc;

@@ -17,8 +17,9 @@ use crate::wire::{decode, reason_to_wire, unit_from_wire, unit_to_wire};
 use crate::{Headers, Queue, QueueError, Result};
 
 const ACKNOWLEDGE: Operation = repeatable("acknowledge a unit");
-/// A unit that is to come again after this time or later is set aside where the consumer's places are few.
-const LONG: Duration = Duration::from_secs(5);
+/// A unit that is to come again after this time or later is set aside where the consumer's places are few: what is left of 5 s where a
+/// pause was shortened as much as it may be (`medfleet_core::spread`).
+const LONG: Duration = Duration::from_millis(2_500);
 /// The part of a consumer's places, one in this many, that may be taken before units that wait are set aside.
 const CROWDED_FROM: u64 = 4;
 
@@ -176,6 +177,7 @@ mod tests {
     use std::sync::Arc;
 
     use anyhow::ensure;
+    use medfleet_core::spread;
     use medfleet_testkit::NatsServer;
 
     use super::*;
@@ -208,6 +210,13 @@ mod tests {
         check(1025, Some(4096), true);
         check(1, Some(1), true);
         check(u64::MAX, None, false);
+    }
+
+    /// Or a fleet whose longest pause that is would never set one aside.
+    #[test]
+    fn a_pause_of_five_seconds_is_long_however_it_was_shortened() {
+        let shortened = (0..1024).map(|number| spread(Duration::from_secs(5), number));
+        assert_eq!(shortened.min(), Some(LONG));
     }
 
     #[test]

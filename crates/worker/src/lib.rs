@@ -5,10 +5,9 @@
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
 //! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch`
-//! (what stops a unit from outside), `place` (how one that waits makes room), `company` (which one begins alone), `presence`;
-//! `encoded` is the file that a hospital's edge sends in place of images, `tls` reads certificates, `http2` sizes connections.
+//! (what stops a unit from outside), `place` (how one that waits makes room), `presence`; `encoded` is the file that a
+//! hospital's edge sends in place of images, `tls` reads certificates, `http2` sizes connections.
 
-mod company;
 mod config;
 mod dependencies;
 pub mod encoded;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
-    Standing, Start, after_start, is_to_be_alone, next, standing, verdict_of_failure,
-    verdict_of_final,
+    Standing, Start, after_start, has_few_starts, next, retries_of_all, standing,
+    verdict_of_failure, verdict_of_final,
 };
 use medfleet_core::{Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, chain};
 use medfleet_queue::{
@@ -18,7 +18,6 @@ use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet
 use tokio::sync::{Mutex, Semaphore, broadcast};
 use tracing::{Instrument, Span, field};
 
-use crate::company::{Company, Member};
 use crate::config::WorkerConfig;
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
@@ -28,8 +27,9 @@ use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 
 /// Pause after the queue refused to be pulled from.
 const AFTER_TROUBLE: Duration = Duration::from_secs(1);
-/// How long a unit that is to be alone is left to others at most: not so long that its job would be set aside.
-const UNTIL_ALONE: Duration = Duration::from_secs(4);
+/// How long a unit with few starts left is handed back for at most, while another such is at work: not so long that its job would be
+/// set aside.
+const UNTIL_ALONE: Duration = Duration::from_secs(2);
 /// How long the event of an encode's start may be put off: too short for a watcher to notice.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(250);
 
@@ -77,7 +77,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
     let every = (puller, Arc::new(Semaphore::new(slots)));
     let every = repeat_n(every, slots.saturating_mul(1 + H::ASIDE));
     let of_stat = (of_stat, Arc::new(Semaphore::new(H::STAT_SLOTS)));
-    let company = Company::default();
+    let few_starts = Arc::new(Semaphore::new(1));
     let slots = every
         .chain(repeat_n(of_stat, H::STAT_SLOTS))
         .map(|(puller, places)| {
@@ -88,7 +88,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
                 hints: hints.clone(),
                 places,
                 place: Arc::new(Place::counted_in(worker.metrics.aside())),
-                company: company.clone(),
+                few_starts: Arc::clone(&few_starts),
             };
             worker.tasks.start(kind, slot.run(puller))
         });
@@ -124,8 +124,8 @@ struct Slot<H> {
     places: Arc<Semaphore>,
     /// The place of the unit in this slot.
     place: Arc<Place>,
-    /// What the slots are at work on.
-    company: Company,
+    /// The one permit to work on a unit with few starts left, shared by the slots.
+    few_starts: Arc<Semaphore>,
 }
 
 impl<H: Handler> Slot<H> {
@@ -242,12 +242,6 @@ impl<H: Handler> Slot<H> {
         }
     }
 
-    /// The unit's place among those at work; none where it has to be alone and is not.
-    fn join(&self, delivery: &Delivery, record: &JobRecord) -> Option<Member> {
-        let is_alone = is_to_be_alone(&delivery.unit, record, delivery.deliveries);
-        self.company.join(is_alone)
-    }
-
     /// Starts the unit and works on it; an error here means that nothing was started.
     async fn begin(
         &self,
@@ -263,19 +257,24 @@ impl<H: Handler> Slot<H> {
                 Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
             });
         }
-        let step = Move::Start {
-            stage: H::STAGE,
-            unit: unit.unit,
-            retries_max: self.worker.config.retries_max,
-        };
         let Some((known, revision)) = queue.record(&unit.key).await? else {
             // For the reason that core's `Start::Later` gives.
             return Ok(self.retry(delivery));
         };
-        let Some(_at_work) = self.join(delivery, &known) else {
+        let retries_max = self.worker.config.retries_max;
+        let retries_max = retries_of_all(unit, &known, retries_max, delivery.deliveries);
+        let step = Move::Start {
+            stage: H::STAGE,
+            unit: unit.unit,
+            retries_max,
+        };
+        // Held until the unit has ended.
+        let permit = has_few_starts(unit, &known, retries_max)
+            .then(|| Arc::clone(&self.few_starts).try_acquire_owned());
+        if matches!(permit, Some(Err(_))) {
             let after = unit.pause(UNTIL_ALONE, UNTIL_ALONE, delivery.deliveries);
             return Ok(Verdict::Retry { after });
-        };
+        }
         // A record of another epoch must not be moved by this unit.
         let seen = if known.epoch == unit.epoch {
             Seen::Record(&known, revision)

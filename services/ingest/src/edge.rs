@@ -20,7 +20,7 @@ mod session;
 mod tokens;
 mod uplink;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use medfleet_core::{JobKey, JobRecord, chain};
@@ -126,8 +126,9 @@ impl Edge {
                 self.dispatcher.sessions().await;
             }
         };
+        let under_way = &Mutex::default();
         tokio::select! {
-            () = leader::sessions(|| Session::run(self)) => {}
+            () = leader::sessions(|| Session::run(self, under_way)) => {}
             () = dispatching => {}
         }
     }

@@ -213,30 +213,63 @@ fn a_chunk_that_is_done_is_never_exhausted() {
     assert!(matches!(other, Start::Exhausted(_)), "{other:?}");
 }
 
+/// As many workers were at work on its chunks as it has when the queue went away.
 #[test]
-fn what_was_started_twice_in_vain_is_to_be_alone_for_a_while() {
-    let check = |stage, starts: u32, chunks, deliveries, expected: bool| {
-        let mut record = record(JobState::Encoding, chunks);
-        record.starts.encode = starts;
-        record.starts.decode = starts;
-        let found = is_to_be_alone(&unit(stage, 1), &record, deliveries);
-        assert_eq!(found, expected, "{stage}, {starts}, {deliveries}");
+fn an_outage_that_stops_all_chunks_of_a_job_at_once_fails_it_no_sooner_than_one() {
+    let chunks = Chunks {
+        total: 8,
+        done_bitmap: 0,
     };
-    check(Stage::Decode, 1, BOTH, 2, false);
-    check(Stage::Decode, 2, BOTH, 3, true);
-    check(Stage::Decode, 2, BOTH, 6, true);
-    check(Stage::Decode, 2, BOTH, 7, false);
-    check(Stage::Decode, 3, BOTH, 8, true);
-    check(Stage::Decode, 3, BOTH, 14, false);
-    // However often it was handed back before, without a start that counts.
-    for deliveries in 100..105 {
-        check(Stage::Decode, 2, BOTH, deliveries, true);
+    let mut job = record(JobState::Preprocessed, chunks);
+    let begin = |job: &JobRecord, chunk: u32, deliveries: u64| {
+        let unit = unit(Stage::Encode, chunk);
+        let step = Move::Start {
+            stage: Stage::Encode,
+            unit: chunk,
+            retries_max: retries_of_all(&unit, job, 4, deliveries),
+        };
+        after_start(&unit, propose(job, Some(2), &step, UnixMillis(0)))
+    };
+    for deliveries in 1..=5 {
+        for chunk in 0..chunks.total {
+            match begin(&job, chunk, deliveries) {
+                Start::Work(record) => job = record,
+                other => panic!("{chunk}, {deliveries}: {other:?}"),
+            }
+        }
     }
-    check(Stage::Decode, 2, BOTH, 105, false);
+    for deliveries in [1, 6] {
+        let again = begin(&job, 0, deliveries);
+        assert!(matches!(again, Start::Exhausted(_)), "{again:?}");
+    }
+    // Of one chunk that ends whoever has it, no more starts than before.
+    job.starts.encode = chunks.total + 4;
+    assert!(matches!(begin(&job, 0, 5), Start::Work(_)));
+    let given_up = begin(&job, 0, 6);
+    assert!(matches!(given_up, Start::Exhausted(_)), "{given_up:?}");
+    let decode = retries_of_all(&unit(Stage::Decode, 0), &job, 4, 1);
+    assert_eq!(decode, 4);
+}
+
+#[test]
+fn few_starts_are_left_to_what_came_to_nothing_before() {
+    let check = |stage, retries_max, chunks, few: &[u32]| {
+        let mut record = record(JobState::Encoding, chunks);
+        for starts in 0..8 {
+            record.starts.encode = starts;
+            record.starts.decode = starts;
+            let found = has_few_starts(&unit(stage, 1), &record, retries_max);
+            assert_eq!(found, few.contains(&starts), "{stage}, {starts}");
+        }
+    };
+    check(Stage::Decode, 4, BOTH, &[3, 4]);
+    check(Stage::Decode, 2, BOTH, &[1, 2]);
+    check(Stage::Decode, 1, BOTH, &[1]);
+    check(Stage::Decode, 0, BOTH, &[]);
     // Each chunk has its own start.
-    check(Stage::Encode, 2, ONE_OF_TWO, 1, false);
-    check(Stage::Encode, 3, ONE_OF_TWO, 2, true);
-    check(Stage::Encode, 3, BOTH, 2, false);
+    check(Stage::Encode, 4, ONE_OF_TWO, &[4, 5]);
+    check(Stage::Encode, 1, ONE_OF_TWO, &[2]);
+    check(Stage::Encode, 4, BOTH, &[]);
     let ended = record(JobState::Cancelled, BOTH);
     let ended = JobRecord {
         starts: Starts {
@@ -245,7 +278,7 @@ fn what_was_started_twice_in_vain_is_to_be_alone_for_a_while() {
         },
         ..ended
     };
-    assert!(!is_to_be_alone(&unit(Stage::Decode, 0), &ended, 5));
+    assert!(!has_few_starts(&unit(Stage::Decode, 0), &ended, 4));
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn slot(queue: Queue) -> Slot<Nothing> {
         hints: broadcast::channel(HINTS_MAX).0,
         places: Arc::new(Semaphore::new(1)),
         place: Arc::default(),
-        company: Company::default(),
+        few_starts: Arc::new(Semaphore::new(1)),
     }
 }
 
@@ -159,36 +159,35 @@ async fn of_a_unit_that_is_done_what_follows_is_queued() -> Result<()> {
     Ok(())
 }
 
-/// It may be what ends its worker, and would take along those beside it, each time the same ones.
+/// Whatever ends their worker would have both given up on. Until then a unit waits for nobody.
 #[tokio::test]
-async fn a_unit_that_was_started_twice_in_vain_begins_where_nothing_else_is_at_work() -> Result<()>
-{
+async fn a_unit_with_few_starts_left_begins_where_no_other_such_is_at_work() -> Result<()> {
     let (_server, queue) = kit::start().await?;
     let (key, record) = kit::record(1, 1);
     queue.create_record(&key, &record).await?;
-    let start = Move::Start {
-        stage: Nothing::STAGE,
-        unit: 0,
-        retries_max: 4,
-    };
-    for start in [&start, &start] {
-        step(&queue, &key, start).await?;
-    }
     let unit = kit::unit(&key, Nothing::STAGE, Class::Routine, 0);
     queue.publish_work(&unit, &Headers::new()).await?;
     let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
     let slot = slot(queue.clone());
-    let beside = slot.company.join(false);
+    let other = Arc::clone(&slot.few_starts).try_acquire_owned()?;
+    let starts = async || {
+        let (stands, _) = queue.record(&key).await?.context("a record")?;
+        anyhow::Ok(stands.starts.preprocess)
+    };
+    let many = slot.worker.config.retries_max - 1;
+    for start in 1..=many {
+        let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
+        ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
+        ensure!(starts().await? == start, "start {start}");
+    }
     let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
     ensure!(matches!(verdict, Ok(Verdict::Retry { .. })), "{verdict:?}");
-    let (stands, _) = queue.record(&key).await?.context("a record")?;
-    ensure!(stands.starts.preprocess == 2, "it was started: {stands:?}");
-    drop(beside);
+    ensure!(starts().await? == many, "it was started");
+    drop(other);
     let verdict = slot.begin(&delivery, slot.hints.subscribe()).await;
     ensure!(matches!(verdict, Ok(Verdict::Done)), "{verdict:?}");
-    let (stands, _) = queue.record(&key).await?.context("a record")?;
-    ensure!(stands.starts.preprocess == 3, "{stands:?}");
-    ensure!(slot.company.join(true).is_some(), "it is not at work");
+    ensure!(starts().await? == many + 1, "it was not started");
+    ensure!(slot.few_starts.available_permits() == 1, "it is at work");
     Ok(())
 }
 

@@ -34,8 +34,9 @@ pub(super) struct Lane {
 }
 
 /// An offer under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Offer {
+    job: JobId,
     /// Its job has ended meanwhile.
     is_woken: bool,
     /// Ends the pause after it: a job of a higher class has come.
@@ -84,6 +85,15 @@ impl Lane {
         }
     }
 
+    /// Forgets what waits, as it is read anew. What is being offered stays so, and the pauses after it end: where it was handed on,
+    /// its message waits to be removed.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+        self.left.clear();
+        self.held.clear();
+        self.end_pause();
+    }
+
     /// Ends the pauses after the offers under way, also those that have not begun.
     pub(super) fn end_pause(&self) {
         for offer in self.offered.values() {
@@ -116,8 +126,13 @@ impl Lane {
         if is_behind || is_early || (offered >= room && place.0 != Class::Stat) {
             return None;
         }
-        // A wish that came too late for an offer before is none of this one's.
-        self.offered.insert(*place, Offer::default());
+        let offer = Offer {
+            job: first.entry.unit.key.job.clone(),
+            is_woken: false,
+            // A wish that came too late for an offer before is none of this one's.
+            hurry: Arc::default(),
+        };
+        self.offered.insert(*place, offer);
         Some(Turn {
             entry: first.entry.clone(),
             is_doubtful: first.is_doubtful,
@@ -127,9 +142,8 @@ impl Lane {
 
     /// The offered job needs no further offer.
     pub(super) fn done(&mut self, entry: &IntakeEntry) {
-        let place = place(entry);
-        self.waiting.remove(&place);
-        self.offered.remove(&place);
+        drop(self.take(entry));
+        self.offered.remove(&place(entry));
         self.tries = 0;
     }
 
@@ -137,7 +151,8 @@ impl Lane {
     /// hub wants to see it again; it is not sent in vain because another ended its pause.
     pub(super) fn not_done(&mut self, entry: &IntakeEntry, until: Option<Instant>) {
         let place = place(entry);
-        if let Some(waiting) = self.waiting.get_mut(&place) {
+        let waiting = self.waiting.get_mut(&place);
+        if let Some(waiting) = waiting.filter(|waiting| waiting.entry.unit == entry.unit) {
             (waiting.is_doubtful, waiting.until) = (true, until);
         }
         self.offered.remove(&place);
@@ -147,7 +162,7 @@ impl Lane {
     /// The offer failed for a reason of the job's own: it is left out until [`Lane::try_left`].
     pub(super) fn leave(&mut self, entry: &IntakeEntry) {
         let place = place(entry);
-        if let Some(waiting) = self.waiting.remove(&place) {
+        if let Some(waiting) = self.take(entry) {
             let waiting = Waiting {
                 is_doubtful: true,
                 ..waiting
@@ -162,10 +177,18 @@ impl Lane {
         let place = place(entry);
         let offer = self.offered.remove(&place);
         if !offer.is_some_and(|offer| offer.is_woken)
-            && let Some(waiting) = self.waiting.remove(&place)
+            && let Some(waiting) = self.take(entry)
         {
             self.held.insert(place, waiting);
         }
+    }
+
+    /// Takes an offered job out of those that wait. A queue that has lost writes may have given its place to another since.
+    fn take(&mut self, entry: &IntakeEntry) -> Option<Waiting> {
+        let place = place(entry);
+        let waiting = self.waiting.get(&place);
+        let is_there = waiting.is_some_and(|waiting| waiting.entry.unit == entry.unit);
+        is_there.then(|| self.waiting.remove(&place)).flatten()
     }
 
     /// Lets the jobs that were held back be offered again.
@@ -176,8 +199,8 @@ impl Lane {
     /// A job has ended, and is offered again if it was held back: the hub may have to be told.
     pub(super) fn wake(&mut self, job: &JobId) {
         let is_it = |waiting: &Waiting| waiting.entry.unit.key.job == *job;
-        for (place, offer) in &mut self.offered {
-            offer.is_woken |= self.waiting.get(place).is_some_and(is_it);
+        for offer in self.offered.values_mut() {
+            offer.is_woken |= offer.job == *job;
         }
         let woken = self.held.iter().filter(|(_, waiting)| is_it(waiting));
         let woken: Vec<Place> = woken.map(|(place, _)| *place).collect();
@@ -302,6 +325,37 @@ mod tests {
         assert!(is_hurried(&first) && !is_hurried(&second));
         lane.end_pause();
         assert!(is_hurried(&first) && is_hurried(&second));
+    }
+
+    /// As where the connection to the queue was lost while files were on the line.
+    #[test]
+    fn what_is_being_offered_stays_so_where_the_intake_is_read_anew() {
+        let stat = entry(Class::Stat, Stage::Preprocess, 3);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        lane.add(routine(2), false);
+        check(&mut lane, &routine(1), false, 0);
+        let hurry = lane.hurry();
+        lane.forget_waiting();
+        assert!(hurry.notified().now_or_never().is_some());
+        assert_eq!((lane.len(), lane.next(ROOM, Instant::now())), (0, None));
+        // It is told of before it is read.
+        lane.wake(&routine(1).unit.key.job);
+        for entry in [&routine(1), &routine(2), &stat] {
+            lane.add(entry.clone(), true);
+        }
+        check(&mut lane, &stat, true, 0);
+        lane.done(&stat);
+        assert_eq!(lane.next(ROOM, Instant::now()), None, "one a class");
+        lane.hold(&routine(1));
+        check(&mut lane, &routine(1), true, 0);
+        // The queue has lost its latest writes.
+        lane.forget_waiting();
+        let mut other = routine(1);
+        other.unit.key = kit::key(9);
+        lane.add(other.clone(), false);
+        lane.done(&routine(1));
+        check(&mut lane, &other, false, 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! order of the tenant's [`Lane`], and follows all jobs that the hub has at the same time. A tenant whose jobs wait holds up no other.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
@@ -52,6 +52,13 @@ enum NotDone {
     OfJob,
     /// It is held back.
     Held,
+}
+
+/// What a session that ends is offering: files may be on the line for hours, and the next session goes on with them.
+#[derive(Default)]
+pub(super) struct UnderWay {
+    offers: FuturesUnordered<Offering>,
+    lanes: BTreeMap<TenantId, Lane>,
 }
 
 pub(super) struct Session {
@@ -146,17 +153,37 @@ impl Session {
         Ok(session)
     }
 
-    /// Hands jobs on until something of this side breaks.
+    /// Hands jobs on until something of this side breaks. `under_way`: what the session before was offering, and then what this one
+    /// is.
     ///
     /// # Errors
     /// When the queue cannot be read.
-    pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), Ended> {
+    pub(super) async fn run(edge: &Arc<Edge>, under_way: &Mutex<UnderWay>) -> Result<(), Ended> {
         let begun = Self::begin(edge).await;
         let mut session = begun.map_err(Ended::BeforeItBegan)?;
-        let mut pauses = std::pin::pin!(pauses(edge));
         // Hints are subscribed to before the stored state is read, so that no change is missed in between.
-        let mut hints = hints(edge).await.map_err(Ended::BeforeItBegan)?;
-        let mut intake = intake(edge).await.map_err(Ended::BeforeItBegan)?;
+        let hints = hints(edge).await.map_err(Ended::BeforeItBegan)?;
+        let intake = intake(edge).await.map_err(Ended::BeforeItBegan)?;
+        let before = std::mem::take(&mut *lock(under_way));
+        (session.offers, session.lanes) = (before.offers, before.lanes);
+        session.lanes.values_mut().for_each(Lane::forget_waiting);
+        let ended = session.hand_on(hints, intake).await;
+        *lock(under_way) = UnderWay {
+            offers: session.offers,
+            lanes: session.lanes,
+        };
+        ended.map_err(Ended::Broke)
+    }
+
+    /// Hands jobs on, until an error ends it.
+    async fn hand_on(
+        &mut self,
+        mut hints: BoxStream<'static, JobKey>,
+        mut intake: BoxStream<'static, Result<IntakeEntry, QueueError>>,
+    ) -> Result<(), QueueError> {
+        let (edge, session) = (Arc::clone(&self.edge), self);
+        let edge = &edge;
+        let mut pauses = std::pin::pin!(pauses(edge));
         let mut scan = edge.queue.scan_records();
         let (mut is_scanning, mut has_scanned, mut begun_here) = (true, false, 0);
         let mut scan_at = Instant::now() + SCAN_EVERY;
@@ -221,17 +248,17 @@ impl Session {
     ///
     /// # Errors
     /// [`QueueError::Unavailable`] after a loss of the connection to the queue, as what was read of the intake may not be true any
-    /// more: a new session reads it anew. Not before the offers under way have ended: files are long on their way.
+    /// more: a new session reads it anew. While the queue is away none can begin, and the offers under way go on in this one.
     fn go_on(&mut self, has_scanned: bool) -> Result<(), QueueError> {
-        let is_stale = self.edge.queue.losses() != self.losses;
-        if is_stale && self.offers.is_empty() {
-            return Err(STALE);
+        let queue = &self.edge.queue;
+        if queue.losses() == self.losses {
+            if has_scanned {
+                self.offer_next();
+            }
+            return Ok(());
         }
-        if is_stale {
-            // Until they end nothing of any tenant is offered: a hub may ask one of them to wait for minutes.
-            self.lanes.values().for_each(Lane::end_pause);
-        } else if has_scanned {
-            self.offer_next();
+        if self.offers.is_empty() || queue.is_connected() {
+            return Err(STALE);
         }
         Ok(())
     }
@@ -437,6 +464,11 @@ impl Session {
         }
         self.is_trouble_told = has_trouble;
     }
+}
+
+fn lock(under_way: &Mutex<UnderWay>) -> MutexGuard<'_, UnderWay> {
+    // Nothing that is done under the lock can panic half-way.
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The jobs that wait to be handed on: accepted ones, and encoded ones, which exist where images stay at the site or did when the
