@@ -60,6 +60,8 @@ struct Options {
     load: Load,
     /// Forms of the language model, as `medfleet bench model` names them.
     dtypes: Vec<String>,
+    /// Where this model computes, as `medfleet bench model` names it. Others are compared with the first.
+    devices: Vec<String>,
     /// A Python that has the peers already.
     python: Option<PathBuf>,
     /// Where the weights are, and what was measured with them.
@@ -67,7 +69,7 @@ struct Options {
 }
 
 /// `--layers 2 --rounds 2 --threads N --repeat 3 --steps 16 --minutes 20 --dtypes q8_0,… --python PATH --dir DIR
-/// --what models,reports --jobs 32 --tokens 150 --slots 16`, in any order.
+/// --what models,reports --jobs 32 --tokens 150 --slots 16 --device cpu,cpu:LEVEL`, in any order.
 pub(crate) fn run(options: &[&str]) -> Result<()> {
     let options = read(options)?;
     // First: without room it would fail after an hour of compiling.
@@ -88,7 +90,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
             .join(results_name(*part, &programs.options));
         parts.push((*part, Results::open(path, &processor)?));
     }
-    let rounds = programs.options.rounds;
+    let (rounds, ours) = (programs.options.rounds, programs.options.ours());
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         for (part, results) in &mut parts {
@@ -105,13 +107,13 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
             }
             let cells = results.cells(rounds, &tasks, &commit);
             let heading = heading(*part, &programs.options, &processor)?;
-            page::put(*part, &page::section(&heading, &cells))?;
+            page::put(*part, &page::section(&heading, &cells, &ours))?;
         }
     }
     for (part, results) in &parts {
         let cells = results.cells(rounds, &programs.tasks(*part), &commit);
         let heading = heading(*part, &programs.options, &processor)?;
-        println!("{}\n", page::section(&heading, &cells));
+        println!("{}\n", page::section(&heading, &cells, &ours));
         println!("All of it is in {}.", results.path().display());
         ensure!(
             cells.iter().any(|cell| table::is_peer_with_figures(cell)),
@@ -139,6 +141,7 @@ fn read(options: &[&str]) -> Result<Options> {
         dtypes: ["q8_0", "q4_k_m", "bf16", "f32"]
             .map(str::to_owned)
             .to_vec(),
+        devices: vec!["cpu".to_owned()],
         python: None,
         dir: PathBuf::new(),
     };
@@ -164,6 +167,7 @@ fn read(options: &[&str]) -> Result<Options> {
             "--tokens" => read.load.tokens = number()?,
             "--slots" => read.load.slots = number()?,
             "--dtypes" => read.dtypes = value.split(',').map(str::to_owned).collect(),
+            "--device" => read.devices = devices(value)?,
             "--python" => read.python = Some(path()?),
             "--dir" => read.dir = path()?,
             _ => bail!("bench-peers does not know {name}"),
@@ -186,7 +190,25 @@ fn what(value: &str) -> Result<Vec<Part>> {
     value.split(',').map(part).collect()
 }
 
+/// CPUs, with or without the name of a level.
+fn devices(value: &str) -> Result<Vec<String>> {
+    let device = |name: &str| {
+        ensure!(
+            name == "cpu" || name.starts_with("cpu:"),
+            "--device takes cpu and cpu:LEVEL, not {name:?}"
+        );
+        Ok(name.to_owned())
+    };
+    value.split(',').map(device).collect()
+}
+
 impl Options {
+    /// What this model is called where others are compared with it.
+    fn ours(&self) -> String {
+        let device = self.devices.first();
+        programs::ours(device.map_or("cpu", String::as_str))
+    }
+
     const fn limit(&self) -> Duration {
         Duration::from_secs(60 * self.minutes as u64)
     }
@@ -333,6 +355,7 @@ mod tests {
             &["--threads", "0"],
             &["--hours", "1"],
             &["--what", "nothing"],
+            &["--device", "cpu,cuda"],
         ] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }

@@ -10,8 +10,8 @@ use crate::places;
 const PAGE: &str = "docs/performance.md";
 
 /// What stands between the marks.
-pub(super) fn section(heading: &str, cells: &[&Cell]) -> String {
-    format!("{heading}\n\n{}", table::markdown(cells))
+pub(super) fn section(heading: &str, cells: &[&Cell], ours: &str) -> String {
+    format!("{heading}\n\n{}", table::markdown(cells, ours))
 }
 
 /// Puts the section of one part of the measurements there; the others' stay.
