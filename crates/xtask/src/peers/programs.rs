@@ -19,6 +19,8 @@ use crate::{places, process};
 const INDEX: &str = "model.safetensors.index.json";
 /// Layers of MedGemma 4B's language model: `medfleet bench model` writes no more.
 const LAYERS: usize = 34;
+/// Work of an image, as all programs call it.
+const IMAGE: &str = "image encoded";
 /// What `files.py` writes last.
 pub(super) const LAST_FILE: &str = "words.gguf";
 /// Computes as the best level does but for products of bf16.
@@ -151,7 +153,7 @@ impl Programs {
     pub(super) fn prepare(&self) -> Result<()> {
         let has = |name: &str| self.file(name).is_file();
         if has(INDEX) {
-            self.check_layers()?;
+            self.check_shape()?;
         }
         let plain = |dtype: &str| matches!(dtype, "f32" | "bf16");
         let dtypes = self.options.dtypes.iter().map(String::as_str);
@@ -186,17 +188,27 @@ impl Programs {
     }
 
     /// What is there must be what is asked for: its figures would be called something else.
-    fn check_layers(&self) -> Result<()> {
+    fn check_shape(&self) -> Result<()> {
         let config = std::fs::read(self.file("config.json")).context("read config.json")?;
         let config: Value = serde_json::from_slice(&config).context("config.json is no JSON")?;
-        let found = config["text_config"]["num_hidden_layers"].as_u64();
-        let asked = self.options.layers.min(LAYERS) as u64;
-        ensure!(
-            found == Some(asked),
-            "{} has a checkpoint of {} layers, not {asked}: choose another --dir",
-            self.options.dir.display(),
-            found.unwrap_or_default()
-        );
+        for (what, found, asked) in [
+            (
+                "layers",
+                &config["text_config"]["num_hidden_layers"],
+                self.options.layers.min(LAYERS),
+            ),
+            (
+                "pixels",
+                &config["vision_config"]["image_size"],
+                self.options.image_size,
+            ),
+        ] {
+            ensure!(
+                found.as_u64() == Some(asked as u64),
+                "{} has a checkpoint of {found} {what}, not {asked}: choose another --dir",
+                self.options.dir.display()
+            );
+        }
         Ok(())
     }
 
@@ -231,7 +243,7 @@ impl Programs {
                     add(ours, dtype, device);
                 }
             }
-            if dtype != "f32" {
+            if dtype != "f32" && self.options.has_texts() {
                 add(llama, dtype, "");
             }
             if matches!(dtype.as_str(), "f32" | "bf16") {
@@ -294,6 +306,9 @@ impl Programs {
             }
         };
         cell.work = works(run)?;
+        if !self.options.has_texts() {
+            cell.work.retain(|work| work.name == IMAGE);
+        }
         Ok(())
     }
 
@@ -312,6 +327,7 @@ impl Programs {
                 let image = self.file(&format!("mmproj-{dtype}.gguf"));
                 command.arg("--image").arg(image);
                 command.arg("--words").arg(self.file(LAST_FILE));
+                command.args(["--image-size", &self.options.image_size.to_string()]);
                 command
             }
             Program::Torch => {
@@ -352,6 +368,8 @@ impl Programs {
                 &self.options.layers.to_string(),
                 "--dtype",
                 dtypes,
+                "--image-size",
+                &self.options.image_size.to_string(),
             ])
             .arg("--dir")
             .arg(&self.options.dir)
@@ -370,6 +388,7 @@ impl Programs {
             .args(["--repeat", &self.options.repeat.to_string()])
             .args(["--steps", &self.options.steps.to_string()])
             .args(["--images", &images.to_string()]);
+        self.shorten(&mut command);
         command
     }
 
@@ -393,7 +412,15 @@ impl Programs {
     fn script(&self, name: &str, dtype: &str) -> Command {
         let mut command = self.python(name, dtype);
         command.args(["--steps", &self.options.steps.to_string()]);
+        self.shorten(&mut command);
         command
+    }
+
+    /// Texts that nobody looks at take as little as can be.
+    fn shorten(&self, command: &mut Command) {
+        if !self.options.has_texts() {
+            command.args(["--batch", "1"]);
+        }
     }
 
     fn python(&self, name: &str, dtype: &str) -> Command {

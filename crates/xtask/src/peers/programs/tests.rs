@@ -118,6 +118,35 @@ fn levels_take_turns_and_are_kept_apart() {
 }
 
 #[test]
+fn small_images_are_measured_alone() {
+    let options = [
+        "--image-size",
+        "448",
+        "--what",
+        "models",
+        "--dir",
+        "weights",
+    ];
+    let programs = Programs {
+        options: super::super::read(&options).unwrap(),
+        python: PathBuf::new(),
+    };
+    let tasks = programs.tasks(Part::Models).into_iter();
+    let names: Vec<String> = tasks.map(|task| task.to_string()).collect();
+    assert_eq!(
+        names,
+        [
+            "medfleet bf16",
+            "PyTorch bf16",
+            "medfleet f32",
+            "PyTorch f32",
+            "llama.cpp images f16",
+            "llama.cpp images q8_0"
+        ]
+    );
+}
+
+#[test]
 fn reports_under_another_load_are_another_task() {
     let task = |jobs: usize| {
         let load = Load {
