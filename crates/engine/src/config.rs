@@ -362,13 +362,17 @@ impl ModelConfig {
         half: Half,
         draft: Option<&Path>,
     ) -> Result<LoadedModel, EngineError> {
+        let pins = self.pins_threads().is_some();
+        let failed_to_pin = |error| failed(PinThreadsError(error));
+        if pins {
+            medfleet_model::can_pin_threads().map_err(failed_to_pin)?;
+        }
         let mut loaded = self.load_alone(half)?;
         if let Some(path) = draft {
             loaded = self.beside_draft(loaded, path)?;
         }
-        if self.pins_threads().is_some() {
-            let threads = medfleet_model::pin_threads();
-            let threads = threads.map_err(|error| failed(PinThreadsError(error)))?;
+        if pins {
+            let threads = medfleet_model::pin_threads().map_err(failed_to_pin)?;
             tracing::info!(threads, "threads are pinned, each to a core of its own");
         }
         Ok(loaded)

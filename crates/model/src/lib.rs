@@ -64,7 +64,7 @@ pub use text::blocks::parts::BlockCopy;
 pub use text::blocks::{BlockKey, BlockLayout, BlockTable, Blocks, Cacheable, PlacedImage};
 pub use text::cache::{KvOptions, KvPool};
 pub use text::progress::Progress;
-pub use threads::{PinError, pin_threads};
+pub use threads::{PinError, can_pin_threads, pin_threads};
 pub use tokenizer::{Detokenizer, ImageMarkers, SpecialTokens, Tokenizer};
 pub use tokens::ImageTokens;
 pub use weights::{Digests, QuantisedCache};

@@ -30,6 +30,14 @@ pub enum PinError {
     },
 }
 
+/// Whether [`pin_threads`] has a core for each thread: to be asked before weights are read, which may take minutes.
+///
+/// # Errors
+/// As [`pin_threads`], but for what the system says to pinning itself.
+pub fn can_pin_threads() -> Result<(), PinError> {
+    one_core_each().map(|_| ())
+}
+
 /// Keeps each thread of the current pool on one of the cores on which this process may run, each on another, and says how many
 /// there are. A core is what the system calls a CPU: a hyperthread, where cores have several.
 ///
@@ -37,33 +45,37 @@ pub enum PinError {
 /// is loaded.
 ///
 /// # Errors
-/// [`PinError`], after which some threads may be pinned and others not, unless it is [`PinError::Count`].
-#[cfg(target_os = "linux")]
+/// [`PinError`]; of the system's, some threads may be pinned then and others not.
 pub fn pin_threads() -> Result<usize, PinError> {
-    // The first thread's, which nothing pins: the caller may be one of those that are.
-    let cores = cores_of(Pid::this())?;
-    let threads = rayon::current_num_threads();
+    let cores = one_core_each()?;
+    let kept = rayon::broadcast(|context| keep_on(cores[context.index()]));
+    kept.into_iter().collect::<Result<(), PinError>>()?;
+    Ok(cores.len())
+}
+
+/// The cores on which this process may run, if they are as many as the threads of the current pool.
+fn one_core_each() -> Result<Vec<usize>, PinError> {
+    let (cores, threads) = (cores()?, rayon::current_num_threads());
     if threads != cores.len() {
         return Err(PinError::Count {
             threads,
             cores: cores.len(),
         });
     }
-    let kept = rayon::broadcast(|context| keep_on(cores[context.index()]));
-    kept.into_iter().collect::<Result<(), PinError>>()?;
-    Ok(threads)
+    Ok(cores)
 }
 
-/// No other system that this is built for does it.
-///
-/// # Errors
-/// Always.
+/// The cores on which this process may run, in order: those of its first thread, which nothing pins. The caller may be one that is.
+#[cfg(target_os = "linux")]
+fn cores() -> Result<Vec<usize>, PinError> {
+    cores_of(Pid::this())
+}
+
 #[cfg(not(target_os = "linux"))]
-pub fn pin_threads() -> Result<usize, PinError> {
+fn cores() -> Result<Vec<usize>, PinError> {
     Err(PinError::System)
 }
 
-/// The cores on which a thread may run, in order.
 #[cfg(target_os = "linux")]
 fn cores_of(thread: Pid) -> Result<Vec<usize>, PinError> {
     let set = sched_getaffinity(thread).map_err(PinError::Cores)?;
@@ -78,6 +90,11 @@ fn keep_on(core: usize) -> Result<(), PinError> {
     let kept = set.set(core);
     let kept = kept.and_then(|()| sched_setaffinity(THIS_THREAD, &set));
     kept.map_err(|source| PinError::Keep { core, source })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_on(_: usize) -> Result<(), PinError> {
+    Err(PinError::System)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -95,8 +112,13 @@ mod tests {
 
     #[test]
     fn each_thread_stays_on_a_core_of_its_own() {
-        let allowed = cores_of(Pid::this()).unwrap();
+        let allowed = cores().unwrap();
         let pool = pool(allowed.len());
+        assert_eq!(pool.install(can_pin_threads), Ok(()));
+        assert_eq!(
+            cores_of_threads(&pool),
+            vec![allowed.clone(); allowed.len()]
+        );
         // The second time from a thread that is pinned already.
         for _ in 0..2 {
             assert_eq!(pool.install(pin_threads), Ok(allowed.len()));
@@ -108,7 +130,7 @@ mod tests {
 
     #[test]
     fn threads_that_have_not_one_core_each_are_left_alone() {
-        let allowed = cores_of(Pid::this()).unwrap();
+        let allowed = super::cores().unwrap();
         let cores = allowed.len();
         for threads in [cores + 1, cores - 1] {
             if threads == 0 {
@@ -116,6 +138,7 @@ mod tests {
             }
             let pool = pool(threads);
             let refused = PinError::Count { threads, cores };
+            assert_eq!(pool.install(can_pin_threads), Err(refused.clone()));
             assert_eq!(pool.install(pin_threads), Err(refused));
             assert_eq!(cores_of_threads(&pool), vec![allowed.clone(); threads]);
         }

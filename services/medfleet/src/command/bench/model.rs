@@ -56,6 +56,9 @@ struct Figures {
 }
 
 pub(crate) fn run(args: Args) -> CommandResult {
+    if args.pin_threads {
+        medfleet_model::can_pin_threads().context("--pin-threads")?;
+    }
     args.checkpoint.prepare()?;
     let amounts = Amounts {
         repeat: args.repeat.max(1),
