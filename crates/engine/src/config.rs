@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use medfleet_core::setting::DurationText;
 use medfleet_model::{
     ComputeDevice, ComputeDeviceError, Dtype, FolderSource, GgufSource, LoadError, LoadOptions,
-    Model, Parts,
+    Model, Parts, PinError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,10 @@ pub enum ModelConfig {
         /// Where to compute: `cpu`, or `cuda`, `cuda:N`, `metal` in a build that has them.
         #[serde(default)]
         device: ModelDevice,
+        /// Keep each thread that computes on a core of its own, of those on which the process may run; under Linux, where there
+        /// are as many of the one as of the other. It is for workers that share no core with others.
+        #[serde(default)]
+        pin_threads: bool,
         /// Folder in which the digests of the weights are remembered, so that only the first start hashes them.
         #[serde(default)]
         digest_cache: Option<PathBuf>,
@@ -60,6 +64,9 @@ pub enum ModelConfig {
         /// Where to compute, as for a folder.
         #[serde(default)]
         device: ModelDevice,
+        /// Keep each thread that computes on a core of its own, as for a folder.
+        #[serde(default)]
+        pin_threads: bool,
         /// Folder in which the digests of the weights are remembered, so that only the first start hashes them.
         #[serde(default)]
         digest_cache: Option<PathBuf>,
@@ -123,7 +130,16 @@ pub enum ModelConfigError {
         "model.quantised_cache is set, and model.weights is plain, which keeps nothing: set model.weights to q8_0, or leave model.quantised_cache out"
     )]
     NothingToKeep,
+    #[error(
+        "model.pin_threads is set, and model.device is {device}: it pins the threads that compute on CPUs; leave model.pin_threads out"
+    )]
+    NothingToPin { device: ComputeDevice },
 }
+
+/// Threads that cannot be pinned as they are to be.
+#[derive(Debug, thiserror::Error)]
+#[error("model.pin_threads is set, and the threads cannot be pinned")]
+struct PinThreadsError(#[source] PinError);
 
 /// A second model that cannot be loaded. Its files and tensors are called as the first one's are.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +237,7 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`ModelConfigError`] for quantised weights on a device that has no kernels for them: texts would depend on what is
-    /// written beside them, or fail; and for a setting that would do nothing.
+    /// written beside them, or fail; and for settings that would do nothing.
     pub fn check(&self) -> Result<(), ModelConfigError> {
         if let Self::Folder {
             weights: FolderWeights::Plain,
@@ -230,6 +246,11 @@ impl ModelConfig {
         } = self
         {
             return Err(ModelConfigError::NothingToKeep);
+        }
+        if let Some(device) = self.pins_threads()
+            && matches!(device, ComputeDevice::Cuda(_) | ComputeDevice::Metal(_))
+        {
+            return Err(ModelConfigError::NothingToPin { device });
         }
         let (weights, device) = match self {
             Self::Folder {
@@ -252,8 +273,30 @@ impl ModelConfig {
         }
     }
 
-    /// Loads it. Takes seconds to minutes: call it on a blocking thread.
+    /// The device, where the threads that compute on it are to be pinned.
+    fn pins_threads(&self) -> Option<ComputeDevice> {
+        match self {
+            Self::Folder {
+                pin_threads: true,
+                device,
+                ..
+            }
+            | Self::Gguf {
+                pin_threads: true,
+                device,
+                ..
+            } => Some(device.0),
+            Self::Folder { .. } | Self::Gguf { .. } | Self::Simulated(_) => None,
+        }
+    }
+
+    /// Loads it, and pins the process's threads where that is asked for: load what else the process computes with before. Takes
+    /// seconds to minutes: call it on a blocking thread.
     pub fn load(&self, half: Half) -> Result<LoadedModel, EngineError> {
+        self.load_with_draft(half, None)
+    }
+
+    fn load_alone(&self, half: Half) -> Result<LoadedModel, EngineError> {
         self.check().map_err(failed)?;
         match self {
             Self::Folder {
@@ -263,6 +306,7 @@ impl ModelConfig {
                 device,
                 digest_cache,
                 quantised_cache,
+                pin_threads: _,
             } => {
                 let (dtype, device) = ((*dtype).into(), device.0);
                 let quantised = *weights == FolderWeights::Q8_0;
@@ -291,6 +335,7 @@ impl ModelConfig {
                 weights,
                 device,
                 digest_cache,
+                pin_threads: _,
             } => {
                 let origin = Origin::Gguf(GgufSource {
                     text: path.clone(),
@@ -310,16 +355,30 @@ impl ModelConfig {
     /// says so.
     ///
     /// # Errors
-    /// As [`ModelConfig::load`], of either; a second model with other tokens; a first one that writes no text by tokens.
+    /// As [`ModelConfig::load`], of either; a second model with other tokens; a first one that writes no text by tokens; threads
+    /// that are to be pinned and cannot be.
     pub fn load_with_draft(
         &self,
         half: Half,
         draft: Option<&Path>,
     ) -> Result<LoadedModel, EngineError> {
-        let loaded = self.load(half)?;
-        let Some(path) = draft else {
-            return Ok(loaded);
-        };
+        let pins = self.pins_threads().is_some();
+        let failed_to_pin = |error| failed(PinThreadsError(error));
+        if pins {
+            medfleet_model::can_pin_threads().map_err(failed_to_pin)?;
+        }
+        let mut loaded = self.load_alone(half)?;
+        if let Some(path) = draft {
+            loaded = self.beside_draft(loaded, path)?;
+        }
+        if pins {
+            let threads = medfleet_model::pin_threads().map_err(failed_to_pin)?;
+            tracing::info!(threads, "threads are pinned, each to a core of its own");
+        }
+        Ok(loaded)
+    }
+
+    fn beside_draft(&self, loaded: LoadedModel, path: &Path) -> Result<LoadedModel, EngineError> {
         let LoadedModel::Real(loaded) = loaded else {
             return Err(EngineError::Model(
                 "decode.speculation.draft goes with a model that writes text: MedGemma in a folder or a GGUF file"
@@ -483,107 +542,4 @@ impl DecodeModel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<ModelConfig, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
-    }
-
-    fn folder(rest: &str) -> String {
-        format!("kind = 'folder'\npath = '/m'\ndtype = 'f32'\n{rest}")
-    }
-
-    fn gguf(rest: &str) -> String {
-        format!("kind = 'gguf'\npath = '/m.gguf'\nvision = '/v'\ndtype = 'bf16'\n{rest}")
-    }
-
-    #[test]
-    fn a_form_that_is_not_known_is_refused_with_those_that_are() {
-        for text in [
-            folder(""),
-            folder("weights = 'q8_0'"),
-            gguf("weights = 'stored'"),
-        ] {
-            assert!(read(&text).expect("is known").check().is_ok(), "{text}");
-        }
-        for (text, allowed) in [
-            (folder("weights = 'q5_0'"), "q8_0"),
-            (folder("weights = 'stored'"), "q8_0"),
-            (gguf("weights = 'q8_0'"), "stored"),
-            (
-                "kind = 'gguf'\npath = '/m.gguf'\ndtype = 'f32'".to_owned(),
-                "vision",
-            ),
-        ] {
-            let error = read(&text).expect_err("is not known");
-            assert!(error.contains(allowed), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_second_model_is_loaded_as_the_first_one_is_where_it_can_be_of_use() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
-        let tiny = |rest: &str| {
-            let text = format!("kind = 'folder'\npath = '{root}/tiny'\ndtype = 'f32'\n{rest}");
-            read(&text).expect("is known")
-        };
-        let load = |config: ModelConfig, draft: &str| {
-            let loaded = config.load_with_draft(Half::Decode, Some(Path::new(draft)));
-            loaded.map(|loaded| loaded.description().clone())
-        };
-        let (itself, nowhere) = (format!("{root}/tiny"), format!("{root}/nowhere"));
-        let quantised = load(tiny("weights = 'q8_0'"), &itself).expect("both load");
-        assert_eq!(quantised.weights, "q8_0");
-        let EngineError::Model(reason) = load(tiny(""), &nowhere).expect_err("nothing is there")
-        else {
-            panic!("another error");
-        };
-        assert!(reason.to_string().contains(&nowhere), "{reason}");
-        // Not even looked at where nothing is ever proposed.
-        assert!(load(tiny("device = 'cpu:generic'"), &nowhere).is_ok());
-        let simulated = read("kind = 'simulated'").expect("is known");
-        let EngineError::Model(reason) = load(simulated, &itself).expect_err("no tokens") else {
-            panic!("another error");
-        };
-        assert!(
-            reason.to_string().contains("a model that writes text"),
-            "{reason}"
-        );
-    }
-
-    #[test]
-    fn what_is_not_made_is_not_kept() {
-        let keep = "quantised_cache = '/c'\n";
-        let check = |text: String| read(&text).expect("is known").check();
-        assert_eq!(check(folder(&format!("{keep}weights = 'q8_0'"))), Ok(()));
-        let error = check(folder(keep)).expect_err("nothing is quantised");
-        assert_eq!(error, ModelConfigError::NothingToKeep);
-        assert!(read(&gguf(keep)).is_err(), "it is stored quantised");
-    }
-
-    #[test]
-    fn quantised_weights_are_for_cpus() {
-        let check = |text: String, good: bool| {
-            let checked = read(&text).expect("is known").check();
-            assert_eq!(checked.is_ok(), good, "{text}");
-            if let Err(error) = checked {
-                let error = error.to_string();
-                assert!(error.contains("model.weights is"), "{error}");
-            }
-        };
-        for (device, good) in [
-            ("cpu", true),
-            ("cpu:portable", true),
-            ("cpu:generic", false),
-            ("cuda:1", false),
-            ("metal", false),
-        ] {
-            let device = format!("device = '{device}'\n");
-            check(folder(&format!("{device}weights = 'q8_0'")), good);
-            check(gguf(&format!("{device}weights = 'stored'")), good);
-            check(folder(&device), true);
-            check(gguf(&device), true);
-        }
-    }
-}
+mod tests;

@@ -47,7 +47,8 @@ usage: cargo xtask <command>
         [--bless-breaking]   … and accepts a breaking change (only before a release)
   bench-peers [--layers 2] [--rounds 2] [--threads N] [--dtypes q8_0,q4_k_m,bf16,f32]
         [--repeat 3] [--steps 16] [--minutes 20] [--python PATH] [--dir DIR]
-        [--what models,reports] [--jobs 32] [--tokens 150] [--slots 16]
+        [--what models,reports] [--jobs 32] [--tokens 150] [--slots 16] [--device cpu,cpu:LEVEL]
+        [--image-size 896|448]
                          this model, llama.cpp and PyTorch in turns on this machine; installs both, never in the gate
   chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S] [--power yes] [--virtual-seeds 500]
                          many seeds in virtual time, then storms of faults over real processes (with --power of power cuts alone),

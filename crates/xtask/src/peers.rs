@@ -25,6 +25,9 @@ const LLAMA_CPP: &str = "llama-cpp-python==0.3.36";
 const LLAMA_CPP_FLAGS: &str = "-DGGML_NATIVE=ON -DLLAVA_BUILD=ON";
 /// Where the programs that run the peers are.
 const SCRIPTS: &str = "tests/reference/peers";
+/// Sides of images in pixels: MedGemma's, and one of which images alone are measured.
+const IMAGE_SIZE: usize = 896;
+const IMAGE_SIZE_SMALL: usize = 448;
 /// What the weights take on disk, all forms together: the embedding and the files' rest, and each layer.
 const WEIGHTS_BYTES: u64 = 5_000_000_000;
 const LAYER_BYTES: u64 = 700_000_000;
@@ -60,6 +63,10 @@ struct Options {
     load: Load,
     /// Forms of the language model, as `medfleet bench model` names them.
     dtypes: Vec<String>,
+    /// Where this model computes, as `medfleet bench model` names it. Others are compared with the first.
+    devices: Vec<String>,
+    /// Side of an image, in pixels.
+    image_size: usize,
     /// A Python that has the peers already.
     python: Option<PathBuf>,
     /// Where the weights are, and what was measured with them.
@@ -67,7 +74,8 @@ struct Options {
 }
 
 /// `--layers 2 --rounds 2 --threads N --repeat 3 --steps 16 --minutes 20 --dtypes q8_0,… --python PATH --dir DIR
-/// --what models,reports --jobs 32 --tokens 150 --slots 16`, in any order.
+/// --what models,reports --jobs 32 --tokens 150 --slots 16 --device cpu,cpu:LEVEL --image-size 896`,
+/// in any order.
 pub(crate) fn run(options: &[&str]) -> Result<()> {
     let options = read(options)?;
     // First: without room it would fail after an hour of compiling.
@@ -88,7 +96,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
             .join(results_name(*part, &programs.options));
         parts.push((*part, Results::open(path, &processor)?));
     }
-    let rounds = programs.options.rounds;
+    let (rounds, ours) = (programs.options.rounds, programs.options.ours());
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         for (part, results) in &mut parts {
@@ -105,13 +113,14 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
             }
             let cells = results.cells(rounds, &tasks, &commit);
             let heading = heading(*part, &programs.options, &processor)?;
-            page::put(*part, &page::section(&heading, &cells))?;
+            let section = page::section(&heading, &cells, &ours);
+            page::put((*part, programs.options.image_size), &section)?;
         }
     }
     for (part, results) in &parts {
         let cells = results.cells(rounds, &programs.tasks(*part), &commit);
         let heading = heading(*part, &programs.options, &processor)?;
-        println!("{}\n", page::section(&heading, &cells));
+        println!("{}\n", page::section(&heading, &cells, &ours));
         println!("All of it is in {}.", results.path().display());
         ensure!(
             cells.iter().any(|cell| table::is_peer_with_figures(cell)),
@@ -139,6 +148,8 @@ fn read(options: &[&str]) -> Result<Options> {
         dtypes: ["q8_0", "q4_k_m", "bf16", "f32"]
             .map(str::to_owned)
             .to_vec(),
+        devices: vec!["cpu".to_owned()],
+        image_size: IMAGE_SIZE,
         python: None,
         dir: PathBuf::new(),
     };
@@ -164,14 +175,36 @@ fn read(options: &[&str]) -> Result<Options> {
             "--tokens" => read.load.tokens = number()?,
             "--slots" => read.load.slots = number()?,
             "--dtypes" => read.dtypes = value.split(',').map(str::to_owned).collect(),
+            "--device" => read.devices = devices(value)?,
+            "--image-size" => read.image_size = number()?,
             "--python" => read.python = Some(path()?),
             "--dir" => read.dir = path()?,
             _ => bail!("bench-peers does not know {name}"),
         }
     }
+    settled(read)
+}
+
+/// With what follows from what was asked for.
+fn settled(mut read: Options) -> Result<Options> {
+    // A checkpoint has one number of layers, and one size of images.
+    let mut folder = format!("peers/{}-layers", read.layers);
+    if !read.has_texts() {
+        ensure!(
+            read.image_size == IMAGE_SIZE_SMALL && read.parts == [Part::Models],
+            "--image-size takes {IMAGE_SIZE} and, with --what models, {IMAGE_SIZE_SMALL}"
+        );
+        // Forms of the language model are none of an image.
+        let plain = |dtype: &String| matches!(dtype.as_str(), "f32" | "bf16");
+        read.dtypes.retain(plain);
+        ensure!(
+            !read.dtypes.is_empty(),
+            "images are encoded in f32 and bf16: --dtypes has neither"
+        );
+        folder += &format!("-{}-pixels", read.image_size);
+    }
     if read.dir.as_os_str().is_empty() {
-        // A checkpoint has one number of layers.
-        read.dir = places::scratch(&format!("peers/{}-layers", read.layers))?;
+        read.dir = places::scratch(&folder)?;
     }
     Ok(read)
 }
@@ -186,7 +219,30 @@ fn what(value: &str) -> Result<Vec<Part>> {
     value.split(',').map(part).collect()
 }
 
+/// CPUs, with or without the name of a level.
+fn devices(value: &str) -> Result<Vec<String>> {
+    let device = |name: &str| {
+        ensure!(
+            name == "cpu" || name.starts_with("cpu:"),
+            "--device takes cpu and cpu:LEVEL, not {name:?}"
+        );
+        Ok(name.to_owned())
+    };
+    value.split(',').map(device).collect()
+}
+
 impl Options {
+    /// What this model is called where others are compared with it.
+    fn ours(&self) -> String {
+        let device = self.devices.first();
+        programs::ours(device.map_or("cpu", String::as_str))
+    }
+
+    /// Whether more is measured than images: the language model is the same beside any size of them.
+    const fn has_texts(&self) -> bool {
+        self.image_size == IMAGE_SIZE
+    }
+
     const fn limit(&self) -> Duration {
         Duration::from_secs(60 * self.minutes as u64)
     }
@@ -285,6 +341,10 @@ fn commit() -> String {
 fn heading(part: Part, options: &Options, processor: &str) -> Result<String> {
     let date = process::capture(Command::new("date").args(["-u", "+%F"]))?;
     let what = match part {
+        Part::Models if !options.has_texts() => format!(
+            "images of {} pixels, {} of them in a round",
+            options.image_size, options.repeat
+        ),
         Part::Models => format!(
             "in a round an image and a prompt {} times, a step {} times",
             options.repeat, options.steps
@@ -333,6 +393,17 @@ mod tests {
             &["--threads", "0"],
             &["--hours", "1"],
             &["--what", "nothing"],
+            &["--device", "cpu,cuda"],
+            &["--image-size", "448"],
+            &["--image-size", "672", "--what", "models"],
+            &[
+                "--image-size",
+                "448",
+                "--what",
+                "models",
+                "--dtypes",
+                "q8_0",
+            ],
         ] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
@@ -349,8 +420,10 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_of_other_depths_are_elsewhere() {
+    fn checkpoints_of_other_shapes_are_elsewhere() {
         let dir = |layers: &str| read(&["--layers", layers]).unwrap().dir;
         assert_ne!(dir("1"), dir("3"));
+        let small = ["--layers", "1", "--image-size", "448", "--what", "models"];
+        assert_ne!(dir("1"), read(&small).unwrap().dir);
     }
 }

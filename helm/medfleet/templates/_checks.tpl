@@ -3,6 +3,18 @@
 {{- define "medfleet.need" -}}
 {{- if not .value -}}{{- fail (printf "%s: %s" .path .why) -}}{{- end -}}
 {{- end -}}
+{{/* dict "path" "resources" "for" a setting: a pod has cores of its own only where all of its containers are given what they
+     ask for, no more and no less. */}}
+{{- define "medfleet.checks.guaranteed" -}}
+{{- $requests := default dict .resources.requests -}}
+{{- $limits := default dict .resources.limits -}}
+{{- range $key := list "cpu" "memory" -}}
+  {{- $limit := toString (default "" (get $limits $key)) -}}
+  {{- include "medfleet.need" (dict "value" $limit "path" (printf "%s.limits.%s" $.path $key) "why" (printf "needed with %s: a pod gets cores of its own where its requests are its limits" $.for)) -}}
+  {{- $request := toString (default $limit (get $requests $key)) -}}
+  {{- if ne $request $limit -}}{{- fail (printf "%s.requests.%s: %s is not the limit, %s; with %s it must be, or be left out: a pod gets cores of its own where its requests are its limits" $.path $key $request $limit $.for) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- define "medfleet.checks" -}}
 {{- $own := .Values.nats.own -}}
 {{- $external := .Values.nats.external -}}
@@ -109,6 +121,14 @@
     {{- if and (ne $device.compute "cpu") (not $device.resource) -}}{{- fail (printf "%s.device.resource: needed with device.compute %s, such as nvidia.com/gpu" $path $device.compute) -}}{{- end -}}
     {{- if and (ne $device.compute "cpu") (eq $spec.model.kind "simulated") -}}{{- fail (printf "%s.device.compute: the simulated model has no device; allowed: cpu" $path) -}}{{- end -}}
     {{- if and (eq $stage "decode") (ne $device.compute "cpu") (ne $weights "plain") -}}{{- fail (printf "%s.device.compute: quantised weights are multiplied on CPUs; allowed with model.weights %s: cpu" $path $weights) -}}{{- end -}}
+    {{- if $device.pinThreads -}}
+      {{- $setting := printf "%s.device.pinThreads" $path -}}
+      {{- if or (ne $device.compute "cpu") (eq $spec.model.kind "simulated") -}}{{- fail (printf "%s: pins the threads that compute a model on CPUs, and there are none" $setting) -}}{{- end -}}
+      {{- include "medfleet.checks.guaranteed" (dict "path" (printf "%s.resources" $path) "resources" $given.resources "for" $setting) -}}
+      {{- $cores := toString $given.resources.limits.cpu -}}
+      {{- if not (regexMatch "^[0-9]+$" $cores) -}}{{- fail (printf "%s.resources.limits.cpu: %s is no whole number; needed with %s, which keeps each thread on a core" $path $cores $setting) -}}{{- end -}}
+      {{- if dig "volume" "sha256" "" $spec.model -}}{{- include "medfleet.checks.guaranteed" (dict "path" "modelStore.resources" "resources" $.Values.modelStore.resources "for" $setting) -}}{{- end -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -220,6 +220,8 @@
   {{- end -}}
   {{- /* Left out for the CPU, which is the default: services from before the setting existed refuse it. */ -}}
   {{- if ne .given.device.compute "cpu" -}}{{- $_ := set $table "device" .given.device.compute -}}{{- end -}}
+  {{- /* So is this one, unless it is asked for. */ -}}
+  {{- if .given.device.pinThreads -}}{{- $_ := set $table "pin_threads" true -}}{{- end -}}
 {{- else -}}
   {{- $table = deepCopy (default dict $model.simulated) -}}
   {{- $_ := set $table "kind" "simulated" -}}

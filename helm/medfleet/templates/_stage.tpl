@@ -10,7 +10,7 @@ priorityClassName: ""
 podAnnotations: {}
 image: {}
 runtimeClassName: ""
-device: { compute: cpu, resource: "", count: 1 }
+device: { compute: cpu, resource: "", count: 1, pinThreads: false }
 {{- if eq . "preprocess" }}
 startupSeconds: 120
 scale: { enabled: false, min: 1, max: 8, cpuPercent: 70 }

@@ -6,6 +6,7 @@ bf16.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from safetensors import safe_open
 folder = Path(sys.argv[1])
 config = json.loads((folder / "config.json").read_text())
 vision, text = config["vision_config"], config["text_config"]
+# Patches in a row that become one token: llama.cpp takes 4 unless it is told otherwise.
+pool = vision["image_size"] // vision["patch_size"] // math.isqrt(config["mm_tokens_per_image"])
 
 
 def tensors():
@@ -64,6 +67,7 @@ def write_mmproj(path, dtype, kind):
         ("projection_dim", text["hidden_size"]),
         ("block_count", vision["num_hidden_layers"]),
         ("attention.head_count", vision["num_attention_heads"]),
+        ("projector.scale_factor", pool),
     ]:
         out.add_uint32(f"clip.vision.{key}", value)
     out.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)

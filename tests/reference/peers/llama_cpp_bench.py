@@ -1,5 +1,5 @@
 """llama.cpp, as llama-cpp-python has it, on what `medfleet bench model` does: a prompt is read, texts are written side by
-side; with --image an image of 896 pixels is encoded instead.
+side; with --image an image is encoded instead.
 
     python llama_cpp_bench.py --text text-q8_0.gguf --dtype q8_0 --threads 2
     python llama_cpp_bench.py --image mmproj-f16.gguf --words words.gguf --dtype f16 --threads 2
@@ -9,13 +9,14 @@ import os
 import sys
 
 import llama_cpp as llama
-from llama_cpp_models import UBATCH, Images, context_params, decode, load, new_context, system
+from llama_cpp_models import SIDE, UBATCH, Images, context_params, decode, load, new_context, system
 from samples import Samples, options_parser
 
 parser = options_parser()
 parser.add_argument("--text")
 parser.add_argument("--image")
 parser.add_argument("--words")
+parser.add_argument("--image-size", type=int, default=SIDE, help="pixels, as the file of the vision tower says")
 parser.add_argument("--dtype", required=True)
 options = parser.parse_args()
 
@@ -63,7 +64,7 @@ def text():
 
 
 def image():
-    images = Images(options.image, options.words, options.threads)
+    images = Images(options.image, options.words, options.threads, options.image_size)
     chunk = images.chunk()
     samples.measure("image encoded", lambda: images.encode(chunk), options.repeat)
 

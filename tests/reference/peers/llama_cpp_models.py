@@ -60,19 +60,20 @@ def decode(ctx, batch, rows):
 class Images:
     """Encodes one picture again and again; `words` is a model of the right width that has a vocabulary."""
 
-    def __init__(self, path, words, threads):
+    def __init__(self, path, words, threads, side=SIDE):
         model = load(words)
         params = mtmd.mtmd_context_params_default()
         params.use_gpu, params.print_timings, params.warmup = False, False, False
         params.n_threads, params.flash_attn_type = threads, FLASH_ATTENTION_ON
         self.ctx = mtmd.mtmd_init_from_file(path.encode(), model, params)
         assert self.ctx, f"llama.cpp does not load {path}"
-        pixels = bytes((at // 3) % 251 for at in range(3 * SIDE * SIDE))
+        self.side = side
+        pixels = bytes((at // 3) % 251 for at in range(3 * side * side))
         self.pixels = (ctypes.c_ubyte * len(pixels)).from_buffer_copy(pixels)
 
     def chunk(self):
         """The picture, made ready for the encoder: a part of `self.chunks`, which lives as long."""
-        bitmap = mtmd.mtmd_bitmap_init(SIDE, SIDE, self.pixels)
+        bitmap = mtmd.mtmd_bitmap_init(self.side, self.side, self.pixels)
         self.chunks = mtmd.mtmd_input_chunks_init()
         words = mtmd.mtmd_input_text()
         words.text, words.add_special, words.parse_special = mtmd.mtmd_default_marker(), False, True

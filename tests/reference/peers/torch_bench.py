@@ -21,7 +21,8 @@ about = f"transformers {transformers.__version__}, sdpa, {torch.backends.cpu.get
 samples = Samples(options, peer="PyTorch", version=f"torch {torch.__version__}", dtype=options.dtype, about=about)
 
 with torch.inference_mode():
-    pixels = torch.rand(1, 3, 896, 896).to(dtype)
+    side = model.config.vision_config.image_size
+    pixels = torch.rand(1, 3, side, side).to(dtype)
     samples.measure("image encoded", lambda: model.get_image_features(pixels), options.repeat)
 
     def read(batch, length):

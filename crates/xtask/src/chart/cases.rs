@@ -193,6 +193,9 @@ fn model() -> Vec<(&'static str, Value)> {
     let pulled = json!({"prefix": "models/medgemma", "sizeGiB": 8, "sha256": sha256});
     let checked = json!({"claimName": "models", "sha256": sha256});
     let gguf = json!({"kind": "gguf", "path": "text.gguf", "vision": "mmproj.gguf", "tokenizer": "t/tokenizer.json", "weights": "stored"});
+    let cores = json!({"cpu": 4, "memory": "8Gi"});
+    let cores = json!({"requests": cores, "limits": cores});
+    let pinned = json!({"device": {"pinThreads": true}, "resources": cores});
     let cache = json!({"sizeGiB": 6, "storageClassName": "fast"});
     let quantised =
         json!({"kind": "folder", "path": "medgemma", "weights": "q8_0", "cache": cache});
@@ -204,6 +207,13 @@ fn model() -> Vec<(&'static str, Value)> {
             folder(json!({"image": "example/m@sha256:1"}), json!({})),
         ),
         ("cuda", folder(json!({"claimName": "models"}), cuda.clone())),
+        (
+            "pinned",
+            json!({"pools": {"main": {
+                "model": {"kind": "folder", "dtype": "bf16", "path": "medgemma", "volume": {"claimName": "models"}},
+                "encode": pinned, "decode": pinned,
+            }}}),
+        ),
         ("gguf", held(gguf, pulled, json!({}))),
         // Images on a GPU, text on CPUs.
         ("quantised", held(quantised, checked, cuda)),

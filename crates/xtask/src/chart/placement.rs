@@ -1,10 +1,11 @@
-//! Where pods run: copies apart from each other, whatever an operator says besides, and devices by the runtime that gives them.
+//! Where pods run: copies apart from each other, whatever an operator says besides, devices by the runtime that gives them, and
+//! threads on cores of their own where that is asked for.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::objects::{Pod, list, pods};
-use super::{Chart, RELEASE, cases};
+use super::{Chart, RELEASE, cases, rules};
 
 const NODES: &str = "kubernetes.io/hostname";
 
@@ -48,7 +49,29 @@ pub(super) fn check(chart: &Chart) -> Result<Vec<String>> {
     let is_ours = servers.all(|pod| pod.spec["affinity"] == anywhere);
     violations
         .extend((!is_ours).then(|| "nats.own.affinity: its podAntiAffinity is lost".to_owned()));
+    violations.extend(threads(chart)?);
     Ok(violations)
+}
+
+/// Pods that keep their threads on cores other than by what they are told.
+fn threads(chart: &Chart) -> Result<Vec<String>> {
+    let model =
+        json!({"kind": "folder", "dtype": "bf16", "path": "m", "volume": {"claimName": "m"}});
+    let cores = json!({"cpu": 4, "memory": "8Gi"});
+    let cores = json!({"requests": cores, "limits": cores});
+    let decode = json!({"device": {"pinThreads": true}, "resources": cores});
+    let values = json!({"pools": {"main": {"model": model, "decode": decode}}});
+    let base = chart.values("placed-base", &cases::base())?;
+    let values = [base, chart.values("pinned", &values)?];
+    let objects = chart.objects(RELEASE, "pinned", &values)?;
+    let pods = pods(&objects).into_iter();
+    let wrong = pods.filter(|pod| {
+        let config = rules::config_of(*pod, &objects).unwrap_or_default();
+        config.contains("pin_threads = true") != (pod.component() == "decode")
+    });
+    Ok(wrong
+        .map(|pod| format!("{}: wrong about pinned threads", pod.component()))
+        .collect())
 }
 
 /// Devices that a preset asks for and a node may well not offer: whether GPUs are divided (MIG) is up to their owner.

@@ -44,6 +44,7 @@ fn refused() -> Vec<Refusal> {
         around(),
         certificates(),
         models(),
+        threads(),
         pulled(),
         pools(),
     ]
@@ -141,6 +142,25 @@ fn models() -> Vec<Refusal> {
         pool {"model": {"kind": "folder", "weights": "q8_0", "path": "m", "dtype": "bf16", "volume": {"claimName": "m"}},
               "decode": {"device": {"compute": "cuda:0", "resource": "nvidia.com/gpu"}}}
             => "pools.main.decode.device.compute", "multiplied on CPUs";
+    ]
+}
+
+/// Beside a model in a volume, with these resources of a decoder whose threads are pinned.
+fn pinned(resources: Value) -> Value {
+    let mut values = volume(json!({"claimName": "m"}));
+    values["pools"]["main"]["decode"] =
+        json!({"device": {"pinThreads": true}, "resources": resources});
+    values
+}
+
+fn threads() -> Vec<Refusal> {
+    refusals![
+        pool {"encode": {"device": {"pinThreads": true}}} => "pools.main.encode.device.pinThreads", "there are none";
+        pinned {"limits": {"memory": "8Gi"}} => "pools.main.decode.resources.limits.cpu", "needed with";
+        pinned {"limits": {"cpu": 4}} => "pools.main.decode.resources.limits.memory", "needed with";
+        pinned {"requests": {"cpu": 2}, "limits": {"cpu": 4, "memory": "8Gi"}}
+            => "pools.main.decode.resources.requests.cpu", "2 is not the limit, 4";
+        pinned {"limits": {"cpu": "2500m", "memory": "8Gi"}} => "pools.main.decode.resources.limits.cpu", "no whole number";
     ]
 }
 

@@ -19,8 +19,12 @@ use crate::{places, process};
 const INDEX: &str = "model.safetensors.index.json";
 /// Layers of MedGemma 4B's language model: `medfleet bench model` writes no more.
 const LAYERS: usize = 34;
+/// Work of an image, as all programs call it.
+const IMAGE: &str = "image encoded";
 /// What `files.py` writes last.
 pub(super) const LAST_FILE: &str = "words.gguf";
+/// Computes as the best level does but for products of bf16.
+const BLOCKS: &str = "cpu:avx512-bfp";
 /// How long a run may take that only writes weights.
 const PREPARE_MAX: Duration = Duration::from_secs(3600);
 
@@ -29,6 +33,8 @@ const PREPARE_MAX: Duration = Duration::from_secs(3600);
 pub(super) struct Task {
     pub(super) program: Program,
     pub(super) dtype: String,
+    /// Where ours computes, as `medfleet bench model` names it; of others nothing.
+    pub(super) device: String,
 }
 
 /// Work of one kind, or whole reports under a load.
@@ -82,7 +88,7 @@ impl fmt::Display for Load {
 }
 
 impl Program {
-    /// Its name in the table.
+    /// Its name in the table, ours without a level.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Medfleet | Self::Fleet(_) => "medfleet",
@@ -106,6 +112,25 @@ impl Program {
     }
 }
 
+/// What this model is called in the table: with the level, where the device names one.
+pub(super) fn ours(device: &str) -> String {
+    let name = Program::Medfleet.name();
+    match device.strip_prefix("cpu:") {
+        Some(level) => format!("{name}, {level}"),
+        None => name.to_owned(),
+    }
+}
+
+impl Task {
+    /// What it is called in the table.
+    fn name(&self) -> String {
+        match self.program.is_ours() {
+            true => ours(&self.device),
+            false => self.program.name().to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = match (self.program, self.program.load()) {
@@ -113,7 +138,7 @@ impl fmt::Display for Task {
             (Program::LlamaImage, None) => " images".to_owned(),
             _ => String::new(),
         };
-        write!(f, "{}{of} {}", self.program.name(), self.dtype)
+        write!(f, "{}{of} {}", self.name(), self.dtype)
     }
 }
 
@@ -128,7 +153,7 @@ impl Programs {
     pub(super) fn prepare(&self) -> Result<()> {
         let has = |name: &str| self.file(name).is_file();
         if has(INDEX) {
-            self.check_layers()?;
+            self.check_shape()?;
         }
         let plain = |dtype: &str| matches!(dtype, "f32" | "bf16");
         let dtypes = self.options.dtypes.iter().map(String::as_str);
@@ -141,7 +166,7 @@ impl Programs {
         if !missing.is_empty() {
             eprintln!("writing the weights of {}", missing.join(", "));
             // A short run of our own writes the checkpoint and the GGUFs.
-            let mut command = self.medfleet(&missing.join(","));
+            let mut command = self.medfleet(&missing.join(","), "cpu");
             command.args([
                 "--repeat", "1", "--images", "0", "--steps", "1", "--batch", "1",
             ]);
@@ -163,17 +188,27 @@ impl Programs {
     }
 
     /// What is there must be what is asked for: its figures would be called something else.
-    fn check_layers(&self) -> Result<()> {
+    fn check_shape(&self) -> Result<()> {
         let config = std::fs::read(self.file("config.json")).context("read config.json")?;
         let config: Value = serde_json::from_slice(&config).context("config.json is no JSON")?;
-        let found = config["text_config"]["num_hidden_layers"].as_u64();
-        let asked = self.options.layers.min(LAYERS) as u64;
-        ensure!(
-            found == Some(asked),
-            "{} has a checkpoint of {} layers, not {asked}: choose another --dir",
-            self.options.dir.display(),
-            found.unwrap_or_default()
-        );
+        for (what, found, asked) in [
+            (
+                "layers",
+                &config["text_config"]["num_hidden_layers"],
+                self.options.layers.min(LAYERS),
+            ),
+            (
+                "pixels",
+                &config["vision_config"]["image_size"],
+                self.options.image_size,
+            ),
+        ] {
+            ensure!(
+                found.as_u64() == Some(asked as u64),
+                "{} has a checkpoint of {found} {what}, not {asked}: choose another --dir",
+                self.options.dir.display()
+            );
+        }
         Ok(())
     }
 
@@ -189,22 +224,35 @@ impl Programs {
             ),
         };
         let mut tasks = Vec::new();
-        let mut add = |program: Program, dtype: &str| {
-            let dtype = dtype.to_owned();
-            tasks.push(Task { program, dtype });
+        let mut add = |program: Program, dtype: &str, device: &str| {
+            let (dtype, device) = (dtype.to_owned(), device.to_owned());
+            tasks.push(Task {
+                program,
+                dtype,
+                device,
+            });
         };
         for dtype in &self.options.dtypes {
-            add(ours, dtype);
-            if dtype != "f32" {
-                add(llama, dtype);
+            // Of images in whole reports also beside quantised weights.
+            let has_bf16 = match part {
+                Part::Models => dtype == "bf16",
+                Part::Reports => dtype != "f32",
+            };
+            for (index, device) in self.options.devices.iter().enumerate() {
+                if index == 0 || has_bf16 || device != BLOCKS {
+                    add(ours, dtype, device);
+                }
+            }
+            if dtype != "f32" && self.options.has_texts() {
+                add(llama, dtype, "");
             }
             if matches!(dtype.as_str(), "f32" | "bf16") {
-                add(torch, dtype);
+                add(torch, dtype, "");
             }
         }
         if part == Part::Models {
             for dtype in ["f16", "q8_0"] {
-                add(Program::LlamaImage, dtype);
+                add(Program::LlamaImage, dtype, "");
             }
         }
         tasks
@@ -214,7 +262,7 @@ impl Programs {
     pub(super) fn measure(&self, task: &Task, commit: &str) -> Cell {
         let begun = Instant::now();
         let mut cell = Cell {
-            program: task.program.name().to_owned(),
+            program: task.name(),
             dtype: task.dtype.clone(),
             commit: commit.to_owned(),
             ..Cell::default()
@@ -258,13 +306,16 @@ impl Programs {
             }
         };
         cell.work = works(run)?;
+        if !self.options.has_texts() {
+            cell.work.retain(|work| work.name == IMAGE);
+        }
         Ok(())
     }
 
     fn command(&self, task: &Task) -> Command {
-        let dtype = task.dtype.as_str();
+        let (dtype, device) = (task.dtype.as_str(), task.device.as_str());
         match task.program {
-            Program::Medfleet => self.ours(dtype),
+            Program::Medfleet => self.ours(dtype, device),
             Program::LlamaText => {
                 let mut command = self.script("llama_cpp_bench.py", dtype);
                 let text = self.file(&format!("text-{dtype}.gguf"));
@@ -276,6 +327,7 @@ impl Programs {
                 let image = self.file(&format!("mmproj-{dtype}.gguf"));
                 command.arg("--image").arg(image);
                 command.arg("--words").arg(self.file(LAST_FILE));
+                command.args(["--image-size", &self.options.image_size.to_string()]);
                 command
             }
             Program::Torch => {
@@ -283,7 +335,7 @@ impl Programs {
                 command.arg(&self.options.dir);
                 command
             }
-            Program::Fleet(load) => self.fleet(dtype, load),
+            Program::Fleet(load) => self.fleet((dtype, device), load),
             Program::LlamaReports(load) => {
                 let mut command = self.python("llama_cpp_reports.py", dtype);
                 let text = self.file(&format!("text-{dtype}.gguf"));
@@ -304,18 +356,20 @@ impl Programs {
         self.options.dir.join(name)
     }
 
-    fn medfleet(&self, dtypes: &str) -> Command {
+    fn medfleet(&self, dtypes: &str, device: &str) -> Command {
         let mut command = Command::new(places::built("medfleet"));
         command
             .current_dir(places::root())
             .args([
-                "bench", "model", "--json", "--turns", "1", "--device", "cpu",
+                "bench", "model", "--json", "--turns", "1", "--device", device,
             ])
             .args([
                 "--layers",
                 &self.options.layers.to_string(),
                 "--dtype",
                 dtypes,
+                "--image-size",
+                &self.options.image_size.to_string(),
             ])
             .arg("--dir")
             .arg(&self.options.dir)
@@ -324,21 +378,22 @@ impl Programs {
     }
 
     /// This model. Images are encoded in f32 beside every quantised form: once is enough.
-    fn ours(&self, dtype: &str) -> Command {
+    fn ours(&self, dtype: &str, device: &str) -> Command {
         let images = match dtype {
             "f32" | "bf16" => self.options.repeat,
             _ => 0,
         };
-        let mut command = self.medfleet(dtype);
+        let mut command = self.medfleet(dtype, device);
         command
             .args(["--repeat", &self.options.repeat.to_string()])
             .args(["--steps", &self.options.steps.to_string()])
             .args(["--images", &images.to_string()]);
+        self.shorten(&mut command);
         command
     }
 
     /// A whole fleet of this program.
-    fn fleet(&self, dtype: &str, load: Load) -> Command {
+    fn fleet(&self, (dtype, device): (&str, &str), load: Load) -> Command {
         let mut command = Command::new(places::built("medfleet"));
         command
             .current_dir(places::root())
@@ -346,6 +401,7 @@ impl Programs {
             .args(load.flags())
             .args(["--alone", &self.options.repeat.to_string()])
             .args(["--dtype", dtype])
+            .args(["--set", &format!("model.device=\"{device}\"")])
             .arg("--model")
             .arg(&self.options.dir)
             .env("RAYON_NUM_THREADS", self.options.threads.to_string());
@@ -356,7 +412,15 @@ impl Programs {
     fn script(&self, name: &str, dtype: &str) -> Command {
         let mut command = self.python(name, dtype);
         command.args(["--steps", &self.options.steps.to_string()]);
+        self.shorten(&mut command);
         command
+    }
+
+    /// Texts that nobody looks at take as little as can be.
+    fn shorten(&self, command: &mut Command) {
+        if !self.options.has_texts() {
+            command.args(["--batch", "1"]);
+        }
     }
 
     fn python(&self, name: &str, dtype: &str) -> Command {
@@ -439,87 +503,4 @@ fn within(command: &mut Command, limit: Duration) -> Result<Printed> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shell(script: &str, limit: Duration) -> Printed {
-        within(Command::new("sh").args(["-c", script]), limit).unwrap()
-    }
-
-    #[test]
-    fn what_a_program_printed_before_it_was_stopped_counts() {
-        // Where it was stopped before it came to print, it is given more time.
-        let limits = [500, 5_000, 60_000].map(Duration::from_millis).into_iter();
-        let mut tries = limits.map(|limit| shell("echo first; exec sleep 600", limit));
-        let printed = tries.find(|printed| !printed.text.is_empty()).unwrap();
-        assert_eq!(printed.text, "first\n");
-        assert!(printed.late && printed.failed.is_some());
-    }
-
-    #[test]
-    fn a_program_that_fails_says_so_beside_what_it_printed() {
-        let minute = Duration::from_secs(60);
-        let printed = shell("echo first; exit 3", minute);
-        assert_eq!(printed.text, "first\n");
-        assert!(!printed.late && printed.failed.is_some());
-        assert_eq!(shell("echo all", minute).failed, None);
-    }
-
-    #[test]
-    fn work_has_seconds_and_the_share_that_limits_it() {
-        let time = serde_json::json!({"median_ms": 1500.0});
-        let run = serde_json::json!({"work": [
-            {"work": "step of 1", "clock": time, "processor": time, "share_of_peak": 0.1, "share_of_read": 0.8},
-            {"work": "image encoded", "clock": time, "processor": time, "share_of_peak": 0.5, "share_of_read": null},
-            {"work": "prompt read", "clock": time, "processor": time},
-        ]});
-        let works = works(&run).unwrap();
-        let shares: Vec<Option<f64>> = works.iter().map(|work| work.share).collect();
-        assert_eq!(shares, [Some(0.8), Some(0.5), None]);
-        assert_eq!(works[0].seconds, [1.5, 1.5]);
-    }
-
-    #[test]
-    fn queued_work_says_how_many_reports_it_is() {
-        let time = serde_json::json!({"median_ms": 60_000.0});
-        let run = serde_json::json!({"work": [
-            {"work": "report alone, 40 tokens", "jobs": null, "clock": time, "processor": time},
-            {"work": "4 reports queued, 40 tokens", "jobs": 4, "clock": time, "processor": time},
-        ]});
-        let jobs = works(&run).unwrap().into_iter().map(|work| work.jobs);
-        assert_eq!(jobs.collect::<Vec<_>>(), [None, Some(4)]);
-    }
-
-    #[test]
-    fn every_form_is_measured_through_a_fleet() {
-        let options = ["--dtypes", "q8_0,bf16,f32", "--dir", "weights"];
-        let programs = Programs {
-            options: super::super::read(&options).unwrap(),
-            python: PathBuf::new(),
-        };
-        let tasks = programs.tasks(Part::Reports);
-        let of = |name: &str| -> Vec<&str> {
-            let named = tasks.iter().filter(|task| task.program.name() == name);
-            named.map(|task| task.dtype.as_str()).collect()
-        };
-        assert_eq!(of("medfleet"), ["q8_0", "bf16", "f32"]);
-        assert_eq!(of("llama.cpp, as its server"), ["q8_0", "bf16"]);
-        assert_eq!(of("transformers"), ["bf16", "f32"]);
-    }
-
-    #[test]
-    fn reports_under_another_load_are_another_task() {
-        let task = |jobs: usize| {
-            let load = Load {
-                jobs,
-                tokens: 40,
-                slots: 16,
-            };
-            let dtype = "bf16".to_owned();
-            let program = Program::Fleet(load);
-            Task { program, dtype }.to_string()
-        };
-        assert_eq!(task(4), "medfleet 4 reports of 40 tokens in 16 slots bf16");
-        assert_ne!(task(4), task(32));
-    }
-}
+mod tests;

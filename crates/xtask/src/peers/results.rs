@@ -141,6 +141,7 @@ mod tests {
         Task {
             program,
             dtype: "q8_0".to_owned(),
+            device: String::new(),
         }
     }
 

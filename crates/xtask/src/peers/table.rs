@@ -28,19 +28,27 @@ impl Times {
     fn medians(&self) -> [f64; 2] {
         self.seconds.each_ref().map(|all| median(all))
     }
+
+    /// How many times as long as another this took.
+    fn over(&self, other: &Self) -> [f64; 2] {
+        let (all, others) = (self.medians(), other.medians());
+        [all[0] / others[0], all[1] / others[1]]
+    }
 }
 
 /// Whether it is another program's and has figures.
 pub(super) fn is_peer_with_figures(cell: &Cell) -> bool {
-    cell.program != ours() && !cell.work.is_empty()
+    !is_ours(&cell.program) && !cell.work.is_empty()
 }
 
-const fn ours() -> &'static str {
-    Program::Medfleet.name()
+/// Whether it is this model, at whatever level.
+fn is_ours(program: &str) -> bool {
+    program.split(',').next() == Some(Program::Medfleet.name())
 }
 
-/// The table, what was run, what is not won, and what is missing.
-pub(super) fn markdown(cells: &[&Cell]) -> String {
+/// The table, what was run, what is not won, and what is missing. `ours` is what this model is called where others are compared
+/// with it: at other levels it has rows of its own, and ratios below.
+pub(super) fn markdown(cells: &[&Cell], ours: &str) -> String {
     let times = times(cells);
     let mut works: Vec<&str> = times.keys().copied().collect();
     works.sort_by_key(|work| {
@@ -61,15 +69,11 @@ pub(super) fn markdown(cells: &[&Cell]) -> String {
         "|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     let mut lost = Vec::new();
-    for work in works {
+    for work in works.iter().copied() {
         let of_work = &times[work];
         for (key, times) in of_work {
             let (program, dtype) = *key;
-            let ours = compared(of_work, key);
-            let ratios = ours.map(|ours| {
-                let (theirs, ours) = (times.medians(), ours.medians());
-                [theirs[0] / ours[0], theirs[1] / ours[1]]
-            });
+            let ratios = compared(of_work, key, ours).map(|ours| times.over(ours));
             if let Some([clock, _]) = ratios.filter(|[clock, _]| *clock < SLOWER) {
                 lost.push(format!("{work}, {program} {dtype} ({clock:.2})"));
             }
@@ -80,9 +84,10 @@ pub(super) fn markdown(cells: &[&Cell]) -> String {
     lines.extend(versions(cells));
     lines.push(String::new());
     lines.push(match &lost[..] {
-        [] => "Nothing took medfleet longer than its peers.".to_owned(),
+        [] => format!("Nothing took {ours} longer than its peers."),
         _ => format!("**What is not won**: {}.", lost.join("; ")),
     });
+    lines.extend(levels(&times, &works, ours));
     lines.extend(missing(cells));
     lines.join("\n")
 }
@@ -123,12 +128,16 @@ fn times<'a>(cells: &[&'a Cell]) -> BTreeMap<&'a str, BTreeMap<Key<'a>, Times>> 
 }
 
 /// What another program's form is compared with: the same of ours, or our best where we have no such form.
-fn compared<'a>(of_work: &'a BTreeMap<Key<'_>, Times>, key: &Key<'_>) -> Option<&'a Times> {
-    let is_ours = |program: &str| program == ours();
+fn compared<'a>(
+    of_work: &'a BTreeMap<Key<'_>, Times>,
+    key: &Key<'_>,
+    ours: &str,
+) -> Option<&'a Times> {
     if is_ours(key.0) {
         return None;
     }
-    let all = of_work.iter().filter(|((program, _), _)| is_ours(program));
+    let all = of_work.iter();
+    let all = all.filter(|((program, _), _)| *program == ours);
     let mut same = all.clone().filter(|((_, form), _)| *form == key.1);
     let best = all.min_by(|(_, a), (_, b)| a.medians()[0].total_cmp(&b.medians()[0]));
     same.next().or(best).map(|(_, times)| times)
@@ -139,12 +148,54 @@ fn versions(cells: &[&Cell]) -> BTreeSet<String> {
     let with_figures = cells.iter().filter(|cell| !cell.work.is_empty());
     let lines = with_figures.map(|cell| {
         let mut line = format!("- {}: {}", cell.program, cell.version);
-        if cell.program == ours() {
+        if is_ours(&cell.program) {
             line += &format!(", commit {}", cell.commit);
         }
         line
     });
     lines.collect()
+}
+
+/// A line for each level that was measured beside the one of the table's ratios: how much longer that one took, and others in a
+/// form that was measured at it.
+fn levels(
+    times: &BTreeMap<&str, BTreeMap<Key<'_>, Times>>,
+    works: &[&str],
+    ours: &str,
+) -> Vec<String> {
+    let programs = times.values().flat_map(|of_work| of_work.keys());
+    let programs = programs.map(|(program, _)| *program);
+    let levels: BTreeSet<&str> = programs
+        .filter(|program| is_ours(program) && *program != ours)
+        .collect();
+    let mut lines = Vec::new();
+    for level in levels {
+        let mut ratios = Vec::new();
+        for work in works.iter().copied() {
+            let of_work = &times[work];
+            for ((program, dtype), times) in of_work {
+                let same = of_work.get(&(level, *dtype));
+                let known = of_work
+                    .keys()
+                    .any(|(other, form)| is_ours(other) && form == dtype);
+                let than = match is_ours(program) {
+                    true => same.filter(|_| *program == ours),
+                    false if known => same,
+                    false => compared(of_work, &(*program, *dtype), level),
+                };
+                if let Some(than) = than {
+                    let [clock, _] = times.over(than);
+                    ratios.push(format!("{work}, {program} {dtype} {clock:.2}"));
+                }
+            }
+        }
+        lines.push(String::new());
+        lines.push(format!(
+            "Others' time divided by that of {level}: {}.",
+            ratios.join("; ")
+        ));
+    }
+    lines
 }
 
 /// A line for each run that did not end well.
@@ -198,7 +249,7 @@ mod tests {
                 name: "step of 4".to_owned(),
                 seconds: [seconds; 2],
                 jobs: None,
-                share: (program == ours()).then_some(0.5),
+                share: is_ours(program).then_some(0.5),
             }],
             ..Cell::default()
         }
@@ -217,7 +268,7 @@ mod tests {
             stopped,
         ];
         assert!(is_peer_with_figures(&cells[2]) && !is_peer_with_figures(&cells[0]));
-        let text = markdown(&cells.iter().collect::<Vec<_>>());
+        let text = markdown(&cells.iter().collect::<Vec<_>>(), "medfleet");
         for line in [
             "| step of 4 | medfleet | q8_0 | 0.100 / 0.100 |  | 0.100 / 0.100 |  | 50 % |  |",
             "| step of 4 | other | q8_0 | 0.250 | 2.50 | 0.250 | 2.50 |  |  |",
@@ -229,6 +280,38 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");
         }
+    }
+
+    #[test]
+    fn other_levels_have_rows_and_ratios_of_their_own() {
+        let cells = [
+            cell("medfleet", "bf16", 0.2),
+            cell("medfleet", "q8_0", 0.1),
+            cell("medfleet, avx512-bfp", "bf16", 0.125),
+            cell("other", "bf16", 0.25),
+            cell("other", "q8_0", 0.15),
+            cell("other", "f16", 0.5),
+        ];
+        assert!(!is_peer_with_figures(&cells[2]));
+        let text = markdown(&cells.iter().collect::<Vec<_>>(), "medfleet");
+        for line in [
+            "| step of 4 | medfleet, avx512-bfp | bf16 | 0.125 |  | 0.125 |  | 50 % |  |",
+            "| step of 4 | other | bf16 | 0.250 | 1.25 | 0.250 | 1.25 |  |  |",
+            "| step of 4 | other | f16 | 0.500 | 5.00 | 0.500 | 5.00 |  |  |",
+            "- medfleet, avx512-bfp: 1, commit abc",
+            "Nothing took medfleet longer than its peers.",
+            "Others' time divided by that of medfleet, avx512-bfp: step of 4, medfleet bf16 1.60; step of 4, other bf16 2.00; step of 4, other f16 4.00.",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{text}");
+        }
+        // Where another is compared with that level, ratios of the table are.
+        let text = markdown(
+            &cells[2..4].iter().collect::<Vec<_>>(),
+            "medfleet, avx512-bfp",
+        );
+        let line = "| step of 4 | other | bf16 | 0.250 | 2.00 | 0.250 | 2.00 |  |  |";
+        assert!(text.lines().any(|found| found == line), "{text}");
+        assert!(!text.contains("Others' time"), "{text}");
     }
 
     #[test]
@@ -245,7 +328,7 @@ mod tests {
             of("other", 120.0),
             cell("other", "bf16", 1.0),
         ];
-        let text = markdown(&cells.iter().collect::<Vec<_>>());
+        let text = markdown(&cells.iter().collect::<Vec<_>>(), "medfleet");
         let rows = ["| step", "| 4 reports"].map(|row| text.find(row).unwrap());
         assert!(rows[0] < rows[1], "{text}");
         for line in [

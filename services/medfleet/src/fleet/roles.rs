@@ -63,11 +63,12 @@ impl Roles {
         let api = process::bind(config.ingest.listen).await?;
         let tokens = process::bind(config.encode.listen).await?;
         let draft = config.decode.draft().map(Path::to_path_buf);
-        let model = load(config.model.clone(), draft).await?;
         let embedder = match &config.embedder {
             Some(embedder) => Some(Embedder::load(embedder, &config).await?),
             None => None,
         };
+        // Last: it may pin the threads that both compute on.
+        let model = load(config.model.clone(), draft).await?;
         let mut dependencies = Dependencies::connect(process, &config.queue, &config.store).await?;
         // A set of their own: nats-server must outlive the roles, and the process's set waits for it.
         dependencies.tasks = TaskSet::new(process.shutdown.clone());
@@ -258,6 +259,7 @@ impl Embedder {
             device: embedder.device,
             digest_cache: None,
             quantised_cache: None,
+            pin_threads: false,
         };
         let model = load(model, None).await?;
         let tokens = process::bind(SocketAddr::new(fleet.encode.listen.ip(), 0)).await?;

@@ -469,6 +469,7 @@ fn a_draft_in_a_form_that_bf16_is_not_multiplied_with_is_dequantised() {
             device: ModelDevice::default(),
             digest_cache: None,
             quantised_cache: None,
+            pin_threads: false,
         };
         let loaded = config.load_with_draft(Half::Decode, Some(&file));
         let LoadedModel::Real(loaded) = loaded.expect("both load") else {

@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use medfleet_model::{ComputeDevice, FolderSource, GgufSource, LoadOptions, Model, Parts};
 use serde_json::{Map, Value, json};
 
@@ -42,7 +42,10 @@ const VISION_HIDDEN: usize = 1152;
 const VISION_LAYERS: usize = 27;
 const VISION_INTERMEDIATE: usize = 4304;
 const PATCH: usize = 14;
-const PATCHES: usize = 64 * 64;
+/// Side of an image in pixels, unless another is asked for.
+const IMAGE_SIZE: usize = 896;
+/// Tokens of an image of any size, of each side of their square: patches are averaged to so many.
+const TOKENS_PER_SIDE: usize = 16;
 
 /// A tensor to be written.
 pub(super) struct Planned {
@@ -70,6 +73,9 @@ pub(super) struct Checkpoint {
     /// Layers of each tower at most, for a run that takes less; DIR then holds a checkpoint of so many
     #[arg(long, value_name = "N", default_value_t = LAYERS)]
     layers: usize,
+    /// Side of images, in pixels, a multiple of 224; DIR then holds a checkpoint of a vision tower for such
+    #[arg(long, value_name = "PIXELS", default_value_t = IMAGE_SIZE)]
+    image_size: usize,
     /// Where to compute: cpu (or cpu:LEVEL: generic, portable, avx2, avx512-bfp, avx512, amx, neon), or cuda, cuda:N,
     /// metal in a build that has them; several for `bench model`, which then takes turns
     #[arg(
@@ -84,8 +90,14 @@ pub(super) struct Checkpoint {
 impl Checkpoint {
     /// Writes what is not there yet.
     pub(super) fn prepare(&self) -> Result<()> {
+        let step = PATCH * TOKENS_PER_SIDE;
+        ensure!(
+            self.image_size > 0 && self.image_size.is_multiple_of(step),
+            "--image-size is {}, allowed are multiples of {step}",
+            self.image_size
+        );
         if !self.dir.join(INDEX).is_file() {
-            write(&self.dir, &self.tokenizer, self.layers)?;
+            write(&self.dir, &self.tokenizer, self.layers, self.image_size)?;
         }
         for form in &self.dtype {
             let path = self.gguf(*form);
@@ -125,6 +137,7 @@ impl Checkpoint {
             ("--dir", self.dir.clone().into_os_string()),
             ("--tokenizer", self.tokenizer.clone().into_os_string()),
             ("--layers", self.layers.to_string().into()),
+            ("--image-size", self.image_size.to_string().into()),
             ("--dtype", form.to_string().into()),
             ("--device", device.to_string().into()),
         ] {
@@ -190,16 +203,17 @@ impl Checkpoint {
     /// Multiplications and additions of one image's products and attention.
     pub(super) fn image_operations(&self) -> f64 {
         let layer = 4 * VISION_HIDDEN * VISION_HIDDEN + 2 * VISION_HIDDEN * VISION_INTERMEDIATE;
-        let attention = 2 * PATCHES * VISION_HIDDEN;
+        let count = patches(self.image_size);
+        let attention = 2 * count * VISION_HIDDEN;
         let layers = self.vision_layers() * (layer + attention);
-        let patches = 3 * PATCH * PATCH * VISION_HIDDEN;
-        2.0 * PATCHES as f64 * (layers + patches) as f64
+        let embedding = 3 * PATCH * PATCH * VISION_HIDDEN;
+        2.0 * count as f64 * (layers + embedding) as f64
     }
 
     /// Bytes of all its tensors.
     pub(super) fn weights_bytes(&self, form: Form) -> u64 {
         let bytes = |of: Vec<Planned>| of.iter().map(Planned::bytes).sum::<u64>();
-        let plain = bytes(planned(self.layers));
+        let plain = bytes(planned(self.layers, self.image_size));
         match form {
             Form::Plain(_) => plain,
             // The norms of the text, some hundred kilobytes, are left out.
@@ -239,22 +253,22 @@ pub(super) fn gguf_of(dir: &Path, form: Form) -> PathBuf {
 
 /// The matrices of the language model, and its norms.
 pub(super) fn planned_text(layers: usize) -> Vec<Planned> {
-    let mut tensors = planned(layers);
+    let mut tensors = planned(layers, IMAGE_SIZE);
     tensors.retain(|tensor| tensor.name.starts_with("language_model."));
     tensors
 }
 
 /// Writes the checkpoint; its index comes last, so that an interrupted one is written again.
-fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<()> {
+fn write(dir: &Path, tokenizer: &Path, layers: usize, image_size: usize) -> Result<()> {
     let unwritable = || format!("cannot write to {}", dir.display());
     std::fs::create_dir_all(dir).with_context(unwritable)?;
     let from = tokenizer.join(TOKENIZER);
     std::fs::copy(&from, dir.join(TOKENIZER))
         .with_context(|| format!("cannot copy {}", from.display()))?;
-    let config = config(tokenizer, layers)?;
+    let config = config(tokenizer, layers, image_size)?;
     std::fs::write(dir.join("config.json"), serde_json::to_vec_pretty(&config)?)
         .with_context(unwritable)?;
-    let tensors = planned(layers);
+    let tensors = planned(layers, image_size);
     let half = tensors.iter().map(Planned::bytes).sum::<u64>() / 2;
     let mut begun_bytes = 0;
     let shard_of = tensors.iter().map(|tensor| {
@@ -341,14 +355,14 @@ fn blank(values: &mut [u8], first: usize, tokens: &[usize]) {
 }
 
 /// MedGemma 4B's sizes with the ids of another tokenizer's special tokens.
-fn config(tokenizer: &Path, layers: usize) -> Result<Value> {
+fn config(tokenizer: &Path, layers: usize, image_size: usize) -> Result<Value> {
     let path = tokenizer.join("config.json");
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
     let mut config: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
     config["dtype"] = json!("bfloat16");
-    config["mm_tokens_per_image"] = json!(256);
+    config["mm_tokens_per_image"] = json!(TOKENS_PER_SIDE * TOKENS_PER_SIDE);
     config["text_config"] = json!({
         "model_type": "gemma3_text",
         "head_dim": HEAD_DIM,
@@ -366,7 +380,7 @@ fn config(tokenizer: &Path, layers: usize) -> Result<Value> {
     config["vision_config"] = json!({
         "model_type": "siglip_vision_model",
         "hidden_size": VISION_HIDDEN,
-        "image_size": 896,
+        "image_size": image_size,
         "intermediate_size": VISION_INTERMEDIATE,
         "num_attention_heads": 16,
         "num_hidden_layers": VISION_LAYERS.min(layers),
@@ -376,8 +390,14 @@ fn config(tokenizer: &Path, layers: usize) -> Result<Value> {
     Ok(config)
 }
 
-/// Every tensor of a checkpoint with so many layers at most, under the names of the hub.
-fn planned(layers: usize) -> Vec<Planned> {
+/// Patches of an image.
+const fn patches(image_size: usize) -> usize {
+    let side = image_size / PATCH;
+    side * side
+}
+
+/// Every tensor of a checkpoint with so many layers at most, for images of this size, under the names of the hub.
+fn planned(layers: usize, image_size: usize) -> Vec<Planned> {
     let mut tensors = Vec::new();
     let mut add = |name: String, shape: &[usize]| {
         let shape = shape.to_vec();
@@ -438,7 +458,7 @@ fn planned(layers: usize) -> Vec<Planned> {
     both(format!("{vision}.post_layernorm"), hidden, &[]);
     add(
         format!("{vision}.embeddings.position_embedding.weight"),
-        &[PATCHES, hidden],
+        &[patches(image_size), hidden],
     );
     let projector = "multi_modal_projector";
     add(
@@ -505,13 +525,29 @@ mod tests {
 
     #[test]
     fn the_checkpoint_has_the_size_of_the_real_one() {
-        let tensors = planned(LAYERS);
+        let tensors = planned(LAYERS, IMAGE_SIZE);
         // google/medgemma-1.5-4b-it: 4,300,079,472 parameters in 883 tensors.
         assert_eq!(
             tensors.iter().map(Planned::values).sum::<usize>(),
             4_300_079_472
         );
         assert_eq!(tensors.len(), 883);
+    }
+
+    #[test]
+    fn smaller_images_have_fewer_patches_and_as_many_tokens() {
+        let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/tiny");
+        let positions = |image_size: usize| {
+            let tensors = planned(1, image_size).into_iter();
+            let mut named = tensors.filter(|tensor| tensor.name.contains("position_embedding"));
+            named.next().map(|tensor| tensor.shape)
+        };
+        assert_eq!(positions(896), Some(vec![4096, VISION_HIDDEN]));
+        assert_eq!(positions(448), Some(vec![1024, VISION_HIDDEN]));
+        let written = config(Path::new(tokenizer), 1, 448).unwrap().to_string();
+        let read = medfleet_model::Config::parse(&written, None).unwrap();
+        let found = read.vision.map(|of| (of.image_size, of.tokens_per_image));
+        assert_eq!(found, Some((448, 256)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use medfleet_model::{Dtype, Limits, Model};
 use serde_json::{Value, json};
 
@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Tokens in front of the image, to see how a long context is read
     #[arg(long, value_name = "N", default_value_t = 0)]
     context: usize,
+    /// Keep each thread on a core of its own, as `model.pin_threads` does for a worker
+    #[arg(long)]
+    pin_threads: bool,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -53,6 +56,9 @@ struct Figures {
 }
 
 pub(crate) fn run(args: Args) -> CommandResult {
+    if args.pin_threads {
+        medfleet_model::can_pin_threads().context("--pin-threads")?;
+    }
     args.checkpoint.prepare()?;
     let amounts = Amounts {
         repeat: args.repeat.max(1),
@@ -65,7 +71,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let limits = Limits::measure();
     let mut all = Vec::new();
     for form in &args.checkpoint.dtype {
-        let of_form = measure(&args.checkpoint, *form, &amounts)?;
+        let of_form = measure(&args, *form, &amounts)?;
         if !args.json {
             show::print(&table(&args, &limits, &of_form).join("\n"))?;
         }
@@ -78,10 +84,13 @@ pub(crate) fn run(args: Args) -> CommandResult {
 }
 
 /// All devices in one form, turn by turn.
-fn measure(checkpoint: &Checkpoint, form: Form, amounts: &Amounts) -> Result<Vec<Figures>> {
-    let mut sides = Vec::new();
+fn measure(args: &Args, form: Form, amounts: &Amounts) -> Result<Vec<Figures>> {
+    let (checkpoint, mut sides) = (&args.checkpoint, Vec::new());
     for device in &checkpoint.device {
         sides.push(Side::new(checkpoint.load(form, *device)?, amounts)?);
+    }
+    if args.pin_threads {
+        medfleet_model::pin_threads().context("--pin-threads")?;
     }
     for turn in 0..amounts.turns {
         for side in &mut sides {
@@ -133,13 +142,14 @@ impl Work {
 fn table(args: &Args, limits: &Limits, all: &[Figures]) -> Vec<String> {
     let mut lines = vec![
         format!(
-            "{}, {} and {} layers, prompt {} tokens, {} turns; {} threads, {:.0} GFLOP/s in the inner loop, {:.1} GB/s read",
+            "{}, {} and {} layers, prompt {} tokens, {} turns; {} threads{}, {:.0} GFLOP/s in the inner loop, {:.1} GB/s read",
             all[0].form,
             args.checkpoint.vision_layers(),
             args.checkpoint.layers(),
             all[0].prompt_tokens,
             args.turns,
             limits.threads,
+            if args.pin_threads { ", pinned" } else { "" },
             peak(limits, all[0].form) * 1e-9,
             limits.bytes_per_second * 1e-9
         ),
@@ -217,6 +227,7 @@ fn as_json(args: &Args, limits: &Limits, all: &[Figures]) -> Value {
         "vision_layers": args.checkpoint.vision_layers(),
         "turns": args.turns,
         "threads": limits.threads,
+        "pinned": args.pin_threads,
         "peak_operations_per_second": limits.operations_per_second,
         "peak_bf16_operations_per_second": limits.bf16_operations_per_second,
         "read_bytes_per_second": limits.bytes_per_second,
