@@ -71,7 +71,7 @@ pub use lettering::{
     Area, FoundText, Page, TextCheck, TextKind, TextKinds, TextReader, TextReaderError, Word,
 };
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
-pub use pair::{Examination, PairOrder, Patients, examination, one_patient, pair_order};
+pub use pair::{Examination, PairOrder, Patients, examination, one_study, pair_order};
 pub use parts::{
     EachSlice, Part, ReadInput, decode_parts, files_beside, is_dicom_directory, prepare_parts,
     read_input, unpacks,

@@ -7,6 +7,8 @@ type Header<'a> = &'a [(Tag, &'a str)];
 const ID: (Tag, &str) = (tags::PATIENT_ID, "12");
 const NAME: (Tag, &str) = (tags::PATIENT_NAME, "ROE^JANE");
 const BORN: (Tag, &str) = (tags::PATIENT_BIRTH_DATE, "19500102");
+const STUDY: (Tag, &str) = (tags::STUDY_INSTANCE_UID, "2.25.7");
+const OTHER_STUDY: (Tag, &str) = (tags::STUDY_INSTANCE_UID, "2.25.8");
 
 fn of(header: Header<'_>) -> Examination {
     let mut dated = Dated::default();
@@ -145,13 +147,15 @@ fn of_one_patient_or_not_at_all() {
     let issued = |by| [ID, (tags::ISSUER_OF_PATIENT_ID, by)];
     patients(&issued("A"), &issued("B"), false);
     patients(&issued("A"), &[ID], true);
+    // Two examinations are two studies as a rule.
+    patients(&[ID, STUDY], &[ID, OTHER_STUDY], true);
 }
 
 #[test]
 fn what_is_looked_at_together_is_of_one_patient() {
     let check = |headers: &[Header<'_>], expected: bool| {
         let examinations: Vec<_> = headers.iter().map(|header| Some(of(header))).collect();
-        assert_eq!(one_patient(&examinations).is_ok(), expected, "{headers:?}");
+        assert_eq!(one_study(&examinations).is_ok(), expected, "{headers:?}");
     };
     let other = (tags::PATIENT_ID, "13");
     let born_later = (tags::PATIENT_BIRTH_DATE, "19500103");
@@ -160,7 +164,28 @@ fn what_is_looked_at_together_is_of_one_patient() {
     check(&[&[ID], &[(tags::PATIENT_NAME, "ROE")]], true);
     check(&[&[ID], &[], &[other]], false);
     check(&[&[NAME, BORN], &[ID], &[NAME, born_later]], false);
-    assert!(one_patient(&[None, Some(of(&[ID])), None]).is_ok());
+    assert!(one_study(&[None, Some(of(&[ID])), None]).is_ok());
+}
+
+/// Of headers that name nobody, or all the same one, nothing else tells two patients apart.
+#[test]
+fn what_is_looked_at_together_is_of_one_study() {
+    let check = |headers: &[Header<'_>], expected: Option<Reason>| {
+        let examinations: Vec<_> = headers.iter().map(|header| Some(of(header))).collect();
+        let refused = one_study(&examinations).err();
+        assert_eq!(
+            refused.map(|refusal| refusal.reason),
+            expected,
+            "{headers:?}"
+        );
+    };
+    let several = Some(Reason::SeveralStudies);
+    check(
+        &[&[STUDY], &[], &[(tags::STUDY_INSTANCE_UID, "2.25.7\0")]],
+        None,
+    );
+    check(&[&[STUDY], &[], &[OTHER_STUDY]], several);
+    check(&[&[ID, STUDY], &[ID, OTHER_STUDY]], several);
 }
 
 #[test]

@@ -157,26 +157,43 @@ async fn pictures_of_an_archive_are_shown_in_its_order_with_its_volume() {
 /// The film of a patient.
 const FILM: &[u8] = include_bytes!("../../../../crates/imaging/tests/golden/mono2-8bit.dcm");
 
-/// The same film of another one.
-fn of_another_patient() -> &'static [u8] {
-    let own = b"\x10\0\x20\0LO\x08\0PHANTOM ";
-    let other = b"\x10\0\x20\0LO\x08\0SOMEONE ";
+/// The same film with another element in the place of one.
+fn with(own: &[u8], other: &[u8]) -> &'static [u8] {
     let at = FILM.windows(own.len()).position(|bytes| bytes == own);
-    let at = at.expect("its patient's id");
-    let bytes = [&FILM[..at], &other[..], &FILM[at + own.len()..]].concat();
+    let at = at.expect("the element");
+    let bytes = [&FILM[..at], other, &FILM[at + own.len()..]].concat();
     Box::leak(bytes.into_boxed_slice())
 }
 
 /// A draft about both would be right for neither.
 #[tokio::test]
 async fn films_of_two_patients_are_no_study() {
-    let other = of_another_patient();
+    let (own, other) = (
+        b"\x10\0\x20\0LO\x08\0PHANTOM ",
+        b"\x10\0\x20\0LO\x08\0SOMEONE ",
+    );
+    let other = with(own, other);
     let whole = study(&[FILM, PICTURE, FILM], 128).await.expect("frames");
     assert_eq!(whole.frames.len(), 3);
     for files in [&[FILM, other][..], &[archive(&[FILM, other])]] {
         let refused = study(files, 128).await.err().expect("two patients");
         let said = refused.to_string();
         assert!(said.contains("DIFFERENT_PATIENTS"), "{said}");
+    }
+}
+
+/// Whoever hides all patients behind one name leaves nothing else to tell them apart by.
+#[tokio::test]
+async fn films_of_two_studies_are_no_study() {
+    let (own, other) = (
+        b"\x20\0\x0d\0UI\x06\x002.25.2",
+        b"\x20\0\x0d\0UI\x06\x002.25.3",
+    );
+    let other = with(own, other);
+    for files in [&[FILM, other][..], &[archive(&[FILM, other])]] {
+        let refused = study(files, 128).await.err().expect("two studies");
+        let said = refused.to_string();
+        assert!(said.contains("SEVERAL_STUDIES"), "{said}");
     }
 }
 
