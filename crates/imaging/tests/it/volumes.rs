@@ -92,7 +92,7 @@ fn ct_windows_become_red_green_and_blue() {
     assert_eq!(at(1, 2), [140, 171, 255]);
     assert_eq!((info.window, info.channel_windows.len()), (None, 3));
     assert_eq!(info.channel_windows[1].center, 40.0);
-    assert_eq!(info.preprocessing_version, "medgemma-1.5-4");
+    assert_eq!(info.preprocessing_version, "medgemma-1.5-5");
 }
 
 #[test]
