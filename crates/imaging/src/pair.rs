@@ -19,8 +19,7 @@ const MICROS_A_DAY: i64 = 86_400 * MICROS_A_SECOND;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Examination {
     patient: Patient,
-    /// Study Instance UID of the images.
-    study: Vec<u8>,
+    study: Study,
     taken: Option<Taken>,
 }
 
@@ -36,7 +35,7 @@ impl fmt::Debug for Examination {
 pub enum Patients {
     /// Of any: each is looked at by itself.
     Any,
-    /// Of one, and of one study: nothing that one file says contradicts another.
+    /// Of one, and of one study or one day's: nothing that one file says contradicts another.
     One,
     /// Of one that is known, and of one study, to be compared with another input's.
     Known,
@@ -70,6 +69,16 @@ struct Patient {
     issuer: Vec<u8>,
     name: Vec<u8>,
     birth_date: Vec<u8>,
+}
+
+/// Which study the images are of.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Study {
+    /// Study Instance UID, empty where no image has one; of several studies that of one.
+    uid: Vec<u8>,
+    several: bool,
+    /// Patient ID, date of birth and Study Date, where all images say the same.
+    day: Option<(Vec<u8>, Vec<u8>, i64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,7 +157,7 @@ pub fn pair_order(
     }
 }
 
-/// Whether inputs may be of one patient and one study, of which one is told at a time.
+/// Whether inputs may be of one patient and one study or one day's, of which one is told at a time.
 pub fn one_study(examinations: &[Option<Examination>]) -> Result<(), Refusal> {
     let mut known = Examination::default();
     let mut told = examinations.iter().flatten();
@@ -177,7 +186,7 @@ fn of_file(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal
     let mut examination = header.examination();
     // A report or a plan beside the images may be of an earlier study of the patient's.
     if !has_image {
-        examination.study.clear();
+        examination.study = Study::default();
     }
     Ok(Some(examination))
 }
@@ -192,6 +201,8 @@ struct Dated {
     dates: [String; 2],
     times: [String; 2],
     offset: String,
+    /// Whether who hides names has been at work.
+    nameless: bool,
 }
 
 impl Dated {
@@ -203,6 +214,7 @@ impl Dated {
             tags::ISSUER_OF_PATIENT_ID => self.patient.issuer = bytes(),
             tags::PATIENT_NAME => self.patient.name = bytes(),
             tags::PATIENT_BIRTH_DATE => self.patient.birth_date = bytes(),
+            tags::PATIENT_IDENTITY_REMOVED => self.nameless = text() == "YES",
             tags::STUDY_INSTANCE_UID => self.study = bytes(),
             tags::ACQUISITION_DATE_TIME => self.acquired = text(),
             tags::ACQUISITION_DATE => self.dates[0] = text(),
@@ -230,9 +242,20 @@ impl Dated {
             offset_minutes: taken.offset_minutes.or(offset_minutes),
             ..taken
         });
+        let Patient { id, birth_date, .. } = &self.patient;
+        // Who hides names may give all patients one number and one date, of birth as of study.
+        let day_of_study = day(&self.dates[1]).filter(|study| {
+            let born = std::str::from_utf8(birth_date).ok().and_then(day);
+            !self.nameless && !id.is_empty() && born.is_some_and(|born| born != *study)
+        });
+        let study = Study {
+            uid: self.study,
+            several: false,
+            day: day_of_study.map(|day| (id.clone(), birth_date.clone(), day)),
+        };
         Examination {
             patient: self.patient,
-            study: self.study,
+            study,
             taken,
         }
     }
@@ -242,25 +265,16 @@ impl Examination {
     /// Learns what another file says of the same patient and study.
     fn add(&mut self, other: &Self) -> Result<(), Refusal> {
         self.patient.add(&other.patient)?;
-        self.add_study(other)
-    }
-
-    /// Headers that name nobody, or all the same one, as who hides names may leave them, are told apart by their studies.
-    fn add_study(&mut self, other: &Self) -> Result<(), Refusal> {
-        if differ(&self.study, &other.study) {
-            let tag = tags::STUDY_INSTANCE_UID;
-            return Err(Refusal::at(Reason::SeveralStudies, tag));
-        }
-        if self.study.is_empty() {
-            self.study.clone_from(&other.study);
-        }
-        Ok(())
+        self.study.add(&other.study)
     }
 
     /// Both of one archive: the earlier one.
     fn with(mut self, other: Self) -> Result<Self, Refusal> {
         self.patient.same(&other.patient)?;
-        self.add_study(&other)?;
+        self.study.add(&other.study)?;
+        if self.study.several {
+            return Err(Study::refusal());
+        }
         let later = match self.taken.zip(other.taken) {
             Some((own, other)) => own.sooner(other) == Some(std::cmp::Ordering::Greater),
             None => self.taken.is_none(),
@@ -269,6 +283,32 @@ impl Examination {
             (self.patient, self.taken) = (other.patient, other.taken);
         }
         Ok(self)
+    }
+}
+
+impl Study {
+    /// Learns what another file says of it. Headers that name nobody, or all the same one, as who hides names may leave them, are
+    /// told apart by their studies; without a worklist a device makes one of each exposure, so that those of one day are one.
+    fn add(&mut self, other: &Self) -> Result<(), Refusal> {
+        if self.uid.is_empty() {
+            self.clone_from(other);
+            return Ok(());
+        }
+        if other.uid.is_empty() {
+            return Ok(());
+        }
+        self.several |= other.several || self.uid != other.uid;
+        if self.day != other.day {
+            self.day = None;
+        }
+        if self.several && self.day.is_none() {
+            return Err(Self::refusal());
+        }
+        Ok(())
+    }
+
+    fn refusal() -> Refusal {
+        Refusal::at(Reason::SeveralStudies, tags::STUDY_INSTANCE_UID)
     }
 }
 

@@ -146,7 +146,7 @@ reasons! {
     UnsupportedVoxels, "UNSUPPORTED_VOXELS", "the volume's voxels are not ones that are known to decode right", "NIfTI volumes of three dimensions, whole numbers of 8 to 32 bits and floating point of 32 and 64, all finite";
     NoTissue, "NO_TISSUE", "no patch of the slide shows tissue", "slides with at least one whole patch that a quarter of is coloured";
     NoSuchMagnification, "NO_SUCH_MAGNIFICATION", "the slide does not say or does not have the magnification that the model takes", "slides with a spacing of at most 1.1 micrometres a pixel";
-    SeveralStudies, "SEVERAL_STUDIES", "the images belong to several studies", "images of one study a job, for a comparison an input; for embeddings and zero-shot scores images of any, but slices of one";
+    SeveralStudies, "SEVERAL_STUDIES", "the images belong to several studies", "images of one study a job, or of several that all say the same Patient ID, date of birth and Study Date, and that no identity was removed; of a comparison one an input; for embeddings and zero-shot scores images of any; slices of one";
     MixedOrientation, "MIXED_ORIENTATION", "the slices of the series do not lie parallel", "a series with one orientation";
     MixedSeries, "MIXED_SERIES", "the slices of the series differ in size, spacing, modality or rescale, or those of one CT acquisition lie between those of another", "a series that is one volume";
     NotAxial, "NOT_AXIAL", "the volume is not axial, as the model was trained on", "axial series, or a single slice";

@@ -188,6 +188,59 @@ fn what_is_looked_at_together_is_of_one_study() {
     check(&[&[ID, STUDY], &[ID, OTHER_STUDY]], several);
 }
 
+/// A device without a worklist makes a study of each exposure.
+#[test]
+fn studies_of_one_patient_and_day_are_looked_at_together() {
+    const DAY: (Tag, &str) = (tags::STUDY_DATE, "20240229");
+    let check = |headers: &[Header<'_>], together: bool| {
+        let examinations: Vec<_> = headers.iter().map(|header| Some(of(header))).collect();
+        let back: Vec<_> = examinations.iter().rev().cloned().collect();
+        for examinations in [examinations, back] {
+            let refused = one_study(&examinations).err();
+            let expected = (!together).then_some(Reason::SeveralStudies);
+            assert_eq!(
+                refused.map(|refusal| refusal.reason),
+                expected,
+                "{headers:?}"
+            );
+        }
+    };
+    let one: Header<'_> = &[ID, BORN, DAY, STUDY];
+    let other: Header<'_> = &[ID, BORN, DAY, OTHER_STUDY];
+    let third: Header<'_> = &[ID, BORN, DAY, (tags::STUDY_INSTANCE_UID, "2.25.9")];
+    check(&[one, other, third], true);
+    // One that is of no study tells nothing about one.
+    check(&[one, other, &[ID]], true);
+    check(&[&[ID, BORN, DAY], one, &[ID, DAY, OTHER_STUDY]], false);
+    for header in [
+        &[ID, BORN, OTHER_STUDY][..],
+        &[ID, DAY, OTHER_STUDY],
+        &[BORN, DAY, OTHER_STUDY],
+        &[ID, BORN, (tags::STUDY_DATE, "20240301"), OTHER_STUDY],
+        &[
+            (tags::PATIENT_IDENTITY_REMOVED, "YES"),
+            ID,
+            BORN,
+            DAY,
+            OTHER_STUDY,
+        ],
+    ] {
+        check(&[one, header], false);
+        check(&[one, other, header], false);
+        check(&[other, header, one], false);
+    }
+    // Who hides names may write one date for all.
+    let born: Header<'_> = &[ID, BORN, (tags::STUDY_DATE, BORN.1), STUDY];
+    let born_as_well: Header<'_> = &[ID, BORN, (tags::STUDY_DATE, BORN.1), OTHER_STUDY];
+    check(&[born, born_as_well], false);
+    // Each of two to be compared is one study.
+    let compared = of(one).with(of(other)).err();
+    assert_eq!(
+        compared.map(|refusal| refusal.reason),
+        Some(Reason::SeveralStudies)
+    );
+}
+
 #[test]
 fn it_says_nothing_about_a_patient() {
     assert_eq!(format!("{:?}", of(&[ID, NAME, BORN])), "Examination { .. }");

@@ -262,6 +262,17 @@ fn an_archive_of_two_studies_is_refused_where_it_is_to_be_of_one() {
     let named = [of("2.25.7", "12"), of("2.25.8", "12")];
     assert_eq!(read(&named, Patients::One), several);
     assert_eq!(read(&named, Patients::Known), several);
+    // Of one day they may be one's exposures.
+    let exposures = ["2.25.7", "2.25.8"].map(|study| {
+        file(|object| {
+            set(object, tags::PATIENT_ID, "12");
+            set(object, tags::PATIENT_BIRTH_DATE, "19500102");
+            set(object, tags::STUDY_DATE, "20240229");
+            set(object, tags::STUDY_INSTANCE_UID, study);
+        })
+    });
+    assert_eq!(read(&exposures, Patients::One), None);
+    assert_eq!(read(&exposures, Patients::Known), several);
     let report = file(|object| {
         set(object, tags::PATIENT_ID, "12");
         set(object, tags::STUDY_INSTANCE_UID, "2.25.8");
