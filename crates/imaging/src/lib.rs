@@ -81,7 +81,7 @@ pub use refusal::{ElementTag, Reason, Refusal};
 pub use screen::{IdentifierKind, Identifiers, Screened, identifiers};
 pub use sniff::sniff;
 pub use study::{Fate, SlicePlan, Unused, plan_volume};
-pub use volume::{Slices, decode_slices};
+pub use volume::{Slices, decode_slices, refuse_air};
 
 use burned_in::Annotation;
 use square::Picture;
@@ -144,8 +144,10 @@ pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> 
         Prepared::Slices(slices) => {
             let plan = plan_volume(&[(0, &slices)], options.convention())?;
             let wanted: Vec<u32> = plan.frames.iter().map(|(_, frame)| *frame).collect();
+            let frames = decode_slices(bytes, &wanted, &plan, options)?;
+            refuse_air(frames.iter().map(|(_, info)| info.above_water))?;
             Ok(Decoded {
-                frames: decode_slices(bytes, &wanted, &plan, options)?,
+                frames,
                 clinical: slices.clinical(),
                 notes: Vec::new(),
             })
@@ -288,6 +290,7 @@ impl Source {
             placement,
             region: None,
             notes,
+            above_water: None,
         };
         Ok((frame, info))
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
     Archive, BurnedIn, Convention, Examination, Fate, Frame, FrameInfo, Limits, Options, Prepared,
     Reason, Refusal, SlicePlan, Slices, decode_parts, examination, frame_to_png, members,
-    pair_order, plan_volume, prepare,
+    pair_order, plan_volume, prepare, refuse_air,
 };
 use serde_json::{Value, json};
 
@@ -309,14 +309,24 @@ impl<'a> Set<'a> {
                 on_disk.push(file.clone());
             }
         }
+        let mut above_water = Vec::new();
         for file in on_disk {
-            self.slices_of(&file, &plan)?;
+            above_water.extend(self.slices_of(&file, &plan)?);
+        }
+        if let Err(refusal) = refuse_air(above_water) {
+            for (index, _) in &plan.frames {
+                let frames = self.entries[*index]["frames"].as_array();
+                if frames.is_some_and(|frames| !frames.is_empty()) {
+                    self.take_back(*index)?;
+                    self.refuse(*index, &refusal);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Writes the slices of a file, or of all files of an archive, which is read once for them.
-    fn slices_of(&mut self, file: &Path, plan: &SlicePlan) -> Result<()> {
+    /// Writes the slices of a file, or of all files of an archive, which is read once for them; whether each has what is above water.
+    fn slices_of(&mut self, file: &Path, plan: &SlicePlan) -> Result<Vec<Option<bool>>> {
         // Place in the volume, input and frame of each.
         let mut wanted: Vec<(usize, usize, u32)> = Vec::new();
         for (place, (index, frame)) in plan.frames.iter().enumerate() {
@@ -334,7 +344,7 @@ impl<'a> Set<'a> {
         }
         let mut refused: Vec<(Option<u32>, Refusal)> = Vec::new();
         let (inputs, entries, out) = (&self.inputs, &mut self.entries, self.out);
-        let mut done = Ok(());
+        let (mut done, mut above_water) = (Ok(()), Vec::new());
         let bytes = read(file)?;
         let mut each = |member: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| {
             let (frame, info) = match slice {
@@ -350,6 +360,7 @@ impl<'a> Set<'a> {
             });
             if let (Some(found), Ok(())) = (found, &done) {
                 let (place, index, _) = wanted.swap_remove(found);
+                above_water.push(info.above_water);
                 match write(index, place, &[(frame, info)], out) {
                     Ok(written) => {
                         if let Some(list) = entries[index]["frames"].as_array_mut() {
@@ -376,7 +387,7 @@ impl<'a> Set<'a> {
                 self.refuse(*index, &refusal);
             }
         }
-        Ok(())
+        Ok(above_water)
     }
 
     /// Removes the frames of a file that were written.
@@ -510,6 +521,39 @@ mod tests {
             assert!(out.join(name).is_file());
         }
         assert_eq!(std::fs::read_dir(&out).expect("a folder").count(), 2);
+    }
+
+    #[test]
+    fn a_ct_of_nothing_but_air_is_refused_as_a_whole() {
+        // Eight bits of each value are left, and the rescale of twelve.
+        let cut = |slice: u16| {
+            let mut file = film::slice(slice);
+            let pixels = file.len() - 512 * 512 * 2;
+            for high in file[pixels..].iter_mut().skip(1).step_by(2) {
+                *high = 0;
+            }
+            file
+        };
+        let refused = |files: [Vec<u8>; 2]| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let options = Options::new(64, Limits::default()).expect("a side in range");
+            let mut set = Set::new(&options, folder.path(), false);
+            let paths = ["1.dcm", "2.dcm"].map(|name| folder.path().join(name));
+            for (path, file) in paths.iter().zip(&files) {
+                std::fs::write(path, file).expect("a file");
+                set.path(path.clone()).expect("a slice");
+            }
+            let entries = set.finish().expect("entries");
+            let pictures = std::fs::read_dir(folder.path()).expect("a folder").count() - 2;
+            let reasons = entries.iter();
+            let reasons = reasons.filter_map(|(_, entry)| entry["refused"]["reason"].as_str());
+            (reasons.map(str::to_owned).collect::<Vec<_>>(), pictures)
+        };
+        assert_eq!(
+            refused([cut(0), cut(1)]),
+            (vec!["NOT_HOUNSFIELD".to_owned(); 2], 0)
+        );
+        assert_eq!(refused([cut(0), film::slice(1)]), (Vec::new(), 2));
     }
 
     #[test]

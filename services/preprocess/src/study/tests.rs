@@ -197,6 +197,22 @@ async fn films_of_two_studies_are_no_study() {
     }
 }
 
+/// Values that are all air's are of another unit. Of its slices one suffices that is above water.
+#[tokio::test]
+async fn a_ct_without_a_value_above_water_is_refused() {
+    // What is added to its values, where NIfTI says it: the last slice goes up to 755 HU.
+    let lower_by = |lower: f32| -> &'static [u8] {
+        let mut bytes = VOLUME.to_vec();
+        bytes[116..120].copy_from_slice(&(-lower).to_le_bytes());
+        Box::leak(bytes.into_boxed_slice())
+    };
+    let whole = study(&[lower_by(700.0)], 128).await.expect("frames");
+    assert_eq!(whole.frames.len(), SLICES as usize);
+    let refused = study(&[lower_by(755.0)], 128).await.err().expect("air");
+    let said = refused.to_string();
+    assert!(said.contains("NOT_HOUNSFIELD"), "{said}");
+}
+
 /// Each archive is within the limit, so that only the sum tells.
 #[tokio::test]
 async fn archives_with_too_many_frames_between_them_are_refused() {
