@@ -258,9 +258,10 @@ fn by_table(kind: &str) -> Vec<u8> {
 #[test]
 fn a_ct_is_in_hounsfield_units_or_refused() {
     let says = |text| (tags::RESCALE_TYPE, text);
-    check_alone(says("HU"), None);
-    check_alone(says("US"), None);
-    for other in ["MGML", "Z_EFF", "HU_MOD", "ED"] {
+    for unit in ["HU", "US", "hu", "Hounsfield", "Hounsfield Units"] {
+        check_alone(says(unit), None);
+    }
+    for other in ["MGML", "Z_EFF", "HU_MOD", "ED", "Hounsfield Units mod"] {
         check_alone(says(other), Some(Reason::NotHounsfield));
     }
     let lost = slice(0.0, |object| {
