@@ -148,7 +148,7 @@ reasons! {
     NoSuchMagnification, "NO_SUCH_MAGNIFICATION", "the slide does not say or does not have the magnification that the model takes", "slides with a spacing of at most 1.1 micrometres a pixel";
     SeveralStudies, "SEVERAL_STUDIES", "the images belong to several studies", "images of one study a job, or of several that all say the same Patient ID, date of birth and Study Date, and that no identity was removed; of a comparison one an input; for embeddings and zero-shot scores images of any; slices of one";
     MixedOrientation, "MIXED_ORIENTATION", "the slices of the series do not lie parallel", "a series with one orientation";
-    MixedSeries, "MIXED_SERIES", "the slices of the series differ in size, spacing, modality or rescale, or those of one CT acquisition lie between those of another", "a series that is one volume";
+    MixedSeries, "MIXED_SERIES", "the slices of the series differ in size, spacing, modality or rescale, or those of one CT acquisition lie between those of another or to the side of them", "a series that is one volume";
     NotAxial, "NOT_AXIAL", "the volume is not axial, as the model was trained on", "axial series, or a single slice";
     SamePosition, "SAME_POSITION", "the series has several images at one position", "one slice at each position";
     SliceGap, "SLICE_GAP", "slices are missing within the series", "steps between slices that are at most 1.5 times the usual one";
