@@ -7,7 +7,7 @@
 //! `dicom` (a file's frames), then what a model takes: `grey`, `voi` and `shutter` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
 //! `square` (padding and resize), `ahead` (several frames or files at a time); `picture` for PNG and JPEG, `tiff`, `nifti`; `parts`
-//! (archives), `pair` (one patient, prior and current).
+//! (archives), `pair` (one patient, prior and current), `turned` (films that a presentation state turns).
 //! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
 //! `deidentify` (objects that leave).
 
@@ -50,6 +50,7 @@ mod square;
 mod study;
 mod tiff;
 mod transform;
+mod turned;
 mod vocabulary;
 mod voi;
 mod volume;
@@ -81,6 +82,7 @@ pub use refusal::{ElementTag, Reason, Refusal};
 pub use screen::{IdentifierKind, Identifiers, Screened, identifiers};
 pub use sniff::sniff;
 pub use study::{Fate, SlicePlan, Unused, plan_volume};
+pub use turned::Turned;
 pub use volume::{Slices, decode_slices, refuse_air};
 
 use burned_in::Annotation;

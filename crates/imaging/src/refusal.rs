@@ -153,6 +153,7 @@ reasons! {
     SamePosition, "SAME_POSITION", "the series has several images at one position", "one slice at each position";
     SliceGap, "SLICE_GAP", "slices are missing within the series", "steps between slices that are at most 1.5 times the usual one";
     NotUpright, "NOT_UPRIGHT", "the header says that the image lies mirrored or turned", "slices with columns to the patient's left, of sagittal ones to the front or back, and rows to the feet, of axial ones to the back; chest films with rows to the feet, frontal ones with columns to the left (`L\\F`); else the image turned or reformatted so, and its header with it, where it was taken or at a workstation";
+    ShownTurned, "SHOWN_TURNED", "a presentation state of the study says that a viewer shows the film mirrored or turned", "films stored as they are looked at; no presentation state with them whose Image Horizontal Flip is Y or whose Image Rotation is not 0";
     NonSquarePixels, "NON_SQUARE_PIXELS", "the pixels are not square", "pixel spacing and aspect ratio that differ by at most 1 %";
     BurnedInAnnotation, "BURNED_IN_ANNOTATION", "the pixels may carry text about the patient", "Burned In Annotation NO; nothing said by radiographs and slices that are no secondary captures, screen shots or digitised film; anything for tenants whose operator allows it";
     BurnedInText, "BURNED_IN_TEXT", "text was found in the pixels", "images in which the program that reads text finds no words but marks of side, view and position; anything where the operator lets it be painted over";

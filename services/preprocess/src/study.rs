@@ -10,7 +10,7 @@ use futures::future::{join_all, try_join_all};
 use medfleet_core::{Digest, TenantId};
 use medfleet_imaging::{
     BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality,
-    Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck,
+    Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck, Turned,
     decode_parts, plan_volume, read_input, refuse_air,
 };
 use medfleet_proto::v1;
@@ -50,6 +50,8 @@ struct Input {
     room: u64,
     /// What the headers of its files say about the patient, for screening.
     identifiers: Identifiers,
+    /// Its films, and those that its presentation states show turned.
+    turned: Turned,
     /// Of a comparison: whose it is, and from when.
     examination: Option<Examination>,
     files: Vec<(File, Content)>,
@@ -145,6 +147,14 @@ impl Studies {
         let examinations = inputs.iter_mut().map(|input| input.examination.take());
         let order = pairing.order(&examinations.collect::<Vec<_>>());
         let order = order.map_err(|refusal| self.refuse_volume(refusal))?;
+        let mut turned = Turned::default();
+        for input in &inputs {
+            turned.merge(&input.turned);
+        }
+        for (index, input) in inputs.iter().enumerate() {
+            let checked = turned.check(&input.turned);
+            checked.map_err(|refusal| self.refuse(index, refusal))?;
+        }
         // Of a comparison each input is a study.
         let files = inputs.into_iter().map(|input| input.files);
         let studies: Vec<Vec<(File, Content)>> = match order {
@@ -224,6 +234,7 @@ impl Studies {
             digest: made.digest,
             room: made.room,
             identifiers: read.identifiers,
+            turned: read.turned,
             examination: read.examination,
             files,
         })

@@ -213,6 +213,29 @@ async fn a_ct_without_a_value_above_water_is_refused() {
     assert!(said.contains("NOT_HOUNSFIELD"), "{said}");
 }
 
+/// A state in another input, or in the archive of the film, mirrors it.
+#[tokio::test]
+async fn a_film_that_a_state_shows_mirrored_is_refused() {
+    // Explicit little endian without a beginning: a state, of the film's UID, that mirrors it.
+    let state: &'static [u8] = b"\x08\0\x16\0UI\x1c\x001.2.840.10008.5.1.4.1.1.11.1\
+        \x08\0\x60\0CS\x02\0PR\
+        \x08\0\x15\x11SQ\0\0\x2a\0\0\0\xfe\xff\0\xe0\x22\0\0\0\
+        \x08\0\x40\x11SQ\0\0\x16\0\0\0\xfe\xff\0\xe0\x0e\0\0\0\
+        \x08\0\x55\x11UI\x06\x002.25.1\
+        \x70\0\x41\0CS\x02\0Y ";
+    for files in [
+        &[FILM, state][..],
+        &[state, PICTURE, FILM],
+        &[archive(&[FILM, state])],
+    ] {
+        let refused = study(files, 128).await.err().expect("a turned film");
+        let said = refused.to_string();
+        assert!(said.contains("SHOWN_TURNED"), "{said}");
+    }
+    let whole = study(&[PICTURE, state], 128).await.expect("no film");
+    assert_eq!((whole.frames.len(), whole.unused.len()), (1, 1));
+}
+
 /// Each archive is within the limit, so that only the sum tells.
 #[tokio::test]
 async fn archives_with_too_many_frames_between_them_are_refused() {
