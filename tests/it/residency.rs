@@ -317,7 +317,7 @@ fn encoded_study(encoder: &str, tokens: &[u8]) -> Result<Vec<u8>> {
     let study = work::EncodedStudy {
         image_count: 1,
         frames: vec![frame],
-        preprocessing_version: "medgemma-1.5-4".to_owned(),
+        preprocessing_version: "medgemma-1.5-5".to_owned(),
         input_digests: vec![vec![1; 32].into()],
         screening: Some(work::TextScreening::default()),
         encoder_digest: encoder.as_bytes().to_vec().into(),

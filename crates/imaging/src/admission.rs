@@ -154,14 +154,17 @@ pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refus
 /// Why a file without pixels holds no image. A presentation state is told apart, since a viewer may show the images that it is of by
 /// its window, turned, mirrored or inverted.
 fn no_image(header: &Header<'_>) -> Refusal {
-    /// Of every kind of presentation state (PS3.4 B.5).
-    const PRESENTATION_STATES: &str = "1.2.840.10008.5.1.4.1.1.11.";
     let class = header.text(tags::SOP_CLASS_UID, VR::UI).ok().flatten();
-    if class.is_some_and(|class| class.starts_with(PRESENTATION_STATES)) {
+    if class.is_some_and(is_presentation_state) {
         Refusal::at(Reason::PresentationState, tags::SOP_CLASS_UID)
     } else {
         Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA)
     }
+}
+
+/// Whether a SOP class is one of the presentation states (PS3.4 B.5).
+pub(crate) fn is_presentation_state(class: &str) -> bool {
+    class.starts_with("1.2.840.10008.5.1.4.1.1.11.")
 }
 
 pub(crate) fn missing(tag: Tag) -> Refusal {

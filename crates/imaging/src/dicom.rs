@@ -214,6 +214,8 @@ impl<'a> File<'a> {
     /// The windows of CT are in Hounsfield units. Maps of iodine, of density or of the effective atomic number are CT too, and a
     /// file that lost its rescale would be shown brighter by what was taken from it.
     pub(crate) fn refuse_not_hounsfield(&self, frame: u32) -> Result<(), Refusal> {
+        /// The defined term, and what some write in its place.
+        const UNITS: [&str; 4] = ["HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"];
         let elements = self
             .groups
             .of(frame, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
@@ -236,7 +238,7 @@ impl<'a> File<'a> {
         // It may only be left out of HU, and not of images of several energies (C.8.2.1).
         let several_energies = self.is(tags::MULTIENERGY_CT_ACQUISITION, "YES")?;
         match elements.text(tags::RESCALE_TYPE, VR::LO)? {
-            Some("HU") => Ok(()),
+            Some(unit) if UNITS.iter().any(|one| one.eq_ignore_ascii_case(unit)) => Ok(()),
             None if !several_energies => Ok(()),
             // Unspecified: a slice that a scanner made of one energy has no unit but HU (C.8.2.1), what was derived has any.
             Some("US") if !several_energies && self.is_original()? => Ok(()),

@@ -43,6 +43,9 @@ pub struct FrameInfo {
     pub region: Option<Region>,
     /// What was decided on the way.
     pub notes: Vec<Note>,
+    /// Of a CT: whether a value, padding left out, is above 0 HU, for [`refuse_air`](crate::refuse_air).
+    #[serde(skip)]
+    pub above_water: Option<bool>,
 }
 
 /// Where a patch lies, in pixels of its level.

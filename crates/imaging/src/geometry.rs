@@ -95,6 +95,14 @@ impl Place {
         dot(cross(self.row, self.column), other.position)
     }
 
+    /// How far along this slice's rows and columns another one's first pixel lies, in mm; only differences of it say anything.
+    pub(crate) fn across(&self, other: &Self) -> [f64; 2] {
+        [
+            dot(self.row, other.position),
+            dot(self.column, other.position),
+        ]
+    }
+
     /// The position, to tell places apart and not to measure.
     pub(crate) fn position_bits(&self) -> [u64; 3] {
         self.position.map(f64::to_bits)

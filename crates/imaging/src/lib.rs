@@ -7,7 +7,7 @@
 //! `dicom` (a file's frames), then what a model takes: `grey`, `voi` and `shutter` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
 //! `square` (padding and resize), `ahead` (several frames or files at a time); `picture` for PNG and JPEG, `tiff`, `nifti`; `parts`
-//! (archives), `pair` (one patient, prior and current).
+//! (archives), `pair` (one patient, prior and current), `turned` (films that a presentation state turns).
 //! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
 //! `deidentify` (objects that leave).
 
@@ -50,6 +50,7 @@ mod square;
 mod study;
 mod tiff;
 mod transform;
+mod turned;
 mod vocabulary;
 mod voi;
 mod volume;
@@ -71,7 +72,7 @@ pub use lettering::{
     Area, FoundText, Page, TextCheck, TextKind, TextKinds, TextReader, TextReaderError, Word,
 };
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
-pub use pair::{Examination, PairOrder, Patients, examination, one_patient, pair_order};
+pub use pair::{Examination, PairOrder, Patients, examination, one_study, pair_order};
 pub use parts::{
     EachSlice, Part, ReadInput, decode_parts, files_beside, is_dicom_directory, prepare_parts,
     read_input, unpacks,
@@ -81,7 +82,8 @@ pub use refusal::{ElementTag, Reason, Refusal};
 pub use screen::{IdentifierKind, Identifiers, Screened, identifiers};
 pub use sniff::sniff;
 pub use study::{Fate, SlicePlan, Unused, plan_volume};
-pub use volume::{Slices, decode_slices};
+pub use turned::Turned;
+pub use volume::{Slices, decode_slices, refuse_air};
 
 use burned_in::Annotation;
 use square::Picture;
@@ -144,8 +146,10 @@ pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> 
         Prepared::Slices(slices) => {
             let plan = plan_volume(&[(0, &slices)], options.convention())?;
             let wanted: Vec<u32> = plan.frames.iter().map(|(_, frame)| *frame).collect();
+            let frames = decode_slices(bytes, &wanted, &plan, options)?;
+            refuse_air(frames.iter().map(|(_, info)| info.above_water))?;
             Ok(Decoded {
-                frames: decode_slices(bytes, &wanted, &plan, options)?,
+                frames,
                 clinical: slices.clinical(),
                 notes: Vec::new(),
             })
@@ -288,6 +292,7 @@ impl Source {
             placement,
             region: None,
             notes,
+            above_water: None,
         };
         Ok((frame, info))
     }

@@ -349,6 +349,9 @@ pub(crate) fn decode(
         };
         let (frame, mut info) = source.frame(&picture, index, plan.notes.clone(), options)?;
         info.modality = Some(volume.modality);
+        if volume.modality == Modality::Ct {
+            info.above_water = Some(values.iter().any(|value| *value > 0.0));
+        }
         record(&mut info, &curves);
         Ok((frame, info))
     };

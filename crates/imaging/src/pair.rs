@@ -1,4 +1,5 @@
-//! Whose images are: that those of one job are of one patient, and of two examinations to compare, which was taken first.
+//! Whose images are: that those of one job are of one patient and of one study, and of two examinations to compare, which was
+//! taken first.
 //!
 //! It reads what `dataset` never keeps, the patient's identity and the date, and gives away nothing but an order.
 
@@ -15,9 +16,10 @@ const MICROS_A_SECOND: i64 = 1_000_000;
 const MICROS_A_DAY: i64 = 86_400 * MICROS_A_SECOND;
 
 /// Whose image it is, and when it was taken; to compare with another one's.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Examination {
     patient: Patient,
+    study: Study,
     taken: Option<Taken>,
 }
 
@@ -33,9 +35,9 @@ impl fmt::Debug for Examination {
 pub enum Patients {
     /// Of any: each is looked at by itself.
     Any,
-    /// Of one: nothing that one file says contradicts another.
+    /// Of one, and of one study or one day's: nothing that one file says contradicts another.
     One,
-    /// Of one that is known, to be compared with another input's.
+    /// Of one that is known, and of one study, to be compared with another input's.
     Known,
 }
 
@@ -69,6 +71,16 @@ struct Patient {
     birth_date: Vec<u8>,
 }
 
+/// Which study the images are of.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Study {
+    /// Study Instance UID, empty where no image has one; of several studies that of one.
+    uid: Vec<u8>,
+    several: bool,
+    /// Patient ID, date of birth and Study Date, where all images say the same.
+    day: Option<(Vec<u8>, Vec<u8>, i64)>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Taken {
     /// Days since an arbitrary one.
@@ -83,7 +95,7 @@ struct Taken {
 /// could say so.
 ///
 /// # Errors
-/// A header that can't be walked, and an archive with files of several patients.
+/// A header that can't be walked, and an archive with files of several patients or studies.
 pub fn examination(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal> {
     if Archive::of(bytes).is_none() {
         return of_file(bytes, limits);
@@ -112,7 +124,7 @@ pub(crate) fn join(
     let read = of_file(bytes, limits)?;
     *found = match (found.take(), read) {
         (Some(mut known), Some(read)) if patients == Patients::One => {
-            known.patient.add(&read.patient)?;
+            known.add(&read)?;
             Some(known)
         }
         (Some(known), Some(read)) => Some(known.with(read)?),
@@ -145,11 +157,11 @@ pub fn pair_order(
     }
 }
 
-/// Whether inputs may be of one patient, of which one is told at a time.
-pub fn one_patient(examinations: &[Option<Examination>]) -> Result<(), Refusal> {
-    let mut known = Patient::default();
-    let mut patients = examinations.iter().flatten();
-    patients.try_for_each(|examination| known.add(&examination.patient))
+/// Whether inputs may be of one patient and one study or one day's, of which one is told at a time.
+pub fn one_study(examinations: &[Option<Examination>]) -> Result<(), Refusal> {
+    let mut known = Examination::default();
+    let mut told = examinations.iter().flatten();
+    told.try_for_each(|examination| known.add(examination))
 }
 
 fn of_file(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal> {
@@ -161,27 +173,36 @@ fn of_file(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal
     if opened.is_directory() {
         return Ok(None);
     }
-    let mut header = Dated::default();
+    let (mut header, mut has_image) = (Dated::default(), false);
     let (data_set, encoding) = opened.data_set();
     for element in Elements::new(data_set, encoding) {
         let element = element?;
         if element.tag == tags::PIXEL_DATA {
+            has_image = true;
             break;
         }
         header.read(element.tag, &data_set[element.value.clone()]);
     }
-    Ok(Some(header.examination()))
+    let mut examination = header.examination();
+    // A report or a plan beside the images may be of an earlier study of the patient's.
+    if !has_image {
+        examination.study = Study::default();
+    }
+    Ok(Some(examination))
 }
 
 /// The elements that matter here, as text.
 #[derive(Default)]
 struct Dated {
     patient: Patient,
+    study: Vec<u8>,
     acquired: String,
     /// Of acquisition and study: date and time.
     dates: [String; 2],
     times: [String; 2],
     offset: String,
+    /// Whether who hides names has been at work.
+    nameless: bool,
 }
 
 impl Dated {
@@ -193,6 +214,8 @@ impl Dated {
             tags::ISSUER_OF_PATIENT_ID => self.patient.issuer = bytes(),
             tags::PATIENT_NAME => self.patient.name = bytes(),
             tags::PATIENT_BIRTH_DATE => self.patient.birth_date = bytes(),
+            tags::PATIENT_IDENTITY_REMOVED => self.nameless = text() == "YES",
+            tags::STUDY_INSTANCE_UID => self.study = bytes(),
             tags::ACQUISITION_DATE_TIME => self.acquired = text(),
             tags::ACQUISITION_DATE => self.dates[0] = text(),
             tags::ACQUISITION_TIME => self.times[0] = text(),
@@ -219,22 +242,73 @@ impl Dated {
             offset_minutes: taken.offset_minutes.or(offset_minutes),
             ..taken
         });
+        let Patient { id, birth_date, .. } = &self.patient;
+        // Who hides names may give all patients one number and one date, of birth as of study.
+        let day_of_study = day(&self.dates[1]).filter(|study| {
+            let born = std::str::from_utf8(birth_date).ok().and_then(day);
+            !self.nameless && !id.is_empty() && born.is_some_and(|born| born != *study)
+        });
+        let study = Study {
+            uid: self.study,
+            several: false,
+            day: day_of_study.map(|day| (id.clone(), birth_date.clone(), day)),
+        };
         Examination {
             patient: self.patient,
+            study,
             taken,
         }
     }
 }
 
 impl Examination {
+    /// Learns what another file says of the same patient and study.
+    fn add(&mut self, other: &Self) -> Result<(), Refusal> {
+        self.patient.add(&other.patient)?;
+        self.study.add(&other.study)
+    }
+
     /// Both of one archive: the earlier one.
-    fn with(self, other: Self) -> Result<Self, Refusal> {
+    fn with(mut self, other: Self) -> Result<Self, Refusal> {
         self.patient.same(&other.patient)?;
+        self.study.add(&other.study)?;
+        if self.study.several {
+            return Err(Study::refusal());
+        }
         let later = match self.taken.zip(other.taken) {
             Some((own, other)) => own.sooner(other) == Some(std::cmp::Ordering::Greater),
             None => self.taken.is_none(),
         };
-        Ok(if later { other } else { self })
+        if later {
+            (self.patient, self.taken) = (other.patient, other.taken);
+        }
+        Ok(self)
+    }
+}
+
+impl Study {
+    /// Learns what another file says of it. Headers that name nobody, or all the same one, as who hides names may leave them, are
+    /// told apart by their studies; without a worklist a device makes one of each exposure, so that those of one day are one.
+    fn add(&mut self, other: &Self) -> Result<(), Refusal> {
+        if self.uid.is_empty() {
+            self.clone_from(other);
+            return Ok(());
+        }
+        if other.uid.is_empty() {
+            return Ok(());
+        }
+        self.several |= other.several || self.uid != other.uid;
+        if self.day != other.day {
+            self.day = None;
+        }
+        if self.several && self.day.is_none() {
+            return Err(Self::refusal());
+        }
+        Ok(())
+    }
+
+    fn refusal() -> Refusal {
+        Refusal::at(Reason::SeveralStudies, tags::STUDY_INSTANCE_UID)
     }
 }
 
@@ -253,7 +327,6 @@ impl Patient {
 
     /// Names count for nothing here, as one may be written in several ways.
     fn contradicts(&self, other: &Self) -> bool {
-        let differ = |a: &[u8], b: &[u8]| !a.is_empty() && !b.is_empty() && a != b;
         differ(&self.id, &other.id)
             || differ(&self.issuer, &other.issuer)
             || differ(&self.birth_date, &other.birth_date)
@@ -308,6 +381,11 @@ impl Taken {
         }
         Some(self.micros?.cmp(&other.micros?))
     }
+}
+
+/// Of what both say.
+fn differ(a: &[u8], b: &[u8]) -> bool {
+    !a.is_empty() && !b.is_empty() && a != b
 }
 
 fn trimmed(value: &[u8]) -> &[u8] {

@@ -9,8 +9,8 @@ use crate::pair::join;
 use crate::volume::each_slice;
 use crate::{
     Archive, Decoded, Examination, Format, Frame, FrameInfo, Identifiers, Limits, Options,
-    Patients, Prepared, Reason, Refusal, SlicePlan, decode_slices, header, picture, prepare, slide,
-    sniff,
+    Patients, Prepared, Reason, Refusal, SlicePlan, Turned, decode_slices, header, picture,
+    prepare, slide, sniff,
 };
 
 /// One file of an input.
@@ -29,6 +29,8 @@ pub struct ReadInput {
     pub parts: Vec<Part>,
     /// What their headers say about whose they are, as [`identifiers`](crate::identifiers) gives it.
     pub identifiers: Identifiers,
+    /// Its films, and those that its presentation states show turned.
+    pub turned: Turned,
     /// Of one patient, whose it is; of a known one, as [`examination`](crate::examination) gives it; of any, none.
     pub examination: Option<Examination>,
 }
@@ -50,12 +52,14 @@ pub fn read_input(
     each: &mut dyn FnMut(Option<u32>, Decoded),
 ) -> Result<ReadInput, Refusal> {
     let (mut identifiers, mut examination) = (Identifiers::default(), None);
+    let mut turned = Turned::default();
     let mut also = |file: &[u8], limits: &Limits| -> Result<(), Refusal> {
         // What is no image at all is decided on where it is decoded.
         if sniff(file).is_err() {
             return Ok(());
         }
         identifiers.read_file(file, limits)?;
+        turned.read_file(file, limits)?;
         join(&mut examination, file, limits, patients)
     };
     let mut taken = |member: Option<u32>, decoded: &mut Decoded| {
@@ -67,6 +71,7 @@ pub fn read_input(
     Ok(ReadInput {
         parts,
         identifiers: identifiers.complete()?,
+        turned,
         examination,
     })
 }

@@ -15,6 +15,8 @@ use crate::{Convention, Modality, Note, Reason, Refusal, Slices};
 
 /// A step between slices may be this much larger than the usual one.
 const GAP_MAX: f64 = 1.5;
+/// A slice of a CT may lie this much of the picture's side beside where those before it lead.
+const SHIFT_MAX: f64 = 0.1;
 /// Positions closer than this, in mm, are one position.
 const SAME_POSITION_MM: f64 = 0.01;
 
@@ -404,6 +406,7 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
         return Ok(vec![(slices[0].0, 0)]);
     }
     let mut places = Vec::with_capacity(slices.len());
+    let mut lines = Vec::new();
     for (index, frame, file, slice) in &slices {
         let place = slice
             .place
@@ -431,10 +434,19 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
             return mixed(Reason::NotAxial, tags::IMAGE_ORIENTATION_PATIENT);
         }
         places.push((normal.along(&place), *index, *frame));
+        if file.modality == Modality::Ct {
+            lines.push((normal.along(&place), normal.across(&place)));
+        }
     }
     places.sort_by(|a, b| a.0.total_cmp(&b.0));
     check_steps(&places)?;
     check_acquisitions(&places, chosen)?;
+    if let &[vertical, horizontal] = first.spacing.as_slice() {
+        let width = horizontal * f64::from(first_file.columns);
+        let height = vertical * f64::from(first_file.rows);
+        lines.sort_by(|a, b| a.0.total_cmp(&b.0));
+        check_shifts(&lines, [width, height])?;
+    }
     Ok(places
         .into_iter()
         .map(|(_, index, frame)| (index, frame))
@@ -494,6 +506,34 @@ fn check_acquisitions(
             "slices of {acquisitions} acquisitions between each other"
         )),
     )
+}
+
+/// The slices of a CT lie one behind the other: where those of one acquisition show another part of the cross-section than those of
+/// the next, the body would jump within the volume. A tilted gantry moves each beside the last by the same share of the step.
+fn check_shifts(lines: &[(f64, [f64; 2])], sides: [f64; 2]) -> Result<(), Refusal> {
+    for (axis, side) in sides.into_iter().enumerate() {
+        let steps = lines
+            .windows(2)
+            .map(|pair| (pair[1].0 - pair[0].0, pair[1].1[axis] - pair[0].1[axis]));
+        // No step is zero, as no two slices have one position.
+        let mut slopes: Vec<f64> = steps
+            .clone()
+            .map(|(along, beside)| beside / along)
+            .collect();
+        slopes.sort_by(f64::total_cmp);
+        let Some(usual) = slopes.get(slopes.len().saturating_sub(1) / 2) else {
+            continue;
+        };
+        let jumps = steps.map(|(along, beside)| (beside - usual * along).abs());
+        let jump = jumps.fold(0.0, f64::max);
+        if side > 0.0 && jump > side * SHIFT_MAX {
+            let refusal = Refusal::at(Reason::MixedSeries, tags::IMAGE_POSITION_PATIENT);
+            return Err(refusal.found(format_args!(
+                "a slice {jump:.0} mm beside the one before it"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Smallest and largest value over all slices of the chosen files; `None` for a flat volume and for CT.

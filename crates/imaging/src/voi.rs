@@ -56,10 +56,13 @@ impl Curve {
             }
             // C.11.2.1.3.1
             WindowFunction::Sigmoid => 1.0 / (1.0 + (-4.0 * (x - c) / w).exp()),
-            // C.11.2.1.3.2; smallest to largest is the same line.
-            WindowFunction::LinearExact | WindowFunction::MinMax | WindowFunction::Lut => {
+            // C.11.2.1.3.2
+            WindowFunction::LinearExact | WindowFunction::Lut => {
                 ((x - c) / w + 0.5).clamp(0.0, 1.0)
             }
+            // The same line, from its black as MedGemma's own preprocessing has it: by the centre, -100 between -135 and 215 is a
+            // little less than a tenth, and rounds to another level.
+            WindowFunction::MinMax => ((x - (c - w / 2.0)) / w).clamp(0.0, 1.0),
         };
         // Half to even, as numpy rounds; in range by construction.
         (unit * 255.0).round_ties_even() as u8
@@ -227,6 +230,27 @@ mod tests {
             (0.0, f64::INFINITY),
         ] {
             assert!(!Curve::is_between(low, high), "{low} {high}");
+        }
+    }
+
+    /// Where a level is halfway between two.
+    #[test]
+    fn a_range_rounds_as_the_models_own_preprocessing() {
+        // np.round((np.float32(x) - low) / (high - low) * 255), numpy 2.4.6.
+        for (low, high, x, level) in [
+            (-135.0, 215.0, -100.0, 26),
+            (-135.0, 215.0, 180.0, 230),
+            (0.0, 80.0, 8.0, 26),
+            (0.0, 80.0, 72.0, 230),
+            (-1225.0, 1025.0, -1000.0, 26),
+            (-1225.0, 1025.0, -850.0, 42),
+            (-1024.0, 1024.0, 0.0, 128),
+        ] {
+            assert_eq!(
+                Curve::between(low, high).level(x),
+                level,
+                "{low} {high} {x}"
+            );
         }
     }
 

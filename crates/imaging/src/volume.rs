@@ -320,6 +320,13 @@ pub(crate) fn each_slice(
         let (frame, mut info) = source.frame(&picture, index, notes.clone(), options)?;
         info.modality = Some(modality);
         info.photometric = Some(image.photometric);
+        if modality == Modality::Ct {
+            let is_padding =
+                |stored: i64| padding.is_some_and(|(first, last)| (first..=last).contains(&stored));
+            let mut stored = cells.values.iter().map(|raw| image.cell.value(*raw));
+            let above = stored.any(|stored| !is_padding(stored) && transform.apply(stored) > 0.0);
+            info.above_water = Some(above);
+        }
         record(&mut info, &curves);
         Ok((frame, info))
     };
@@ -344,6 +351,23 @@ fn refuse_unshifted(
         (Some((low, _)), _) if low >= 0.0 => {
             let refusal = Refusal::at(Reason::NotHounsfield, tags::RESCALE_INTERCEPT);
             Err(refusal.found("no negative value"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a CT by what [`FrameInfo::above_water`] says of all of its slices that are shown. Blood, muscle and bone are above water,
+/// so that without a value there is no body in them: who cuts values to eight bits and leaves the rescale as it was writes nothing
+/// but air. One slice among others may lie beyond the body.
+///
+/// # Errors
+/// [`Reason::NotHounsfield`] where there are slices of a CT and none of them has such a value.
+pub fn refuse_air(above_water: impl IntoIterator<Item = Option<bool>>) -> Result<(), Refusal> {
+    let above = above_water.into_iter().flatten();
+    match above.reduce(|one, other| one || other) {
+        Some(false) => {
+            let refusal = Refusal::at(Reason::NotHounsfield, tags::RESCALE_INTERCEPT);
+            Err(refusal.found("no slice with a value above 0 HU"))
         }
         _ => Ok(()),
     }

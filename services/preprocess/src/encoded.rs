@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     const RULES: Rules<'_> = Rules {
-        version: "medgemma-1.5-4",
+        version: "medgemma-1.5-5",
         frame_side: 64,
         frames_max: 2,
     };
@@ -129,7 +129,7 @@ mod tests {
         wire::EncodedStudy {
             image_count: 2,
             frames: vec![frame(1), frame(0)],
-            preprocessing_version: "medgemma-1.5-4".to_owned(),
+            preprocessing_version: "medgemma-1.5-5".to_owned(),
             screening: Some(wire::TextScreening::default()),
             encoder_digest: Bytes::from_static(&[9; 32]),
             device: "cpu".to_owned(),
@@ -161,12 +161,12 @@ mod tests {
             Some("TOO_MANY_FRAMES"),
         );
         check(
-            &|study| study.preprocessing_version = "medgemma-1.0-4".to_owned(),
-            Some("medgemma-1.0-4 at 64 pixels"),
+            &|study| study.preprocessing_version = "medgemma-1.0-5".to_owned(),
+            Some("medgemma-1.0-5 at 64 pixels"),
         );
         check(
             &|study| study.frames[1].width = 896,
-            Some("medgemma-1.5-4 at 896 pixels"),
+            Some("medgemma-1.5-5 at 896 pixels"),
         );
     }
 

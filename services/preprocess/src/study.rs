@@ -10,8 +10,8 @@ use futures::future::{join_all, try_join_all};
 use medfleet_core::{Digest, TenantId};
 use medfleet_imaging::{
     BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality,
-    Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck,
-    decode_parts, plan_volume, read_input,
+    Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck, Turned,
+    decode_parts, plan_volume, read_input, refuse_air,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
@@ -50,6 +50,8 @@ struct Input {
     room: u64,
     /// What the headers of its files say about the patient, for screening.
     identifiers: Identifiers,
+    /// Its films, and those that its presentation states show turned.
+    turned: Turned,
     /// Of a comparison: whose it is, and from when.
     examination: Option<Examination>,
     files: Vec<(File, Content)>,
@@ -145,6 +147,14 @@ impl Studies {
         let examinations = inputs.iter_mut().map(|input| input.examination.take());
         let order = pairing.order(&examinations.collect::<Vec<_>>());
         let order = order.map_err(|refusal| self.refuse_volume(refusal))?;
+        let mut turned = Turned::default();
+        for input in &inputs {
+            turned.merge(&input.turned);
+        }
+        for (index, input) in inputs.iter().enumerate() {
+            let checked = turned.check(&input.turned);
+            checked.map_err(|refusal| self.refuse(index, refusal))?;
+        }
         // Of a comparison each input is a study.
         let files = inputs.into_iter().map(|input| input.files);
         let studies: Vec<Vec<(File, Content)>> = match order {
@@ -224,6 +234,7 @@ impl Studies {
             digest: made.digest,
             room: made.room,
             identifiers: read.identifiers,
+            turned: read.turned,
             examination: read.examination,
             files,
         })
@@ -410,10 +421,12 @@ impl Studies {
                 .await
         });
         let decoded = try_join_all(decoded).await?;
-        let mut decoded: Vec<_> = decoded.into_iter().flatten().collect();
+        let mut decoded: Vec<Made> = decoded.into_iter().flatten().collect();
+        refuse_air(decoded.iter().map(|slice| slice.above_water))
+            .map_err(|refusal| self.refuse_volume(refusal))?;
         let taken = shown.iter().map(|place| {
-            let at = decoded.iter().position(|(of, _)| of == place)?;
-            Some((place.0.input, decoded.swap_remove(at).1))
+            let at = decoded.iter().position(|slice| slice.place == *place)?;
+            Some((place.0.input, decoded.swap_remove(at).entry))
         });
         let taken: Option<Vec<_>> = taken.collect();
         taken.ok_or_else(|| PreprocessError::manifest("a slice was not decoded"))
@@ -426,7 +439,7 @@ impl Studies {
         declared: Declared<'_>,
         held: Held,
         (wanted, plan): (Vec<Wanted>, &Arc<SlicePlan>),
-    ) -> Result<Vec<((File, u32), wire::FrameEntry)>, PreprocessError> {
+    ) -> Result<Vec<Made>, PreprocessError> {
         let Declared { index, input } = declared;
         let options = self.options_for(job.tenant, input).unpacking(held.room);
         let plan = Arc::clone(plan);
@@ -460,8 +473,13 @@ impl Studies {
                     said: "",
                     notes: &[],
                 };
-                let entry = self.entry(job.puts, origin, (frame, info), &turn);
-                entries.push((place, entry.await));
+                let above_water = info.above_water;
+                let entry = self.entry(job.puts, origin, (frame, info), &turn).await;
+                entries.push(Made {
+                    place,
+                    above_water,
+                    entry,
+                });
             }
             entries
         };
@@ -531,6 +549,15 @@ impl Studies {
             info: Some(used(origin, &info, &digest)),
         }
     }
+}
+
+/// A slice on its way to the store.
+struct Made {
+    /// Its file, and its frame there.
+    place: (File, u32),
+    /// As in [`FrameInfo`].
+    above_water: Option<bool>,
+    entry: wire::FrameEntry,
 }
 
 /// A member of an archive, or the file itself, and its slices that are shown.

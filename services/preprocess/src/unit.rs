@@ -1,7 +1,7 @@
 //! Pure decisions: how frames are divided into chunks, and in which order they come.
 
 use medfleet_core::CHUNKS_MAX;
-use medfleet_imaging::{Examination, PairOrder, Patients, Refusal, one_patient, pair_order};
+use medfleet_imaging::{Examination, PairOrder, Patients, Refusal, one_study, pair_order};
 use medfleet_proto::v1::task::Kind;
 use medfleet_proto::work::v1 as wire;
 
@@ -68,7 +68,7 @@ impl Pairing {
             (Self::PriorAndCurrent, [first, second]) => {
                 Ok(Some(pair_order(first.as_ref(), second.as_ref())?))
             }
-            (Self::None, examinations) => one_patient(examinations).map(|()| None),
+            (Self::None, examinations) => one_study(examinations).map(|()| None),
             _ => Ok(None),
         }
     }

@@ -7,6 +7,8 @@ type Header<'a> = &'a [(Tag, &'a str)];
 const ID: (Tag, &str) = (tags::PATIENT_ID, "12");
 const NAME: (Tag, &str) = (tags::PATIENT_NAME, "ROE^JANE");
 const BORN: (Tag, &str) = (tags::PATIENT_BIRTH_DATE, "19500102");
+const STUDY: (Tag, &str) = (tags::STUDY_INSTANCE_UID, "2.25.7");
+const OTHER_STUDY: (Tag, &str) = (tags::STUDY_INSTANCE_UID, "2.25.8");
 
 fn of(header: Header<'_>) -> Examination {
     let mut dated = Dated::default();
@@ -145,13 +147,15 @@ fn of_one_patient_or_not_at_all() {
     let issued = |by| [ID, (tags::ISSUER_OF_PATIENT_ID, by)];
     patients(&issued("A"), &issued("B"), false);
     patients(&issued("A"), &[ID], true);
+    // Two examinations are two studies as a rule.
+    patients(&[ID, STUDY], &[ID, OTHER_STUDY], true);
 }
 
 #[test]
 fn what_is_looked_at_together_is_of_one_patient() {
     let check = |headers: &[Header<'_>], expected: bool| {
         let examinations: Vec<_> = headers.iter().map(|header| Some(of(header))).collect();
-        assert_eq!(one_patient(&examinations).is_ok(), expected, "{headers:?}");
+        assert_eq!(one_study(&examinations).is_ok(), expected, "{headers:?}");
     };
     let other = (tags::PATIENT_ID, "13");
     let born_later = (tags::PATIENT_BIRTH_DATE, "19500103");
@@ -160,7 +164,81 @@ fn what_is_looked_at_together_is_of_one_patient() {
     check(&[&[ID], &[(tags::PATIENT_NAME, "ROE")]], true);
     check(&[&[ID], &[], &[other]], false);
     check(&[&[NAME, BORN], &[ID], &[NAME, born_later]], false);
-    assert!(one_patient(&[None, Some(of(&[ID])), None]).is_ok());
+    assert!(one_study(&[None, Some(of(&[ID])), None]).is_ok());
+}
+
+/// Of headers that name nobody, or all the same one, nothing else tells two patients apart.
+#[test]
+fn what_is_looked_at_together_is_of_one_study() {
+    let check = |headers: &[Header<'_>], expected: Option<Reason>| {
+        let examinations: Vec<_> = headers.iter().map(|header| Some(of(header))).collect();
+        let refused = one_study(&examinations).err();
+        assert_eq!(
+            refused.map(|refusal| refusal.reason),
+            expected,
+            "{headers:?}"
+        );
+    };
+    let several = Some(Reason::SeveralStudies);
+    check(
+        &[&[STUDY], &[], &[(tags::STUDY_INSTANCE_UID, "2.25.7\0")]],
+        None,
+    );
+    check(&[&[STUDY], &[], &[OTHER_STUDY]], several);
+    check(&[&[ID, STUDY], &[ID, OTHER_STUDY]], several);
+}
+
+/// A device without a worklist makes a study of each exposure.
+#[test]
+fn studies_of_one_patient_and_day_are_looked_at_together() {
+    const DAY: (Tag, &str) = (tags::STUDY_DATE, "20240229");
+    let check = |headers: &[Header<'_>], together: bool| {
+        let examinations: Vec<_> = headers.iter().map(|header| Some(of(header))).collect();
+        let back: Vec<_> = examinations.iter().rev().cloned().collect();
+        for examinations in [examinations, back] {
+            let refused = one_study(&examinations).err();
+            let expected = (!together).then_some(Reason::SeveralStudies);
+            assert_eq!(
+                refused.map(|refusal| refusal.reason),
+                expected,
+                "{headers:?}"
+            );
+        }
+    };
+    let one: Header<'_> = &[ID, BORN, DAY, STUDY];
+    let other: Header<'_> = &[ID, BORN, DAY, OTHER_STUDY];
+    let third: Header<'_> = &[ID, BORN, DAY, (tags::STUDY_INSTANCE_UID, "2.25.9")];
+    check(&[one, other, third], true);
+    // One that is of no study tells nothing about one.
+    check(&[one, other, &[ID]], true);
+    check(&[&[ID, BORN, DAY], one, &[ID, DAY, OTHER_STUDY]], false);
+    for header in [
+        &[ID, BORN, OTHER_STUDY][..],
+        &[ID, DAY, OTHER_STUDY],
+        &[BORN, DAY, OTHER_STUDY],
+        &[ID, BORN, (tags::STUDY_DATE, "20240301"), OTHER_STUDY],
+        &[
+            (tags::PATIENT_IDENTITY_REMOVED, "YES"),
+            ID,
+            BORN,
+            DAY,
+            OTHER_STUDY,
+        ],
+    ] {
+        check(&[one, header], false);
+        check(&[one, other, header], false);
+        check(&[other, header, one], false);
+    }
+    // Who hides names may write one date for all.
+    let born: Header<'_> = &[ID, BORN, (tags::STUDY_DATE, BORN.1), STUDY];
+    let born_as_well: Header<'_> = &[ID, BORN, (tags::STUDY_DATE, BORN.1), OTHER_STUDY];
+    check(&[born, born_as_well], false);
+    // Each of two to be compared is one study.
+    let compared = of(one).with(of(other)).err();
+    assert_eq!(
+        compared.map(|refusal| refusal.reason),
+        Some(Reason::SeveralStudies)
+    );
 }
 
 #[test]

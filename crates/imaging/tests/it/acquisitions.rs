@@ -73,6 +73,41 @@ fn acquisitions_that_lie_between_each_other_are_no_volume() {
     assert_eq!(plan_of(&stretches).unwrap().frames.len(), 5);
 }
 
+/// Of a second acquisition that was reconstructed around another place the body would jump to the side.
+#[test]
+fn acquisitions_that_show_other_parts_of_a_cross_section_are_no_volume() {
+    let of = |modality: &str, acquisition: &str, [x, y, z]: [f64; 3]| {
+        slice(z, |object| {
+            set(object, tags::MODALITY, modality);
+            set(object, tags::ACQUISITION_NUMBER, acquisition);
+            // A picture of 500 by 600 mm.
+            set(object, tags::PIXEL_SPACING, "100\\100");
+            let position = format!("{x}\\{y}\\{z}");
+            set(object, tags::IMAGE_POSITION_PATIENT, position);
+        })
+    };
+    let behind = |modality: &str, [x, y]: [f64; 2]| {
+        let first = [0.0, 1.0, 2.0].map(|z| of(modality, "1", [0.0, 0.0, z]));
+        let second = [3.0, 4.0, 5.0].map(|z| of(modality, "2", [x, y, z]));
+        plan_of(&[second, first].concat()).map(|plan| plan.frames.len())
+    };
+    assert_eq!(behind("CT", [60.0, 0.0]), Err(Reason::MixedSeries));
+    assert_eq!(behind("CT", [0.0, -61.0]), Err(Reason::MixedSeries));
+    assert_eq!(behind("CT", [49.0, 59.0]), Ok(6));
+    assert_eq!(behind("MR", [60.0, 0.0]), Ok(6));
+    // Rows of a gantry tilted by 20 degrees, which moves its slices by the tangent of that; ten of them by more than a jump may be.
+    let tilted = (0..10).map(|at| {
+        let z = f64::from(at) * 20.0;
+        slice(z, |object| {
+            let orientation = "1\\0\\0\\0\\0.9397\\0.342";
+            set(object, tags::IMAGE_ORIENTATION_PATIENT, orientation);
+            set(object, tags::IMAGE_POSITION_PATIENT, format!("0\\0\\{z}"));
+        })
+    });
+    let plan = plan_of(&tilted.collect::<Vec<_>>());
+    assert_eq!(plan.unwrap().frames.len(), 10);
+}
+
 /// Some that take names away give all of a study one instance UID.
 #[test]
 fn slices_of_other_series_and_acquisitions_are_no_duplicates() {

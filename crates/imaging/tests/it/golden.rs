@@ -233,5 +233,5 @@ fn a_real_film_and_ct_slice_for_other_models() {
     assert_eq!(first(&check("medgemma-1.0", "693_UNCR")), (-100.0, 2250.0));
     assert_eq!(first(&check("medsiglip", "693_UNCR")), (0.0, 2048.0));
     let info = check("medsiglip", "RG1_UNCR");
-    assert_eq!(info.preprocessing_version, "medsiglip-4");
+    assert_eq!(info.preprocessing_version, "medsiglip-5");
 }

@@ -24,6 +24,7 @@ mod shutters;
 mod slides;
 mod synthetic;
 mod threads;
+mod turned;
 mod volumes;
 
 use medfleet_imaging::{Decoded, Limits, Options, Reason, decode_file};

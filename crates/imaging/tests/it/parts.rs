@@ -241,6 +241,48 @@ fn an_archive_of_two_patients_is_refused_where_it_is_to_be_of_one() {
     assert_eq!(read(["12", "", "12"], Patients::Known), different);
 }
 
+/// Their headers name nobody, so that they may be of two patients. What is no image may be of any study.
+#[test]
+fn an_archive_of_two_studies_is_refused_where_it_is_to_be_of_one() {
+    let of = |study: &str, id: &str| {
+        file(|object| {
+            set(object, tags::PATIENT_ID, id);
+            set(object, tags::STUDY_INSTANCE_UID, study);
+        })
+    };
+    let read = |files: &[Vec<u8>], patients| {
+        let files: Vec<_> = files.iter().map(|file| ("1", file.as_slice())).collect();
+        let read = read_input(&tar(&files), &options(), 128, patients, &mut |_, _| {});
+        read.err().map(|refusal| refusal.reason)
+    };
+    let several = Some(Reason::SeveralStudies);
+    let unnamed = [of("2.25.7", ""), of("2.25.8", "")];
+    assert_eq!(read(&unnamed, Patients::One), several);
+    assert_eq!(read(&unnamed, Patients::Any), None);
+    let named = [of("2.25.7", "12"), of("2.25.8", "12")];
+    assert_eq!(read(&named, Patients::One), several);
+    assert_eq!(read(&named, Patients::Known), several);
+    // Of one day they may be one's exposures.
+    let exposures = ["2.25.7", "2.25.8"].map(|study| {
+        file(|object| {
+            set(object, tags::PATIENT_ID, "12");
+            set(object, tags::PATIENT_BIRTH_DATE, "19500102");
+            set(object, tags::STUDY_DATE, "20240229");
+            set(object, tags::STUDY_INSTANCE_UID, study);
+        })
+    });
+    assert_eq!(read(&exposures, Patients::One), None);
+    assert_eq!(read(&exposures, Patients::Known), several);
+    let report = file(|object| {
+        set(object, tags::PATIENT_ID, "12");
+        set(object, tags::STUDY_INSTANCE_UID, "2.25.8");
+        object.remove_element(tags::PIXEL_DATA);
+    });
+    let beside = [of("2.25.7", "12"), report, of("2.25.7", "12")];
+    assert_eq!(read(&beside, Patients::One), None);
+    assert_eq!(read(&beside, Patients::Known), None);
+}
+
 #[test]
 fn an_archive_with_a_header_that_cannot_be_walked_is_refused_as_a_whole() {
     let good = file(|_| {});

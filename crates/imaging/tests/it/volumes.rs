@@ -6,7 +6,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{
     Convention, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, SlicePlan, Slices,
-    Unused, decode_file, decode_slices, plan_volume, prepare,
+    Unused, decode_file, decode_slices, plan_volume, prepare, refuse_air,
 };
 
 use crate::synthetic::{COLUMNS, ROWS, file, put, put_cells, put_sequence, set};
@@ -92,7 +92,7 @@ fn ct_windows_become_red_green_and_blue() {
     assert_eq!(at(1, 2), [140, 171, 255]);
     assert_eq!((info.window, info.channel_windows.len()), (None, 3));
     assert_eq!(info.channel_windows[1].center, 40.0);
-    assert_eq!(info.preprocessing_version, "medgemma-1.5-4");
+    assert_eq!(info.preprocessing_version, "medgemma-1.5-5");
 }
 
 #[test]
@@ -258,9 +258,10 @@ fn by_table(kind: &str) -> Vec<u8> {
 #[test]
 fn a_ct_is_in_hounsfield_units_or_refused() {
     let says = |text| (tags::RESCALE_TYPE, text);
-    check_alone(says("HU"), None);
-    check_alone(says("US"), None);
-    for other in ["MGML", "Z_EFF", "HU_MOD", "ED"] {
+    for unit in ["HU", "US", "hu", "Hounsfield", "Hounsfield Units"] {
+        check_alone(says(unit), None);
+    }
+    for other in ["MGML", "Z_EFF", "HU_MOD", "ED", "Hounsfield Units mod"] {
         check_alone(says(other), Some(Reason::NotHounsfield));
     }
     let lost = slice(0.0, |object| {
@@ -330,6 +331,40 @@ fn a_ct_by_a_rescale_that_takes_nothing_away_has_a_negative_value() {
     assert_eq!(with("0", -2000), Some(Reason::NotHounsfield));
     // What was shifted may be cut out of bone.
     assert_eq!(with("-1", 1), None);
+}
+
+/// Eight bits in cells of more, with the rescale of twelve, lie between -1024 and -769 HU. A slice by itself may lie beyond the body,
+/// and the marks of padding are no bone.
+#[test]
+fn a_ct_has_a_value_above_water_in_one_of_its_slices() {
+    let up_to = |z: f64, highest: u16| {
+        slice(z, |object| {
+            set(object, tags::RESCALE_INTERCEPT, "-1024");
+            put(object, tags::PIXEL_PADDING_VALUE, VR::US, 4000_u16);
+            let mut cells: Vec<u16> = (0..30).map(|at| at * 8).collect();
+            cells[0] = 4000;
+            cells[1] = highest;
+            put_cells(object, cells);
+        })
+    };
+    let alone = |highest: u16| {
+        let decoded = decode_file(&up_to(0.0, highest), &options());
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(alone(255), Some(Reason::NotHounsfield));
+    assert_eq!(alone(1024), Some(Reason::NotHounsfield));
+    assert_eq!(alone(4000), Some(Reason::NotHounsfield));
+    assert_eq!(alone(1025), None);
+    let together = |highest: [u16; 2]| {
+        let frames = frames_of(&[up_to(0.0, highest[0]), up_to(1.0, highest[1])]);
+        refuse_air(frames.iter().map(|(_, info)| info.above_water)).is_ok()
+    };
+    assert!(together([255, 1064]) && together([1064, 255]));
+    assert!(!together([255, 255]));
+    // An MR has no water's value.
+    let mr = slice(0.0, |object| set(object, tags::MODALITY, "MR"));
+    assert_eq!(frames_of(&[mr])[0].1.above_water, None);
+    assert!(refuse_air([None, None]).is_ok());
 }
 
 /// A scanner's slice of one energy has no unit but Hounsfield's; a map that was derived, or made of several energies, has any.

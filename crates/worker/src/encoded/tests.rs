@@ -30,7 +30,7 @@ fn study() -> (EncodedStudy, Vec<Vec<u8>>) {
             reason: "NO_IMAGE".to_owned(),
             message: "a report (file 2 of the archive)".to_owned(),
         }],
-        preprocessing_version: "medgemma-1.5-4".to_owned(),
+        preprocessing_version: "medgemma-1.5-5".to_owned(),
         input_digests: vec![Bytes::from(vec![7; 32]); 3],
         screening: Some(TextScreening {
             masked_task: None,

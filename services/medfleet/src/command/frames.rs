@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
     Archive, BurnedIn, Convention, Examination, Fate, Frame, FrameInfo, Limits, Options, Prepared,
-    Reason, Refusal, SlicePlan, Slices, decode_parts, examination, frame_to_png, members,
-    pair_order, plan_volume, prepare,
+    Reason, Refusal, SlicePlan, Slices, Turned, decode_parts, examination, frame_to_png, members,
+    pair_order, plan_volume, prepare, refuse_air,
 };
 use serde_json::{Value, json};
 
@@ -127,6 +127,8 @@ struct Set<'a> {
     withheld: Vec<(usize, Refusal)>,
     /// A report, an index: nothing to see, refused only if it is all there is.
     empty: Vec<(usize, Refusal)>,
+    /// Films, and those that presentation states show turned.
+    turned: Vec<(usize, Turned)>,
     /// Of a pair: whose each is, and from when.
     examinations: Option<Vec<Result<Option<Examination>, Refusal>>>,
 }
@@ -141,6 +143,7 @@ impl<'a> Set<'a> {
             slices: Vec::new(),
             withheld: Vec::new(),
             empty: Vec::new(),
+            turned: Vec::new(),
             examinations: pair.then(Vec::new),
         }
     }
@@ -193,6 +196,10 @@ impl<'a> Set<'a> {
     fn file(&mut self, input: Input, bytes: &[u8]) -> Result<()> {
         let index = self.entries.len();
         let path = input.path.as_path();
+        // One whose header can't be walked is refused below.
+        if let Ok(turned) = Turned::of(bytes, self.options.limits()) {
+            self.turned.push((index, turned));
+        }
         let nothing = || json!({"input_index": index, "path": path, "frames": []});
         let entry = match prepare(bytes, self.options) {
             Ok(Prepared::Frames(decoded)) => {
@@ -236,6 +243,7 @@ impl<'a> Set<'a> {
             };
         }
         self.leave_out_what_lies_beside_a_directory()?;
+        self.refuse_what_is_shown_turned()?;
         // Without a volume that it could be left out of, such a file is an image that was asked for.
         for (index, refusal) in std::mem::take(&mut self.withheld) {
             let path = &self.inputs[index].path;
@@ -281,6 +289,19 @@ impl<'a> Set<'a> {
         Ok(())
     }
 
+    fn refuse_what_is_shown_turned(&mut self) -> Result<()> {
+        let (files, mut all) = (std::mem::take(&mut self.turned), Turned::default());
+        for (_, of_file) in &files {
+            all.merge(of_file);
+        }
+        for (index, of_file) in &files {
+            if let Err(refusal) = all.check(of_file) {
+                self.refuse_shown(*index, &refusal)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The volume of one study: its frames are numbered in the order the model sees them.
     fn volume(&mut self, study: &[(usize, Box<Slices>)]) -> Result<()> {
         let of_study: Vec<(usize, &Slices)> = study
@@ -309,14 +330,20 @@ impl<'a> Set<'a> {
                 on_disk.push(file.clone());
             }
         }
+        let mut above_water = Vec::new();
         for file in on_disk {
-            self.slices_of(&file, &plan)?;
+            above_water.extend(self.slices_of(&file, &plan)?);
+        }
+        if let Err(refusal) = refuse_air(above_water) {
+            for (index, _) in &plan.frames {
+                self.refuse_shown(*index, &refusal)?;
+            }
         }
         Ok(())
     }
 
-    /// Writes the slices of a file, or of all files of an archive, which is read once for them.
-    fn slices_of(&mut self, file: &Path, plan: &SlicePlan) -> Result<()> {
+    /// Writes the slices of a file, or of all files of an archive, which is read once for them; whether each has what is above water.
+    fn slices_of(&mut self, file: &Path, plan: &SlicePlan) -> Result<Vec<Option<bool>>> {
         // Place in the volume, input and frame of each.
         let mut wanted: Vec<(usize, usize, u32)> = Vec::new();
         for (place, (index, frame)) in plan.frames.iter().enumerate() {
@@ -334,7 +361,7 @@ impl<'a> Set<'a> {
         }
         let mut refused: Vec<(Option<u32>, Refusal)> = Vec::new();
         let (inputs, entries, out) = (&self.inputs, &mut self.entries, self.out);
-        let mut done = Ok(());
+        let (mut done, mut above_water) = (Ok(()), Vec::new());
         let bytes = read(file)?;
         let mut each = |member: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| {
             let (frame, info) = match slice {
@@ -350,6 +377,7 @@ impl<'a> Set<'a> {
             });
             if let (Some(found), Ok(())) = (found, &done) {
                 let (place, index, _) = wanted.swap_remove(found);
+                above_water.push(info.above_water);
                 match write(index, place, &[(frame, info)], out) {
                     Ok(written) => {
                         if let Some(list) = entries[index]["frames"].as_array_mut() {
@@ -376,7 +404,7 @@ impl<'a> Set<'a> {
                 self.refuse(*index, &refusal);
             }
         }
-        Ok(())
+        Ok(above_water)
     }
 
     /// Removes the frames of a file that were written.
@@ -386,6 +414,16 @@ impl<'a> Set<'a> {
             let written = self.out.join(frame["file"].as_str().unwrap_or_default());
             std::fs::remove_file(&written)
                 .with_context(|| format!("cannot remove {}", written.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a file whose frames were written, and no other.
+    fn refuse_shown(&mut self, index: usize, refusal: &Refusal) -> Result<()> {
+        let frames = self.entries[index]["frames"].as_array();
+        if frames.is_some_and(|frames| !frames.is_empty()) {
+            self.take_back(index)?;
+            self.refuse(index, refusal);
         }
         Ok(())
     }
@@ -478,57 +516,4 @@ fn line(path: &Path, entry: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use medfleet_testkit::tar;
-
-    use super::*;
-    use crate::command::bench::frames::film;
-
-    #[test]
-    fn a_slice_of_an_archive_that_is_refused_takes_no_other_with_it() {
-        let mut files = [0, 1, 2].map(film::slice);
-        // A bit that its header says there is none of, which is only seen where the slice is decoded.
-        let last = files[1].last_mut().expect("pixels");
-        *last = 0x50;
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("study.tar");
-        let archive = tar(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);
-        std::fs::write(&path, archive).expect("a file");
-        let out = folder.path().join("out");
-        std::fs::create_dir(&out).expect("a folder");
-        let options = Options::new(64, Limits::default()).expect("a side in range");
-        let mut set = Set::new(&options, &out, false);
-        set.path(path).expect("an archive");
-        let entries = set.finish().expect("entries");
-        let refused = entries.iter();
-        let refused = refused.map(|(_, entry)| entry["refused"]["reason"].as_str());
-        let expected = [None, Some("PIXEL_DATA_MISMATCH"), None];
-        assert_eq!(refused.collect::<Vec<_>>(), expected);
-        for (_, entry) in [&entries[0], &entries[2]] {
-            assert_eq!(entry["fate"], "USED");
-            let name = entry["frames"][0]["file"].as_str().expect("its frame");
-            assert!(out.join(name).is_file());
-        }
-        assert_eq!(std::fs::read_dir(&out).expect("a folder").count(), 2);
-    }
-
-    #[test]
-    fn a_file_that_is_no_picture_is_refused_in_the_manifest() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("notes.txt");
-        std::fs::write(&path, "hello").expect("a file");
-        let options = Options::new(64, Limits::default()).expect("a side in range");
-        let mut set = Set::new(&options, folder.path(), false);
-        set.path(path.clone()).expect("a file");
-        let entries = set.finish().expect("an entry");
-        let (shown, entry) = &entries[0];
-        assert!(entry.get("refused").is_some());
-        assert!(line(shown, entry).contains("refused"), "{entry:?}");
-    }
-
-    #[test]
-    fn what_an_archive_calls_its_files_moves_no_cursor() {
-        let shown = line(Path::new("a.tar/\u{1b}[2J\r1.dcm"), &json!({"frames": []}));
-        assert_eq!(shown, "a.tar/?[2J?1.dcm: 0 frame(s), first -");
-    }
-}
+mod tests;

@@ -157,20 +157,22 @@ async fn pictures_of_an_archive_are_shown_in_its_order_with_its_volume() {
 /// The film of a patient.
 const FILM: &[u8] = include_bytes!("../../../../crates/imaging/tests/golden/mono2-8bit.dcm");
 
-/// The same film of another one.
-fn of_another_patient() -> &'static [u8] {
-    let own = b"\x10\0\x20\0LO\x08\0PHANTOM ";
-    let other = b"\x10\0\x20\0LO\x08\0SOMEONE ";
+/// The same film with another element in the place of one.
+fn with(own: &[u8], other: &[u8]) -> &'static [u8] {
     let at = FILM.windows(own.len()).position(|bytes| bytes == own);
-    let at = at.expect("its patient's id");
-    let bytes = [&FILM[..at], &other[..], &FILM[at + own.len()..]].concat();
+    let at = at.expect("the element");
+    let bytes = [&FILM[..at], other, &FILM[at + own.len()..]].concat();
     Box::leak(bytes.into_boxed_slice())
 }
 
 /// A draft about both would be right for neither.
 #[tokio::test]
 async fn films_of_two_patients_are_no_study() {
-    let other = of_another_patient();
+    let (own, other) = (
+        b"\x10\0\x20\0LO\x08\0PHANTOM ",
+        b"\x10\0\x20\0LO\x08\0SOMEONE ",
+    );
+    let other = with(own, other);
     let whole = study(&[FILM, PICTURE, FILM], 128).await.expect("frames");
     assert_eq!(whole.frames.len(), 3);
     for files in [&[FILM, other][..], &[archive(&[FILM, other])]] {
@@ -178,6 +180,60 @@ async fn films_of_two_patients_are_no_study() {
         let said = refused.to_string();
         assert!(said.contains("DIFFERENT_PATIENTS"), "{said}");
     }
+}
+
+/// Whoever hides all patients behind one name leaves nothing else to tell them apart by.
+#[tokio::test]
+async fn films_of_two_studies_are_no_study() {
+    let (own, other) = (
+        b"\x20\0\x0d\0UI\x06\x002.25.2",
+        b"\x20\0\x0d\0UI\x06\x002.25.3",
+    );
+    let other = with(own, other);
+    for files in [&[FILM, other][..], &[archive(&[FILM, other])]] {
+        let refused = study(files, 128).await.err().expect("two studies");
+        let said = refused.to_string();
+        assert!(said.contains("SEVERAL_STUDIES"), "{said}");
+    }
+}
+
+/// Values that are all air's are of another unit. Of its slices one suffices that is above water.
+#[tokio::test]
+async fn a_ct_without_a_value_above_water_is_refused() {
+    // What is added to its values, where NIfTI says it: the last slice goes up to 755 HU.
+    let lower_by = |lower: f32| -> &'static [u8] {
+        let mut bytes = VOLUME.to_vec();
+        bytes[116..120].copy_from_slice(&(-lower).to_le_bytes());
+        Box::leak(bytes.into_boxed_slice())
+    };
+    let whole = study(&[lower_by(700.0)], 128).await.expect("frames");
+    assert_eq!(whole.frames.len(), SLICES as usize);
+    let refused = study(&[lower_by(755.0)], 128).await.err().expect("air");
+    let said = refused.to_string();
+    assert!(said.contains("NOT_HOUNSFIELD"), "{said}");
+}
+
+/// A state in another input, or in the archive of the film, mirrors it.
+#[tokio::test]
+async fn a_film_that_a_state_shows_mirrored_is_refused() {
+    // Explicit little endian without a beginning: a state, of the film's UID, that mirrors it.
+    let state: &'static [u8] = b"\x08\0\x16\0UI\x1c\x001.2.840.10008.5.1.4.1.1.11.1\
+        \x08\0\x60\0CS\x02\0PR\
+        \x08\0\x15\x11SQ\0\0\x2a\0\0\0\xfe\xff\0\xe0\x22\0\0\0\
+        \x08\0\x40\x11SQ\0\0\x16\0\0\0\xfe\xff\0\xe0\x0e\0\0\0\
+        \x08\0\x55\x11UI\x06\x002.25.1\
+        \x70\0\x41\0CS\x02\0Y ";
+    for files in [
+        &[FILM, state][..],
+        &[state, PICTURE, FILM],
+        &[archive(&[FILM, state])],
+    ] {
+        let refused = study(files, 128).await.err().expect("a turned film");
+        let said = refused.to_string();
+        assert!(said.contains("SHOWN_TURNED"), "{said}");
+    }
+    let whole = study(&[PICTURE, state], 128).await.expect("no film");
+    assert_eq!((whole.frames.len(), whole.unused.len()), (1, 1));
 }
 
 /// Each archive is within the limit, so that only the sum tells.

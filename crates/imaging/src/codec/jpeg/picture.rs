@@ -76,8 +76,44 @@ fn is_whole(progressive: Option<&[u8]>, scans: &[Scan<'_>]) -> bool {
     ids.all(|id| complete[usize::from(id)] == u64::MAX)
 }
 
-/// Walks the marker segments (ITU-T T.81 B.1.1) up to the end of the image or of the bytes: the frame header if it is a
-/// progressive one, and the scans.
+/// The marker segments (ITU-T T.81 B.1.1) up to the end of the image or of the bytes: their markers, and what they hold.
+struct Segments<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Segments<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        // Behind the start of image.
+        Self { bytes, at: 2 }
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let marker = loop {
+            let (start, marker) = next_marker(self.bytes, self.at)?;
+            self.at = start + 2;
+            match marker {
+                0xd9 => return None,
+                // Markers that stand alone.
+                0x01 | 0xd0..=0xd8 => {}
+                _ => break marker,
+            }
+        };
+        let content = self.at + 2;
+        let &[high, low] = self.bytes.get(self.at..content)? else {
+            return None;
+        };
+        self.at += usize::from(u16::from_be_bytes([high, low]));
+        let held = self.bytes.get(content..self.at).unwrap_or_default();
+        Some((marker, held))
+    }
+}
+
+/// The frame header if it is a progressive one, and the scans.
 ///
 /// # Errors
 /// More of them, or of restarts in them, than any real image has.
@@ -85,22 +121,8 @@ fn scans(bytes: &[u8]) -> Result<(Option<&[u8]>, Vec<Scan<'_>>), Refusal> {
     let (mut progressive, mut scans, mut markers) = (None, Vec::new(), 0);
     let too_many =
         |found: std::fmt::Arguments<'_>| Err(Refusal::new(Reason::DecodeFailed).found(found));
-    // Start of image.
-    let mut at = 2;
-    while let Some((start, marker)) = next_marker(bytes, at) {
-        at = start + 2;
-        match marker {
-            0xd9 => break,
-            // Markers that stand alone.
-            0x01 | 0xd0..=0xd8 => continue,
-            _ => {}
-        }
-        let Some([high, low]) = bytes.get(at..at + 2) else {
-            break;
-        };
-        let content = at + 2;
-        at += usize::from(u16::from_be_bytes([*high, *low]));
-        let header = bytes.get(content..at).unwrap_or_default();
+    let mut segments = Segments::of(bytes);
+    while let Some((marker, header)) = segments.next() {
         if marker == 0xc2 {
             progressive = Some(header);
         }
@@ -114,17 +136,17 @@ fn scans(bytes: &[u8]) -> Result<(Option<&[u8]>, Vec<Scan<'_>>), Refusal> {
         if scans.len() == SCANS_MAX {
             return too_many(format_args!("more than {SCANS_MAX} scans"));
         }
-        while let Some((start, marker)) = next_marker(bytes, at) {
+        while let Some((start, marker)) = next_marker(bytes, segments.at) {
             if markers == MARKERS_MAX {
                 return too_many(format_args!("more than {MARKERS_MAX} restarts"));
             }
             markers += 1;
             scan.markers.push(start);
-            at = start;
+            segments.at = start;
             if !matches!(marker, 0xd0..=0xd7) {
                 break;
             }
-            at += 2;
+            segments.at += 2;
         }
         scans.push(scan);
     }
@@ -144,21 +166,7 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<(usize, u8)> {
 /// segment, and their names before JFIF's, as hardly any other does.
 fn colour_hint(bytes: &[u8]) -> ColourHint {
     let (mut jfif, mut adobe, mut names) = (false, None, Vec::new());
-    let mut at = 2;
-    while let Some((start, marker)) = next_marker(bytes, at) {
-        at = start + 2;
-        match marker {
-            0xd9 | 0xda => break,
-            // Markers that stand alone.
-            0x01 | 0xd0..=0xd8 => continue,
-            _ => {}
-        }
-        let Some([high, low]) = bytes.get(at..at + 2) else {
-            break;
-        };
-        let content = at + 2;
-        at += usize::from(u16::from_be_bytes([*high, *low]));
-        let segment = bytes.get(content..at).unwrap_or_default();
+    for (marker, segment) in Segments::of(bytes).take_while(|(marker, _)| *marker != 0xda) {
         match marker {
             0xe0 if segment.starts_with(b"JFIF\0") => jfif = true,
             0xee if segment.starts_with(b"Adobe") => adobe = segment.get(11).copied(),
