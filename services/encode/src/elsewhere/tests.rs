@@ -7,7 +7,7 @@ use medfleet_proto::work::v1::TokensManifest;
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{DurationText, Metrics};
 use medfleet_store::BlobStore;
-use medfleet_testkit::{self as kit, NatsServer, wait_until};
+use medfleet_testkit::{self as kit, Member, NODE, NatsServer, wait_until};
 
 use super::*;
 use crate::error::EncodeError;
@@ -19,6 +19,8 @@ use crate::work::Encode;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Claims of the dead are over soon, but not before somebody has met them on a loaded machine.
 const SHORT: Duration = Duration::from_secs(3);
+/// Over at once, for a test in which nobody waits for one.
+const BRIEF: Duration = Duration::from_millis(500);
 /// Longer than a test may take.
 const LONG: Duration = Duration::from_secs(600);
 /// Long enough for another encoder to come while a frame is being encoded, on a loaded machine too.
@@ -276,5 +278,41 @@ async fn without_nats_images_are_encoded_and_after_it_they_are_claimed_again() {
     alive(&[a], open).await.expect("opens");
     let made = unit(a, (&job, Class::Routine), &[2]);
     alive(&[a], made).await.expect("encodes");
+    assert_eq!(a.metrics.claims(), [1, 0, 1]);
+}
+
+/// As where servers of a cluster lost the claims before they had them from each other again: nobody leads them any more, for good.
+#[tokio::test]
+async fn claims_that_no_server_leads_are_made_anew() {
+    let folder = std::env::temp_dir();
+    let members = Member::all(kit::own_address(), 3);
+    let started = members.map(|member| NatsServer::start_member(&folder, member));
+    let mut servers = try_join_all(started).await.expect("start");
+    let mut config = config(&servers[0], BRIEF);
+    config.urls = servers.iter().map(NatsServer::url).collect();
+    let met = wait_until(PATIENCE, "servers to be a cluster", async || {
+        kit::queue(&config).await.ok()
+    });
+    met.await.expect("meet");
+    let store = store();
+    let a = encoder(&config, &store, ("http://a", FRAME)).await;
+    // The one that has them, as there is one copy, goes for good.
+    let leader = wait_until(PATIENCE, "claims to have a leader", async || {
+        let info = servers[0].ask("$JS.API.STREAM.INFO.KV_CLAIMS").await.ok()?;
+        let info = String::from_utf8(info).ok()?;
+        (0..3_usize).find(|node| info.contains(&format!("\"leader\":\"{NODE}{node}\"")))
+    });
+    let leader = leader.await.expect("is led");
+    servers[leader].kill9().await.expect("ends");
+    let job = job("a", 1);
+    let made = unit(&a, (&job, Class::Routine), &[1]);
+    alive(&[&a], made).await.expect("encodes");
+    assert_eq!(a.metrics.claims(), [0, 0, 1]);
+    let open = wait_until(2 * PATIENCE, "claims to be possible", async || {
+        a.elsewhere.lock().is_open.then_some(())
+    });
+    alive(&[&a], open).await.expect("opens");
+    let made = unit(&a, (&job, Class::Routine), &[2]);
+    alive(&[&a], made).await.expect("encodes");
     assert_eq!(a.metrics.claims(), [1, 0, 1]);
 }
