@@ -112,15 +112,15 @@ impl Elsewhere {
         turn
     }
 
-    /// Waits until no encoder claims any of these frames, but not beyond `until`. Returns early when the queue does not answer.
-    pub(crate) async fn freed(&self, frames: &HashSet<Digest>, until: Instant) {
+    /// Waits until no encoder claims any of these frames, but not beyond `until`. Returns early when the queue does not answer, or
+    /// when a server whose copy of the claims is behind does: who waits again for that tells since when, and asks less often.
+    pub(crate) async fn freed(&self, frames: &HashSet<Digest>, (since, until): (Instant, Instant)) {
         let Some(claims) = &self.claims else {
             return;
         };
         let names: Vec<String> = frames.iter().map(Digest::to_string).collect();
-        let begun = Instant::now();
         while Instant::now() < until {
-            let pause = (begun.elapsed() / PAUSE_SHARE).clamp(PAUSE.0, PAUSE.1);
+            let pause = (since.elapsed() / PAUSE_SHARE).clamp(PAUSE.0, PAUSE.1);
             sleep_until(until.min(Instant::now() + pause)).await;
             match claims.are_free(&names).await {
                 Ok(true) => return,

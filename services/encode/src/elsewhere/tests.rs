@@ -198,7 +198,8 @@ async fn what_is_found_is_given_up_before_the_rest_is_encoded() {
     let made = async {
         let made = unit(a, (&one, Class::Routine), &[1]).await;
         made.expect("encodes");
-        a.elsewhere.freed(&names, Instant::now() + PATIENCE).await;
+        let now = Instant::now();
+        a.elsewhere.freed(&names, (now, now + PATIENCE)).await;
     };
     alive(&[a], made).await;
     let given_up = async {
@@ -240,7 +241,8 @@ async fn a_claim_lasts_as_long_as_its_holder_works() {
     let names = names(a, &job, &[1]).await;
     let turn = a.elsewhere.claim(&names).await;
     // Longer than it lasts without renewal.
-    let waited = b.elsewhere.freed(&names, Instant::now() + ttl + SHORT);
+    let now = Instant::now();
+    let waited = b.elsewhere.freed(&names, (now, now + ttl + SHORT));
     alive(&[a], waited).await;
     let other = b.elsewhere.claim(&names).await;
     assert!(other.own.is_empty() && other.others == names);
@@ -259,6 +261,18 @@ async fn a_unit_of_stat_waits_for_nobody_whose_encode_may_take_longer_than_its_o
     assert_eq!(b.metrics.claims(), [0, 1, 0]);
     assert_eq!(b.metrics.held(), [0, 0, 1]);
     drop(turn);
+}
+
+/// A server whose copy of the claims is behind says of each that it is free, while its holder works.
+#[tokio::test]
+async fn who_hears_too_early_that_claims_are_gone_does_not_ask_all_the_time() {
+    let site = site(LONG).await;
+    let [a, _] = &site.encoders;
+    let free = names(a, &job("a", 1), &[1]).await;
+    let asked = Instant::now();
+    let since = asked - 2 * PAUSE_SHARE * PAUSE.1;
+    a.elsewhere.freed(&free, (since, asked + PATIENCE)).await;
+    assert!(asked.elapsed() >= PAUSE.1);
 }
 
 #[tokio::test]
