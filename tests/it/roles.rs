@@ -41,15 +41,18 @@ async fn each_service_may_what_it_needs() -> Result<()> {
     operator.resume("st-mary", Class::Bulk).await?;
     client.erase(&first.name).await?;
     fleet.wait_idle().await?;
-    // A worker that ends hands back what it has; an edge hears what is to be ended at its hub.
+    // A worker that ends hands back what it has.
     for (role, subject) in [
         (Role::Preprocess, "ready.preprocess.test-pool"),
         (Role::Encode, "ready.encode.test-pool"),
+        // Where no server of a cluster leads them any more.
+        (Role::Encode, "$JS.API.STREAM.DELETE.KV_CLAIMS"),
         (Role::Decode, "ready.decode.test-pool"),
     ] {
         let may = fleet.may_publish(role, subject).await?;
         ensure!(may, "{role:?} may not publish to {subject}");
     }
+    // An edge hears what is to be ended at its hub.
     for subject in ["cancel.*.*", "erased.*.*"] {
         let may = fleet.may_subscribe(Role::Ingest, subject).await?;
         ensure!(may, "ingest may not listen to {subject}");

@@ -7,11 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::api::Api;
-use crate::bucket::Bucket;
-use crate::{Queue, Result, Revision, streams, subject};
+use crate::bucket::{Bucket, stream_of};
+use crate::{Queue, QueueError, Result, Revision, streams, subject};
 
 /// Longest wait for one answer: by then most work would be well under way.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// A claim on no work, to see whether claims are accepted.
+const TRIAL: &str = "trial";
 
 /// The claims of a site. Names are subject tokens.
 #[derive(Debug, Clone)]
@@ -49,6 +51,29 @@ impl Claims {
     /// Transient ones, and [`QueueError::Refused`](crate::QueueError::Refused) where the account has no memory for it.
     pub async fn prepare(&self) -> Result<()> {
         streams::ensure_claims(&self.queue.api, &self.queue.config).await
+    }
+
+    /// Removes their bucket where no server accepts a claim, so that [`Claims::prepare`] makes another. Servers that lost what they
+    /// had in memory before they had it from each other again never agree on a leader for it. Whatever is claimed is forgotten.
+    /// False where claims are accepted, or where it is this process that has no connection.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn remove_leaderless(&self) -> Result<bool> {
+        if !self.queue.is_connected() {
+            return Ok(false);
+        }
+        match self.claim(TRIAL).await {
+            Ok(_) => return Ok(false),
+            Err(QueueError::Unavailable { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let stream = stream_of(subject::CLAIMS);
+        match self.queue.api.remove_stream(&stream).await {
+            // Servers that have no leader for it remove it all the same, and nobody answers.
+            Ok(()) | Err(QueueError::TimedOut { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// How long a claim lasts without renewal: as long as a lease does.

@@ -13,6 +13,6 @@ pub use address::own_address;
 pub use archive::{tar, tar_member, tar_of};
 pub use cache::cache_dir;
 pub use link::FaultyLink;
-pub use nats::{Member, NATS_DEFAULT, NATS_NEWEST, NATS_OLDEST, NatsServer};
+pub use nats::{Member, NATS_DEFAULT, NATS_NEWEST, NATS_OLDEST, NODE, NatsServer};
 pub use queue::{clock, config, key, pool, queue, record, start, start_with, tenant, unit};
 pub use wait::wait_until;

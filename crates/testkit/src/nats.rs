@@ -2,7 +2,7 @@
 //! value ends it.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +24,12 @@ pub const NATS_DEFAULT: &str = "2.14.0";
 pub const NATS_OLDEST: &str = "2.12.8";
 /// The newest version that is tested.
 pub const NATS_NEWEST: &str = "2.15.1";
+
+/// What the name of a member of a cluster begins with; then comes its number.
+pub const NODE: &str = "node-";
+const CLIENT_PORT: u16 = 4222;
+const ROUTE_PORT: u16 = 6222;
+const MONITOR_PORT: u16 = 7222;
 
 /// Longest time for a server to start, on a loaded machine.
 const START: Duration = Duration::from_secs(60);
@@ -56,17 +62,37 @@ pub struct Member {
     pub route: SocketAddr,
     /// The routes of all members.
     pub routes: Vec<SocketAddr>,
+    /// Where it says how it is.
+    pub monitor: SocketAddr,
 }
 
 impl Member {
+    /// The members of a cluster of so many servers on an address of its own; the name of each ends with its number.
+    pub fn all(address: Ipv4Addr, count: u16) -> impl Iterator<Item = Self> {
+        let place = move |port: u16, node: u16| SocketAddr::from((address, port + node));
+        let routes: Vec<SocketAddr> = (0..count).map(|node| place(ROUTE_PORT, node)).collect();
+        (0..count).map(move |node| Self {
+            name: format!("{NODE}{node}"),
+            clients: place(CLIENT_PORT, node),
+            route: place(ROUTE_PORT, node),
+            routes: routes.clone(),
+            monitor: place(MONITOR_PORT, node),
+        })
+    }
+
     /// What the configuration of a member has besides that of a single server. Members do not tell clients of each other,
     /// so that clients stay on the links that a test gave them.
     fn config(&self) -> String {
         let routes = self.routes.iter().map(|route| format!("nats://{route}"));
         let routes = routes.collect::<Vec<_>>().join(", ");
-        let Self { name, route, .. } = self;
+        let Self {
+            name,
+            route,
+            monitor,
+            ..
+        } = self;
         format!(
-            "server_name: {name}\ncluster {{\n  name: test\n  listen: \"{route}\"\n  no_advertise: true\n  routes: [{routes}]\n}}\n"
+            "server_name: {name}\nhttp: \"{monitor}\"\ncluster {{\n  name: test\n  listen: \"{route}\"\n  no_advertise: true\n  routes: [{routes}]\n}}\n"
         )
     }
 }
@@ -116,7 +142,7 @@ impl NatsServer {
     }
 
     /// Starts a member of a cluster, of the default version, with its files below a folder; it is of use once most members
-    /// run.
+    /// run, see [`Member::all`].
     pub async fn start_member(folder: &Path, member: Member) -> Result<Self> {
         let mut server = Self {
             binary: nats_server(NATS_DEFAULT)?,
@@ -159,6 +185,11 @@ impl NatsServer {
         asked
             .await
             .with_context(|| format!("no answer to {subject}"))?
+    }
+
+    /// Where a member of a cluster says how it is.
+    pub fn monitor(&self) -> Option<SocketAddr> {
+        Some(self.member.as_ref()?.monitor)
     }
 
     /// Keeps its files after it is dropped, to find out what went wrong.

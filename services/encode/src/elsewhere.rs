@@ -24,6 +24,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 const PAUSE_SHARE: u32 = 4;
 /// How often a claim is renewed within its lifetime.
 const RENEWALS: u32 = 3;
+/// Lifetimes of a claim without an answer of the queue after which its claims count as lost. Servers that restart or elect a
+/// leader take less.
+const LOST_AFTER: u32 = 6;
 
 /// What is claimed, by this process and by others. Shared by the workers' slots.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ struct State {
     is_open: bool,
     /// Whether it was said that they cannot.
     is_told: bool,
+    /// Since when the queue, asked to prepare for them, gives no answer.
+    silent_since: Option<Instant>,
     held: HashMap<Digest, Claim>,
     /// Claims to give up: their frames are encoded, or will not be encoded here.
     over: Vec<(Digest, Claim)>,
@@ -107,15 +112,15 @@ impl Elsewhere {
         turn
     }
 
-    /// Waits until no encoder claims any of these frames, but not beyond `until`. Returns early when the queue does not answer.
-    pub(crate) async fn freed(&self, frames: &HashSet<Digest>, until: Instant) {
+    /// Waits until no encoder claims any of these frames, but not beyond `until`. Returns early when the queue does not answer, or
+    /// when a server whose copy of the claims is behind does: who waits again for that tells since when, and asks less often.
+    pub(crate) async fn freed(&self, frames: &HashSet<Digest>, (since, until): (Instant, Instant)) {
         let Some(claims) = &self.claims else {
             return;
         };
         let names: Vec<String> = frames.iter().map(Digest::to_string).collect();
-        let begun = Instant::now();
         while Instant::now() < until {
-            let pause = (begun.elapsed() / PAUSE_SHARE).clamp(PAUSE.0, PAUSE.1);
+            let pause = (since.elapsed() / PAUSE_SHARE).clamp(PAUSE.0, PAUSE.1);
             sleep_until(until.min(Instant::now() + pause)).await;
             match claims.are_free(&names).await {
                 Ok(true) => return,
@@ -135,9 +140,36 @@ impl Elsewhere {
                 let mut state = self.lock();
                 state.is_open = true;
                 state.is_told = false;
+                state.silent_since = None;
             }
-            Err(error) => self.close(&error),
+            Err(error) => {
+                self.close(&error);
+                if self.is_lost(&error, claims.ttl() * LOST_AFTER) {
+                    give_up_bucket(claims).await;
+                }
+            }
         }
+    }
+
+    /// Whether the queue has given no answer for so long; then that begins anew.
+    fn is_lost(&self, error: &QueueError, after: Duration) -> bool {
+        let mut state = self.lock();
+        if !matches!(
+            error,
+            QueueError::TimedOut { .. } | QueueError::Unavailable { .. }
+        ) {
+            state.silent_since = None;
+            return false;
+        }
+        let is_lost = state
+            .silent_since
+            .get_or_insert_with(Instant::now)
+            .elapsed()
+            >= after;
+        if is_lost {
+            state.silent_since = None;
+        }
+        is_lost
     }
 
     /// Renews the claims that are held and releases those that were given up, until `until` is cancelled.
@@ -255,6 +287,20 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.elsewhere.give_up(std::mem::take(&mut self.own));
+    }
+}
+
+/// Lets the queue make the bucket of the claims anew if no server answers for the one that is there.
+async fn give_up_bucket(claims: &Claims) {
+    match claims.remove_leaderless().await {
+        Ok(true) => tracing::warn!(
+            "no nats-server answered for the claims on images: they are removed, to be made anew"
+        ),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(
+            error = chain(&error),
+            "it is not known whether a nats-server answers for the claims on images"
+        ),
     }
 }
 

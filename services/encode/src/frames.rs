@@ -128,7 +128,7 @@ impl Encode {
         for wanted in &mut wanted {
             self.find_again(tenant, wanted);
         }
-        let (mut made, mut awaited) = (0, HashSet::new());
+        let (mut made, mut awaited, mut since) = (0, HashSet::new(), None);
         while let Some(others) = self
             .round(whose, &mut wanted, &awaited, (until, &mut made))
             .await?
@@ -136,7 +136,8 @@ impl Encode {
             // While this unit waits, it holds neither a place nor a claim that another encoder could wait for.
             whose.place.leave();
             let begun = Instant::now();
-            self.elsewhere.freed(&others, until).await;
+            let since = *since.get_or_insert(begun);
+            self.elsewhere.freed(&others, (since, until)).await;
             let waited = begun.elapsed().as_secs_f64();
             self.metrics.held_wait_seconds.observe(waited);
             self.look_again(tenant, &mut wanted, &others).await?;

@@ -10,11 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use medfleet_queue::Queue;
-use medfleet_testkit::{FaultyLink, Member, NatsServer, own_address, wait_until};
+use medfleet_testkit::{FaultyLink, Member, NODE, NatsServer, own_address, wait_until};
 use nix::sys::signal::Signal;
 use tokio::process::Child;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use crate::chaos::disk::{Disk, Kind};
 use crate::chaos::load::{Clients, TENANTS};
@@ -23,13 +22,8 @@ use crate::config::{self, PORTS, Setting};
 use crate::fleet::{API_PORT, Model, Options, Pace, Role, files_below, http_get};
 use crate::process::{is_ready, log_end, program, signal, start_program};
 
-const CLIENT_PORT: u16 = 4222;
-const ROUTE_PORT: u16 = 6222;
-/// What the name of a nats-server begins with; then comes its number.
-const NODE: &str = "node-";
-/// The request for the state of the bucket of claims, and that for another leader.
+/// The request for the state of the bucket of claims.
 const CLAIMS_INFO: &str = "$JS.API.STREAM.INFO.KV_CLAIMS";
-const CLAIMS_STEP_DOWN: &str = "$JS.API.STREAM.LEADER.STEPDOWN.KV_CLAIMS";
 /// Longest wait for an answer of NATS: short, because many are lost, and clients call again.
 const REQUEST_TIMEOUT: &str = "3s";
 /// More than four times that.
@@ -272,39 +266,29 @@ impl Herd {
         .await
     }
 
-    /// Waits until the claims have a leader, and every other server of the cluster all of them: then the next one may be
-    /// restarted.
+    /// Waits until the claims have a leader, and each server of the cluster has all that it keeps: then the next one may be
+    /// restarted. Each is asked itself: to a leader a server that was just started is still what it was before, and whole once it
+    /// knows what to fetch.
     pub async fn wait_claims_whole(&self) -> Result<()> {
-        /// What a server takes to catch up; one that has not by then does so from another leader.
-        const CATCH_UP: Duration = Duration::from_secs(20);
-        let mut since = Instant::now();
-        let mut seen = None;
+        let mut said = None;
         let whole = wait_until(PATIENCE, "claims whole on every server", async || {
-            if since.elapsed() > CATCH_UP {
-                self.ask_any(CLAIMS_STEP_DOWN).await;
-                since = Instant::now();
+            for node in &self.nodes {
+                let monitor = node.lock().await.monitor()?;
+                let (status, answer) = http_get(monitor, "/healthz").await.ok()?;
+                said = Some(answer);
+                (status == 200).then_some(())?;
             }
-            let info = self.info_of_claims().await?;
-            let cluster = seen.insert(info["cluster"].clone());
-            leader_in(&info)?;
-            let replicas = cluster["replicas"].as_array()?;
-            let whole = replicas.iter().filter(|replica| replica["current"] == true);
-            (whole.count() + 1 == self.nodes.len()).then_some(())
+            leader_in(&self.info_of_claims().await?).map(|_| ())
         })
         .await;
-        whole.with_context(|| format!("the servers said last: {seen:?}"))
+        whole.with_context(|| format!("a server said last: {said:?}"))
     }
 
     /// The state of the claims, from the first nats-server that answers.
     async fn info_of_claims(&self) -> Option<serde_json::Value> {
-        serde_json::from_slice(&self.ask_any(CLAIMS_INFO).await?).ok()
-    }
-
-    /// The answer of the first nats-server that gives one.
-    async fn ask_any(&self, subject: &str) -> Option<Vec<u8>> {
         for node in &self.nodes {
-            if let Ok(answer) = node.lock().await.ask(subject).await {
-                return Some(answer);
+            if let Ok(answer) = node.lock().await.ask(CLAIMS_INFO).await {
+                return serde_json::from_slice(&answer).ok();
             }
         }
         None
@@ -425,15 +409,7 @@ async fn nodes(address: Ipv4Addr, count: usize, folder: &Path) -> Result<Vec<Nat
     if count == 1 {
         return Ok(vec![NatsServer::start_in(folder).await?]);
     }
-    let place = |port: u16, node: u16| SocketAddr::from((address, port + node));
-    let count = u16::try_from(count)?;
-    let routes: Vec<SocketAddr> = (0..count).map(|node| place(ROUTE_PORT, node)).collect();
-    let members = (0..count).map(|node| Member {
-        name: format!("{NODE}{node}"),
-        clients: place(CLIENT_PORT, node),
-        route: place(ROUTE_PORT, node),
-        routes: routes.clone(),
-    });
+    let members = Member::all(address, u16::try_from(count)?);
     try_join_all(members.map(|member| NatsServer::start_member(folder, member))).await
 }
 

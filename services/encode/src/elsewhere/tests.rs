@@ -7,7 +7,7 @@ use medfleet_proto::work::v1::TokensManifest;
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{DurationText, Metrics};
 use medfleet_store::BlobStore;
-use medfleet_testkit::{self as kit, NatsServer, wait_until};
+use medfleet_testkit::{self as kit, Member, NODE, NatsServer, wait_until};
 
 use super::*;
 use crate::error::EncodeError;
@@ -19,6 +19,8 @@ use crate::work::Encode;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Claims of the dead are over soon, but not before somebody has met them on a loaded machine.
 const SHORT: Duration = Duration::from_secs(3);
+/// Over at once, for a test in which nobody waits for one.
+const BRIEF: Duration = Duration::from_millis(500);
 /// Longer than a test may take.
 const LONG: Duration = Duration::from_secs(600);
 /// Long enough for another encoder to come while a frame is being encoded, on a loaded machine too.
@@ -196,7 +198,8 @@ async fn what_is_found_is_given_up_before_the_rest_is_encoded() {
     let made = async {
         let made = unit(a, (&one, Class::Routine), &[1]).await;
         made.expect("encodes");
-        a.elsewhere.freed(&names, Instant::now() + PATIENCE).await;
+        let now = Instant::now();
+        a.elsewhere.freed(&names, (now, now + PATIENCE)).await;
     };
     alive(&[a], made).await;
     let given_up = async {
@@ -238,7 +241,8 @@ async fn a_claim_lasts_as_long_as_its_holder_works() {
     let names = names(a, &job, &[1]).await;
     let turn = a.elsewhere.claim(&names).await;
     // Longer than it lasts without renewal.
-    let waited = b.elsewhere.freed(&names, Instant::now() + ttl + SHORT);
+    let now = Instant::now();
+    let waited = b.elsewhere.freed(&names, (now, now + ttl + SHORT));
     alive(&[a], waited).await;
     let other = b.elsewhere.claim(&names).await;
     assert!(other.own.is_empty() && other.others == names);
@@ -259,6 +263,18 @@ async fn a_unit_of_stat_waits_for_nobody_whose_encode_may_take_longer_than_its_o
     drop(turn);
 }
 
+/// A server whose copy of the claims is behind says of each that it is free, while its holder works.
+#[tokio::test]
+async fn who_hears_too_early_that_claims_are_gone_does_not_ask_all_the_time() {
+    let site = site(LONG).await;
+    let [a, _] = &site.encoders;
+    let free = names(a, &job("a", 1), &[1]).await;
+    let asked = Instant::now();
+    let since = asked - 2 * PAUSE_SHARE * PAUSE.1;
+    a.elsewhere.freed(&free, (since, asked + PATIENCE)).await;
+    assert!(asked.elapsed() >= PAUSE.1);
+}
+
 #[tokio::test]
 async fn without_nats_images_are_encoded_and_after_it_they_are_claimed_again() {
     let mut site = site(SHORT).await;
@@ -276,5 +292,41 @@ async fn without_nats_images_are_encoded_and_after_it_they_are_claimed_again() {
     alive(&[a], open).await.expect("opens");
     let made = unit(a, (&job, Class::Routine), &[2]);
     alive(&[a], made).await.expect("encodes");
+    assert_eq!(a.metrics.claims(), [1, 0, 1]);
+}
+
+/// As where servers of a cluster lost the claims before they had them from each other again: nobody leads them any more, for good.
+#[tokio::test]
+async fn claims_that_no_server_leads_are_made_anew() {
+    let folder = std::env::temp_dir();
+    let members = Member::all(kit::own_address(), 3);
+    let started = members.map(|member| NatsServer::start_member(&folder, member));
+    let mut servers = try_join_all(started).await.expect("start");
+    let mut config = config(&servers[0], BRIEF);
+    config.urls = servers.iter().map(NatsServer::url).collect();
+    let met = wait_until(PATIENCE, "servers to be a cluster", async || {
+        kit::queue(&config).await.ok()
+    });
+    met.await.expect("meet");
+    let store = store();
+    let a = encoder(&config, &store, ("http://a", FRAME)).await;
+    // The one that has them, as there is one copy, goes for good.
+    let leader = wait_until(PATIENCE, "claims to have a leader", async || {
+        let info = servers[0].ask("$JS.API.STREAM.INFO.KV_CLAIMS").await.ok()?;
+        let info = String::from_utf8(info).ok()?;
+        (0..3_usize).find(|node| info.contains(&format!("\"leader\":\"{NODE}{node}\"")))
+    });
+    let leader = leader.await.expect("is led");
+    servers[leader].kill9().await.expect("ends");
+    let job = job("a", 1);
+    let made = unit(&a, (&job, Class::Routine), &[1]);
+    alive(&[&a], made).await.expect("encodes");
+    assert_eq!(a.metrics.claims(), [0, 0, 1]);
+    let open = wait_until(2 * PATIENCE, "claims to be possible", async || {
+        a.elsewhere.lock().is_open.then_some(())
+    });
+    alive(&[&a], open).await.expect("opens");
+    let made = unit(&a, (&job, Class::Routine), &[2]);
+    alive(&[&a], made).await.expect("encodes");
     assert_eq!(a.metrics.claims(), [1, 0, 1]);
 }
