@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 
 async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let config = process.config.clone();
-    let listener = process::bind(config.encode.listen).await?;
+    let listener = process::bind("encode.listen", config.encode.listen).await?;
     let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
     let model = config.model.clone();
     let loading = tokio::task::spawn_blocking(move || model.load(Half::Encode));

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 
 async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let config = process.config.clone();
-    let listener = process::bind(config.ingest.listen).await?;
+    let listener = process::bind("ingest.listen", config.ingest.listen).await?;
     let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
     let queue = dependencies.queue.clone();
     let deployment = Deployment {
