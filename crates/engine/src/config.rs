@@ -125,6 +125,14 @@ pub enum ModelConfigError {
     NothingToKeep,
 }
 
+/// A model that cannot be loaded. What is wrong is told by the names that files and tensors have in every model.
+#[derive(Debug, thiserror::Error)]
+#[error("the model in {place} cannot be loaded")]
+struct PlaceError {
+    place: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// A second model that cannot be loaded. Its files and tensors are called as the first one's are.
 #[derive(Debug, thiserror::Error)]
 #[error("the model in {place}, which decode.speculation.draft names, cannot be loaded")]
@@ -253,8 +261,21 @@ impl ModelConfig {
     }
 
     /// Loads it. Takes seconds to minutes: call it on a blocking thread.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::check`]; what is wrong with the files, with the place they are in.
     pub fn load(&self, half: Half) -> Result<LoadedModel, EngineError> {
         self.check().map_err(failed)?;
+        self.load_files(half).map_err(|error| match (self, error) {
+            (Self::Folder { path, .. } | Self::Gguf { path, .. }, EngineError::Model(source)) => {
+                let place = path.display().to_string();
+                failed(PlaceError { place, source })
+            }
+            (_, error) => error,
+        })
+    }
+
+    fn load_files(&self, half: Half) -> Result<LoadedModel, EngineError> {
         match self {
             Self::Folder {
                 path,
@@ -483,107 +504,4 @@ impl DecodeModel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<ModelConfig, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
-    }
-
-    fn folder(rest: &str) -> String {
-        format!("kind = 'folder'\npath = '/m'\ndtype = 'f32'\n{rest}")
-    }
-
-    fn gguf(rest: &str) -> String {
-        format!("kind = 'gguf'\npath = '/m.gguf'\nvision = '/v'\ndtype = 'bf16'\n{rest}")
-    }
-
-    #[test]
-    fn a_form_that_is_not_known_is_refused_with_those_that_are() {
-        for text in [
-            folder(""),
-            folder("weights = 'q8_0'"),
-            gguf("weights = 'stored'"),
-        ] {
-            assert!(read(&text).expect("is known").check().is_ok(), "{text}");
-        }
-        for (text, allowed) in [
-            (folder("weights = 'q5_0'"), "q8_0"),
-            (folder("weights = 'stored'"), "q8_0"),
-            (gguf("weights = 'q8_0'"), "stored"),
-            (
-                "kind = 'gguf'\npath = '/m.gguf'\ndtype = 'f32'".to_owned(),
-                "vision",
-            ),
-        ] {
-            let error = read(&text).expect_err("is not known");
-            assert!(error.contains(allowed), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_second_model_is_loaded_as_the_first_one_is_where_it_can_be_of_use() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
-        let tiny = |rest: &str| {
-            let text = format!("kind = 'folder'\npath = '{root}/tiny'\ndtype = 'f32'\n{rest}");
-            read(&text).expect("is known")
-        };
-        let load = |config: ModelConfig, draft: &str| {
-            let loaded = config.load_with_draft(Half::Decode, Some(Path::new(draft)));
-            loaded.map(|loaded| loaded.description().clone())
-        };
-        let (itself, nowhere) = (format!("{root}/tiny"), format!("{root}/nowhere"));
-        let quantised = load(tiny("weights = 'q8_0'"), &itself).expect("both load");
-        assert_eq!(quantised.weights, "q8_0");
-        let EngineError::Model(reason) = load(tiny(""), &nowhere).expect_err("nothing is there")
-        else {
-            panic!("another error");
-        };
-        assert!(reason.to_string().contains(&nowhere), "{reason}");
-        // Not even looked at where nothing is ever proposed.
-        assert!(load(tiny("device = 'cpu:generic'"), &nowhere).is_ok());
-        let simulated = read("kind = 'simulated'").expect("is known");
-        let EngineError::Model(reason) = load(simulated, &itself).expect_err("no tokens") else {
-            panic!("another error");
-        };
-        assert!(
-            reason.to_string().contains("a model that writes text"),
-            "{reason}"
-        );
-    }
-
-    #[test]
-    fn what_is_not_made_is_not_kept() {
-        let keep = "quantised_cache = '/c'\n";
-        let check = |text: String| read(&text).expect("is known").check();
-        assert_eq!(check(folder(&format!("{keep}weights = 'q8_0'"))), Ok(()));
-        let error = check(folder(keep)).expect_err("nothing is quantised");
-        assert_eq!(error, ModelConfigError::NothingToKeep);
-        assert!(read(&gguf(keep)).is_err(), "it is stored quantised");
-    }
-
-    #[test]
-    fn quantised_weights_are_for_cpus() {
-        let check = |text: String, good: bool| {
-            let checked = read(&text).expect("is known").check();
-            assert_eq!(checked.is_ok(), good, "{text}");
-            if let Err(error) = checked {
-                let error = error.to_string();
-                assert!(error.contains("model.weights is"), "{error}");
-            }
-        };
-        for (device, good) in [
-            ("cpu", true),
-            ("cpu:portable", true),
-            ("cpu:generic", false),
-            ("cuda:1", false),
-            ("metal", false),
-        ] {
-            let device = format!("device = '{device}'\n");
-            check(folder(&format!("{device}weights = 'q8_0'")), good);
-            check(gguf(&format!("{device}weights = 'stored'")), good);
-            check(folder(&device), true);
-            check(gguf(&device), true);
-        }
-    }
-}
+mod tests;
