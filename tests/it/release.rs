@@ -128,6 +128,14 @@ async fn a_class_is_held_back_and_the_others_go_on() -> Result<()> {
     for (client, job) in &held {
         ensure!(client.get(&job.name).await?.state() == JobState::Accepted);
     }
+    let other = fleet
+        .command(OPERATOR, &["resume", "--class", "routine"])
+        .await?;
+    let told = String::from_utf8_lossy(&other.stderr);
+    ensure!(
+        other.status.success() && told.contains("still paused") && told.contains("BULK"),
+        "{other:?}"
+    );
     let resume = ["resume", "--class", "bulk", "--json"];
     fleet.command_json(OPERATOR, &resume).await?;
     for (client, job) in &held {

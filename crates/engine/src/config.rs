@@ -141,6 +141,14 @@ pub enum ModelConfigError {
 #[error("model.pin_threads is set, and the threads cannot be pinned")]
 struct PinThreadsError(#[source] PinError);
 
+/// A model that cannot be loaded. What is wrong is told by the names that files and tensors have in every model.
+#[derive(Debug, thiserror::Error)]
+#[error("the model in {place} cannot be loaded")]
+struct PlaceError {
+    place: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// A second model that cannot be loaded. Its files and tensors are called as the first one's are.
 #[derive(Debug, thiserror::Error)]
 #[error("the model in {place}, which decode.speculation.draft names, cannot be loaded")]
@@ -292,12 +300,26 @@ impl ModelConfig {
 
     /// Loads it, and pins the process's threads where that is asked for: load what else the process computes with before. Takes
     /// seconds to minutes: call it on a blocking thread.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::check`]; what is wrong with the files, with the place they are in; threads that are to be pinned and
+    /// cannot be.
     pub fn load(&self, half: Half) -> Result<LoadedModel, EngineError> {
         self.load_with_draft(half, None)
     }
 
     fn load_alone(&self, half: Half) -> Result<LoadedModel, EngineError> {
         self.check().map_err(failed)?;
+        self.load_files(half).map_err(|error| match (self, error) {
+            (Self::Folder { path, .. } | Self::Gguf { path, .. }, EngineError::Model(source)) => {
+                let place = path.display().to_string();
+                failed(PlaceError { place, source })
+            }
+            (_, error) => error,
+        })
+    }
+
+    fn load_files(&self, half: Half) -> Result<LoadedModel, EngineError> {
         match self {
             Self::Folder {
                 path,

@@ -103,16 +103,16 @@ mod tests {
 
     fn pool(threads: usize) -> rayon::ThreadPool {
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        builder.build().unwrap()
+        builder.build().expect("threads can be started")
     }
 
     fn cores_of_threads(pool: &rayon::ThreadPool) -> Vec<Vec<usize>> {
-        pool.broadcast(|_| cores_of(THIS_THREAD).unwrap())
+        pool.broadcast(|_| cores_of(THIS_THREAD).expect("is told"))
     }
 
     #[test]
     fn each_thread_stays_on_a_core_of_its_own() {
-        let allowed = cores().unwrap();
+        let allowed = cores().expect("is told");
         let pool = pool(allowed.len());
         assert_eq!(pool.install(can_pin_threads), Ok(()));
         assert_eq!(
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn threads_that_have_not_one_core_each_are_left_alone() {
-        let allowed = super::cores().unwrap();
+        let allowed = super::cores().expect("is told");
         let cores = allowed.len();
         for threads in [cores + 1, cores - 1] {
             if threads == 0 {

@@ -1,5 +1,6 @@
 //! Connecting: credentials, TLS, the oldest server that works, and errors that say what was tried.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
@@ -63,6 +64,17 @@ async fn options(config: &QueueConfig, events: LinkEvents) -> Result<ConnectOpti
             std::future::ready(())
         });
     let tls = &config.tls;
+    // Of one that cannot be read the library says that TLS failed.
+    for (what, path) in [
+        ("queue.tls.ca", &tls.ca),
+        ("queue.tls.cert", &tls.cert),
+        ("queue.tls.key", &tls.key),
+    ] {
+        if let Some(path) = path {
+            let opened = tokio::fs::File::open(path).await;
+            opened.map_err(|source| unreadable(what, path, source))?;
+        }
+    }
     if let Some(ca) = &tls.ca {
         options = options.add_root_certificates(ca.clone()).require_tls(true);
     }
@@ -79,12 +91,17 @@ async fn options(config: &QueueConfig, events: LinkEvents) -> Result<ConnectOpti
         options = options
             .credentials_file(path)
             .await
-            .map_err(|source| ConnectError::File {
-                what: "queue.credentials",
-                source,
-            })?;
+            .map_err(|source| unreadable("queue.credentials", path, source))?;
     }
     Ok(options)
+}
+
+fn unreadable(what: &'static str, path: &Path, source: std::io::Error) -> ConnectError {
+    ConnectError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn reconnect_pause(attempts: usize) -> Duration {
@@ -114,7 +131,7 @@ fn translate(kind: ConnectErrorKind, tried: &str) -> ConnectError {
         ConnectErrorKind::ServerParse => "not an address",
         ConnectErrorKind::Dns => "the name does not resolve",
         ConnectErrorKind::TimedOut => "timed out",
-        ConnectErrorKind::Tls => "TLS could not be set up",
+        ConnectErrorKind::Tls => "TLS could not be set up with the files of queue.tls",
         ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => "connection refused or broken",
     };
     ConnectError::Unreachable {
@@ -169,6 +186,7 @@ pub(crate) async fn drain(client: &Client, limit: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TlsConfig;
 
     #[test]
     fn versions_compare_by_number() {
@@ -195,6 +213,35 @@ mod tests {
             ..QueueConfig::default()
         };
         assert_eq!(tried(&config), "nats://a:4222, tls://b, nats://c:1");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_named_with_its_setting() {
+        let check = async |config: QueueConfig, setting: &str| {
+            let error = options(&config, link().0).await.err();
+            let error = error.expect("there is no such file").to_string();
+            assert_eq!(error, format!("{setting}: nowhere/tls.pem cannot be read"));
+        };
+        let nowhere = || Some("nowhere/tls.pem".into());
+        let with = |tls| QueueConfig {
+            tls,
+            ..QueueConfig::default()
+        };
+        let ca = TlsConfig {
+            ca: nowhere(),
+            ..TlsConfig::default()
+        };
+        check(with(ca), "queue.tls.ca").await;
+        let key = TlsConfig {
+            key: nowhere(),
+            ..TlsConfig::default()
+        };
+        check(with(key), "queue.tls.key").await;
+        let config = QueueConfig {
+            credentials: nowhere(),
+            ..QueueConfig::default()
+        };
+        check(config, "queue.credentials").await;
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What can go wrong with the queue, in this crate's words: the client library's errors end here.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use medfleet_core::{Class, JobKey, PoolName, Stage};
@@ -20,10 +21,11 @@ pub enum ConnectError {
         /// The addresses tried, without credentials.
         tried: String,
     },
-    #[error("{what} cannot be read")]
+    #[error("{what}: {} cannot be read", path.display())]
     File {
         /// Which setting names it.
         what: &'static str,
+        path: PathBuf,
         #[source]
         source: std::io::Error,
     },

@@ -354,6 +354,7 @@ fn explain(error: figment::Error) -> ConfigError {
         }
         Kind::MissingField(name) => ConfigError::Missing { key: at(&name) },
         Kind::InvalidType(actual, expected) => {
+            let expected = in_words(&expected);
             let reason = format!("expected {expected}, found {}", kind_of(&actual));
             ConfigError::Value {
                 key,
@@ -364,7 +365,7 @@ fn explain(error: figment::Error) -> ConfigError {
         Kind::InvalidValue(_, expected) => ConfigError::Value {
             key,
             origin,
-            reason: format!("expected {expected}"),
+            reason: format!("expected {}", in_words(&expected)),
         },
         Kind::InvalidLength(length, expected) => {
             let reason = format!("expected {expected}, found {length}");
@@ -385,13 +386,39 @@ fn explain(error: figment::Error) -> ConfigError {
         Kind::Message(reason) => ConfigError::Value {
             key,
             origin,
-            reason,
+            reason: match reason.as_str() {
+                NO_ADDRESS => format!("expected {}", in_words("socket address")),
+                _ => reason,
+            },
         },
         other => ConfigError::Value {
             key,
             origin,
             reason: other.to_string(),
         },
+    }
+}
+
+/// What the standard library says of a text that is not an address with a port.
+const NO_ADDRESS: &str = "invalid socket address syntax";
+
+/// What serde expects, in the words of somebody who writes a configuration and not of its types.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "a string" => "a text",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "path string" => "a path",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, 0 or more",
+        "f32" | "f64" => "a number",
+        "socket address" => "an IP address with its port, such as 127.0.0.1:8443",
+        table if table.starts_with("struct ") || table.starts_with("internally tagged enum ") => {
+            "a table"
+        }
+        other => other,
     }
 }
 

@@ -134,8 +134,9 @@ impl Process<()> {
 
 /// A port could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
+#[error("{setting}: cannot listen on {address}")]
 struct BindError {
+    setting: &'static str,
     address: SocketAddr,
     source: std::io::Error,
 }
@@ -145,14 +146,18 @@ struct BindError {
 #[error("cannot listen for signals")]
 struct SignalError(#[source] std::io::Error);
 
-/// Binds a port; the error names the address.
+/// Binds a port; the error names the address and the setting that it comes from.
 ///
 /// # Errors
 /// [`Exit::Usage`], because the address comes from the configuration.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Stop> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Stop::usage(BindError { address, source }))
+pub async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, Stop> {
+    TcpListener::bind(address).await.map_err(|source| {
+        Stop::usage(BindError {
+            setting,
+            address,
+            source,
+        })
+    })
 }
 
 /// Parses this process's arguments and runs the program. The body returns when its work has ended, which is after
@@ -289,7 +294,7 @@ async fn serve(
     shutdown: &Shutdown,
     body: Body<'_>,
 ) -> Result<(), Stop> {
-    let listener = bind(config.admin_listen).await?;
+    let listener = bind("process.admin_listen", config.admin_listen).await?;
     let admin = listener.local_addr()?;
     let (metrics, health, pages) = (Metrics::new(), Health::new(), Pages::default());
     metrics.describe(program.name, program.version, SystemClock.now());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use medfleet_core::{Digest, JobId, JobKey, PoolName, Stage, TenantId};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
 use medfleet_runtime::{
-    Clock, Health, Metrics, OnFailure, OnShutdown, Part, Process, Stop, TaskKind, TaskSet,
+    Clock, Exit, Health, Metrics, OnFailure, OnShutdown, Part, Process, Stop, TaskKind, TaskSet,
 };
 use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig};
 use tokio::task::spawn_blocking;
@@ -77,7 +77,7 @@ impl Dependencies {
         };
         let queue = Queue::connect(queue, now)
             .await
-            .map_err(|error| Stop::unreachable(ConnectionError::from(error)))?;
+            .map_err(|error| Stop::new(exit(&error), ConnectionError::from(error)))?;
         // Where there are jobs, a store that was never used is the wrong one, or not mounted; only a folder can show it. The queue
         // is asked first: whoever accepted a job by then has left a trace in the folder.
         if matches!(store.backend, BackendConfig::Folder { .. }) {
@@ -168,6 +168,17 @@ impl Dependencies {
     }
 }
 
+/// How a process ends that could not connect.
+fn exit(error: &ConnectError) -> Exit {
+    match error {
+        ConnectError::Config(_) | ConnectError::File { .. } => Exit::Usage,
+        ConnectError::Unreachable { .. }
+        | ConnectError::Unauthorised { .. }
+        | ConnectError::TooOld { .. }
+        | ConnectError::NoJetStream => Exit::Unreachable,
+    }
+}
+
 /// A worker without its queue takes nothing, and nothing that it does is confirmed: it is not ready, and not dead either.
 async fn follow_connection(queue: Queue, part: Part) -> Result<(), Infallible> {
     loop {
@@ -234,6 +245,17 @@ pub fn internal_token(key: &FleetKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_wrong_setting_and_no_queue_that_is_away() {
+        let file = ConnectError::File {
+            what: "queue.tls.ca",
+            path: "nowhere".into(),
+            source: std::io::Error::other("gone"),
+        };
+        assert_eq!(exit(&file), Exit::Usage);
+        assert_eq!(exit(&ConnectError::NoJetStream), Exit::Unreachable);
+    }
 
     #[test]
     fn lists_of_different_jobs_epochs_and_encoders_have_names_of_their_own() {

@@ -54,10 +54,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         on_shutdown: OnShutdown::Wait,
     };
     let forward = forward_hints(worker.queue.clone(), hints.clone());
-    let forward = worker.tasks.start(listening, async move {
-        forward.await;
-        Ok::<(), QueueError>(())
-    });
+    let forward = worker.tasks.start(listening, forward);
     let announcing = TaskKind {
         name: "worker's presence",
         on_failure: OnFailure::Log,

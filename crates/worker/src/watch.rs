@@ -6,9 +6,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use medfleet_core::protocol::{Standing, standing};
 use medfleet_core::{JobKey, JobRecord, TenantId, UnixMillis, WorkUnit, chain};
-use medfleet_queue::{Delivery, Queue};
+use medfleet_queue::{Delivery, Queue, QueueError};
 use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -145,35 +146,40 @@ pub(crate) async fn draining(shutdown: &Shutdown, before: Duration) {
     tokio::time::sleep(shutdown.remaining().saturating_sub(before)).await;
 }
 
-/// Follows the hints that jobs were erased; it never returns.
+/// Tells `forget` whose jobs were erased, for as long as the process lives.
 pub(crate) async fn follow_erasures(
     queue: Queue,
     forget: impl Fn(&TenantId) + Send,
 ) -> Result<(), Infallible> {
-    loop {
-        match queue.erasures().await {
-            Ok(mut erasures) => {
-                while let Some(key) = erasures.next().await {
-                    forget(&key.tenant);
-                }
-            }
-            Err(error) => tracing::debug!(error = chain(&error), "erasure hints are not received"),
-        }
-        tokio::time::sleep(RESUBSCRIBE).await;
-    }
+    follow(|| queue.erasures(), move |key| forget(&key.tenant)).await
 }
 
 /// Passes the cancel hints on to all slots for as long as the process lives.
-pub(crate) async fn forward_hints(queue: Queue, hints: broadcast::Sender<JobKey>) {
+pub(crate) async fn forward_hints(
+    queue: Queue,
+    hints: broadcast::Sender<JobKey>,
+) -> Result<(), Infallible> {
+    let pass_on = |key| {
+        // No slot listens when none is at work.
+        let _ = hints.send(key);
+    };
+    follow(|| queue.cancels(), pass_on).await
+}
+
+/// Calls `each` with the jobs of one kind of hint; what is said while nobody is subscribed is missed.
+async fn follow<F>(subscribe: impl Fn() -> F, each: impl Fn(JobKey)) -> Result<(), Infallible>
+where
+    F: Future<Output = Result<BoxStream<'static, JobKey>, QueueError>>,
+{
     loop {
-        match queue.cancels().await {
-            Ok(mut cancels) => {
-                while let Some(key) = cancels.next().await {
-                    // No slot listens when none is at work.
-                    let _ = hints.send(key);
+        match subscribe().await {
+            Ok(mut hints) => {
+                while let Some(key) = hints.next().await {
+                    each(key);
                 }
             }
-            Err(error) => tracing::debug!(error = chain(&error), "cancel hints are not received"),
+            // The error names the kind.
+            Err(error) => tracing::debug!(error = chain(&error), "hints are not received"),
         }
         tokio::time::sleep(RESUBSCRIBE).await;
     }
@@ -331,7 +337,7 @@ mod tests {
                 Ok(())
             }
             in_vain = hinting => in_vain,
-            () = forward_hints(queue.clone(), sender) => bail!("nobody listens any more"),
+            _ = forward_hints(queue.clone(), sender) => bail!("nobody listens any more"),
         }
     }
 }

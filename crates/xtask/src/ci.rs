@@ -5,15 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::derived::Mode;
-use crate::{chart, clients, containers, fetch, observe, process, proto, rebuild, sbom, tidy};
+use crate::{chart, clients, containers, fetch, observe, process, proto, sbom, tidy};
 
 struct Step {
     name: &'static str,
     action: fn() -> Result<()>,
 }
 
-/// Cheap checks first; one build that tests, clients and demo share; documentation late (it reuses clippy's metadata); and last
-/// what touches a source file, after which all tests of what stands on it would be built anew.
+/// Cheap checks first; one build that tests, clients and demo share; documentation late (it reuses clippy's metadata).
 const STEPS: &[Step] = &[
     Step {
         name: "fetch",
@@ -76,10 +75,6 @@ const STEPS: &[Step] = &[
     Step {
         name: "docs",
         action: || process::cargo(&["doc", "--locked", "--workspace", "--no-deps"]),
-    },
-    Step {
-        name: "rebuild",
-        action: rebuild::run,
     },
 ];
 

@@ -1,5 +1,5 @@
 //! How long a developer waits after changing one line of a service: changes one, builds, takes it back.
-//! Prints a figure; a slow machine does not fail the gate.
+//! Prints a figure and judges none, so that it is no part of the gate.
 
 use std::fs;
 use std::path::PathBuf;
@@ -29,17 +29,7 @@ impl Drop for Restored {
 }
 
 /// Builds, changes a line, builds again and prints the time of the second build.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "whether cargo keeps what it compiled is said by a variable of cargo's"
-)]
 pub(crate) fn run() -> Result<()> {
-    if std::env::var("CARGO_INCREMENTAL").is_ok_and(|set| set == "0") {
-        println!(
-            "rebuild: not measured where nothing is kept for a next build (CARGO_INCREMENTAL=0)"
-        );
-        return Ok(());
-    }
     process::build_workspace()?;
     let path = places::root().join(FILE);
     let text = fs::read_to_string(&path).with_context(|| format!("read {FILE}"))?;
@@ -50,9 +40,7 @@ pub(crate) fn run() -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     drop(restored);
     built?;
-    println!(
-        "warm build after a one-line change in a service: {seconds:.1} s (promised: below 20 s)"
-    );
+    println!("warm build after a one-line change in a service: {seconds:.1} s");
     // What is left behind is of the committed text.
     process::build_workspace()
 }

@@ -2,6 +2,7 @@
 
 use medfleet_core::{Digest, FailureReason};
 use medfleet_engine::{ConstraintError, Dtype, EngineError};
+use medfleet_runtime::Stop;
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending, PemError};
 
@@ -14,6 +15,16 @@ pub enum StartError {
     FetchTls(#[source] tonic::transport::Error),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+}
+
+impl StartError {
+    /// How the process ends by it. What is in a file that a setting names is part of the configuration.
+    pub fn into_stop(self) -> Stop {
+        match self {
+            Self::Pem(_) | Self::FetchTls(_) => Stop::usage(self),
+            Self::Connection(_) => self.into(),
+        }
+    }
 }
 
 /// A decode did not become a result. Where an image is named, it is by its position, from 0.
@@ -105,8 +116,18 @@ impl From<DecodeError> for Ending {
 #[cfg(test)]
 mod tests {
     use medfleet_engine::StillThinking;
+    use medfleet_runtime::Exit;
 
     use super::*;
+
+    #[test]
+    fn what_a_file_of_the_settings_lacks_ends_as_a_wrong_setting_does() {
+        let no_certificate = StartError::from(PemError::NoCertificate {
+            setting: "decode.fetch_tls.ca",
+            path: "tls.pem".into(),
+        });
+        assert_eq!(no_certificate.into_stop().exit, Exit::Usage);
+    }
 
     #[test]
     fn a_text_that_is_only_thinking_fails_the_job() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use medfleet_decode::MainConfig;
+use medfleet_decode::{MainConfig, StartError};
 use medfleet_engine::Half;
 use medfleet_runtime::{Process, Program, Stop, process};
 use medfleet_worker::Dependencies;
@@ -34,5 +34,5 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let queue = dependencies.queue.clone();
     let ended = medfleet_decode::run(config.decode, model, dependencies).await;
     queue.drain().await;
-    Ok(ended?)
+    ended.map_err(StartError::into_stop)
 }

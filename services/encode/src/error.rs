@@ -2,6 +2,7 @@
 
 use medfleet_core::{BlobKind, FailureReason};
 use medfleet_engine::EngineError;
+use medfleet_runtime::Stop;
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending, PemError};
 
@@ -16,6 +17,16 @@ pub enum StartError {
     Tls(#[source] tonic::transport::Error),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+}
+
+impl StartError {
+    /// How the process ends by it. What is in a file that a setting names is part of the configuration.
+    pub fn into_stop(self) -> Stop {
+        match self {
+            Self::Pem(_) | Self::Tls(_) => Stop::usage(self),
+            Self::Listener(_) | Self::Connection(_) => self.into(),
+        }
+    }
 }
 
 /// A chunk did not become tokens.
@@ -77,5 +88,21 @@ impl From<EncodeError> for Ending {
             ) => Self::wrong(error),
             EncodeError::Store(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_runtime::Exit;
+
+    use super::*;
+
+    #[test]
+    fn what_a_file_of_the_settings_lacks_ends_as_a_wrong_setting_does() {
+        let no_certificate = StartError::from(PemError::NoCertificate {
+            setting: "encode.tls.cert",
+            path: "tls.pem".into(),
+        });
+        assert_eq!(no_certificate.into_stop().exit, Exit::Usage);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use medfleet_encode::{Deployment, MainConfig};
+use medfleet_encode::{Deployment, MainConfig, StartError};
 use medfleet_engine::{EncodeEngine, Half};
 use medfleet_runtime::{Process, Program, Stop, process};
 use medfleet_worker::Dependencies;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 
 async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let config = process.config.clone();
-    let listener = process::bind(config.encode.listen).await?;
+    let listener = process::bind("encode.listen", config.encode.listen).await?;
     let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
     let model = config.model.clone();
     let loading = tokio::task::spawn_blocking(move || model.load(Half::Encode));
@@ -30,5 +30,5 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let deployment = Deployment { engine, listener };
     let ended = medfleet_encode::run(config.encode, deployment, dependencies).await;
     queue.drain().await;
-    Ok(ended?)
+    ended.map_err(StartError::into_stop)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use medfleet_core::setting::ByteSize;
 use medfleet_core::{JobId, JobState, TaskKind, chain};
 use medfleet_queue::{ConnectError, QueueError};
+use medfleet_runtime::Stop;
 use medfleet_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
@@ -29,6 +30,8 @@ pub enum Error {
     Tokens(#[from] crate::tokens::TokensError),
     #[error(transparent)]
     Pem(#[from] medfleet_worker::PemError),
+    #[error("the public API cannot take the certificate and key of ingest.tls")]
+    Tls(#[source] tonic::transport::Error),
     #[error("the gRPC server failed")]
     Server(#[from] tonic::transport::Error),
     #[error("ingest.edge names a hub that cannot be called")]
@@ -37,6 +40,22 @@ pub enum Error {
     Listener(#[source] std::io::Error),
     #[error("server reflection cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+impl Error {
+    /// How the process ends by it. What is in a file that a setting names is part of the configuration.
+    pub fn into_stop(self) -> Stop {
+        match self {
+            Self::Config(_) | Self::Tokens(_) | Self::Pem(_) | Self::Tls(_) | Self::Hub(_) => {
+                Stop::usage(self)
+            }
+            Self::Queue(_)
+            | Self::Connect(_)
+            | Self::Server(_)
+            | Self::Listener(_)
+            | Self::Reflection(_) => self.into(),
+        }
+    }
 }
 
 /// A field and what is allowed in it; never the value found.
@@ -304,7 +323,20 @@ fn retry_after(refusal: &Refusal, code: Code) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use medfleet_runtime::Exit;
+
     use super::*;
+    use crate::tokens::TokensError;
+
+    #[test]
+    fn what_a_file_of_the_settings_lacks_ends_as_a_wrong_setting_does() {
+        let tokens = TokensError::Syntax {
+            path: "tokens.toml".into(),
+        };
+        assert_eq!(Error::from(tokens).into_stop().exit, Exit::Usage);
+        let broken = Error::Listener(std::io::Error::other("gone"));
+        assert_eq!(broken.into_stop().exit, Exit::Failed);
+    }
 
     fn check(refusal: &Refusal, code: Code, text: &str, retries: bool) {
         let status = status(refusal);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use medfleet_ingest::{Deployment, MainConfig};
+use medfleet_ingest::{Deployment, Error, MainConfig};
 use medfleet_runtime::{Process, Program, Stop, TaskFailure, process};
 use medfleet_worker::Dependencies;
 
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 
 async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let config = process.config.clone();
-    let listener = process::bind(config.ingest.listen).await?;
+    let listener = process::bind("ingest.listen", config.ingest.listen).await?;
     let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
     let queue = dependencies.queue.clone();
     let deployment = Deployment {
@@ -33,6 +33,6 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     // The dispatcher still gives its lease back; only then may the connection go.
     let joined = process.tasks.join().await;
     queue.drain().await;
-    served?;
+    served.map_err(Error::into_stop)?;
     joined.map_err(TaskFailure::into_stop)
 }

@@ -78,7 +78,9 @@ pub(crate) async fn build(
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT));
     if let Some(tls) = tls {
-        server = server.tls_config(tls_config(tls).await?)?;
+        server = server
+            .tls_config(tls_config(tls).await?)
+            .map_err(Error::Tls)?;
     }
     let (gate, limit) = (served.gate, served.request_time_max);
     // Nobody has to say who they are to ask these.

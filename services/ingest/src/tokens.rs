@@ -238,7 +238,15 @@ async fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 async fn read(path: &Path) -> Result<Vec<Caller>, TokensError> {
-    parse(&read_text(path).await?, path)
+    let known = parse(&read_text(path).await?, path)?;
+    if known.is_empty() {
+        // A new fleet may begin so; more often a Secret was written empty.
+        tracing::warn!(
+            file = %path.display(),
+            "the tokens file has no token: every call is refused"
+        );
+    }
+    Ok(known)
 }
 
 /// The text of a file with tokens, if it is no larger than any real one.

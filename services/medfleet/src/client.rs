@@ -22,6 +22,7 @@ use medfleet_proto::v1::{
     dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
     operator_service_client::OperatorServiceClient,
 };
+use medfleet_runtime::certificates::validities;
 use medfleet_worker::http2::of_many_calls;
 use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -355,7 +356,13 @@ fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
         .ok_or_else(|| ClientError::NoCertificates {
             server: server.to_owned(),
         })?;
-    let authorities = Certificate::from_pem(pem(ca, AUTHORITIES)?);
+    let authorities = pem(ca, AUTHORITIES)?;
+    // TLS would take it and trust nobody, and the fleet's certificate would be blamed.
+    if validities(&authorities).is_empty() {
+        let nothing = std::io::Error::other("it holds no certificate");
+        return Err(unusable(ca, AUTHORITIES, nothing));
+    }
+    let authorities = Certificate::from_pem(authorities);
     let tls = ClientTlsConfig::new().ca_certificate(authorities);
     let trusting = endpoint.clone().tls_config(tls.clone());
     let trusting = trusting.map_err(|error| unusable(ca, AUTHORITIES, error))?;
@@ -486,6 +493,13 @@ mod tests {
         };
         check("https://fleet:1", "not-there.pem as what is shown");
         check("http://fleet:1", "--ca is for TLS alone");
+        std::fs::write(folder.path().join("none.pem"), "a token").expect("is written");
+        let none = TlsFiles {
+            ca: Some(folder.path().join("none.pem")),
+            ..TlsFiles::default()
+        };
+        let refused = endpoint("https://fleet:1", &none).expect_err("nobody is trusted by it");
+        assert!(refused.to_string().contains("(--ca)"), "{refused}");
         let shown = TlsFiles { ca: None, ..files };
         let refused = endpoint("http://fleet:1", &shown).expect_err("nobody is shown it");
         assert_eq!(refused.exit(), Exit::Usage);

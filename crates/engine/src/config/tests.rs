@@ -1,4 +1,4 @@
-//! Which settings go together, and what a load makes of them.
+//! Which settings go together, what a load makes of them, and what is said of a model that does not load.
 
 use super::*;
 
@@ -107,6 +107,21 @@ fn threads_are_pinned_for_cpus() {
             assert!(error.contains("model.pin_threads"), "{error}");
             assert!(error.contains(device), "{error}");
         }
+    }
+}
+
+#[test]
+fn a_model_that_does_not_load_is_named_by_its_place() {
+    let nowhere = concat!(env!("CARGO_MANIFEST_DIR"), "/nowhere");
+    let folder = format!("kind = 'folder'\npath = '{nowhere}'\ndtype = 'f32'");
+    let file = format!("kind = 'gguf'\npath = '{nowhere}'\nvision = '{nowhere}'\ndtype = 'f32'");
+    for text in [folder, file] {
+        let loaded = read(&text).expect("is known").load(Half::Both);
+        let EngineError::Model(reason) = loaded.expect_err("nothing is there") else {
+            panic!("another error");
+        };
+        assert!(reason.to_string().contains(nowhere), "{reason}");
+        assert!(reason.source().is_some(), "{reason} keeps its cause");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The loader: order of the sources, unknown keys, secrets, and errors that name the key and show no value.
 
+use std::net::SocketAddr;
+
 use medfleet_core::chain;
 use medfleet_core::setting::{ByteSize, DurationText, Secret};
 use serde::Deserialize;
@@ -12,6 +14,7 @@ struct Sample {
     name: String,
     #[serde(default = "ten_seconds")]
     wait: DurationText,
+    listen: Option<SocketAddr>,
     store: Option<Store>,
 }
 
@@ -107,7 +110,7 @@ fn errors_name_the_key_and_its_origin() {
     let good = "name = 'a'\n";
     assert_eq!(
         error("name = 'a'\nnmae = 'b'\n", &[], &[]),
-        "/medfleet.toml: unknown key nmae; allowed here: name, wait, store"
+        "/medfleet.toml: unknown key nmae; allowed here: name, wait, listen, store"
     );
     assert_eq!(
         error(
@@ -135,6 +138,35 @@ fn errors_name_the_key_and_its_origin() {
         "override 2 is not KEY=VALUE"
     );
     assert!(error("name = 'a'\nwait = = 1\n", &[], &[]).starts_with("/medfleet.toml, line 2: "));
+}
+
+#[test]
+fn what_is_expected_is_told_in_the_words_of_a_configuration() {
+    let check = |setting: &str, expected: &str| {
+        let text = error("name = 'a'\n", &[], &["store.blob_bytes_max=1MiB", setting]);
+        assert!(text.contains(&format!(": expected {expected}")), "{text}");
+    };
+    check("wait=10", "a duration such as 30s, found a whole number");
+    check(
+        "store.blob_bytes_max=64",
+        "a size such as 512MiB, found a whole number",
+    );
+    check("name=1", "a text, found a whole number");
+    check("store=1", "a table, found a whole number");
+    check("store.backend=x", "a table, found a text");
+    check(
+        "store.slots=many",
+        "a whole number from 0 to 4294967295, found a text",
+    );
+    check("store.slots=-1", "a whole number from 0 to 4294967295");
+    check(
+        "listen=localhost:8443",
+        "an IP address with its port, such as 127.0.0.1:8443",
+    );
+    check(
+        "listen=8443",
+        "an IP address with its port, such as 127.0.0.1:8443, found a whole number",
+    );
 }
 
 #[test]

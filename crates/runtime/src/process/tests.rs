@@ -147,15 +147,17 @@ async fn a_body_that_ignores_the_shutdown_misses_the_deadline() {
 
 #[tokio::test]
 async fn a_taken_port_is_a_configuration_error() {
-    let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+    let taken = bind("ingest.listen", SocketAddr::from(([127, 0, 0, 1], 0)))
         .await
         .expect("binds");
     let address = taken.local_addr().expect("has an address");
-    let stop = bind(address).await.expect_err("the port is taken");
+    let stop = bind("ingest.listen", address)
+        .await
+        .expect_err("the port is taken");
     assert_eq!(stop.exit, Exit::Usage);
     assert!(
         stop.chain()
-            .starts_with(&format!("cannot listen on {address}: ")),
+            .starts_with(&format!("ingest.listen: cannot listen on {address}: ")),
         "{stop:?}"
     );
 }

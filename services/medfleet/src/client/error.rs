@@ -22,8 +22,9 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) enum ClientError {
     #[error(
         "{server} cannot be reached: {attempts} attempts in {}, the last one said: {said}; \
-         see that a fleet answers there, or name another with --server URL",
-        seconds(*waited)
+         see that a fleet answers there {}, or name another with --server URL",
+        seconds(*waited),
+        spoken(server)
     )]
     Unreachable {
         server: String,
@@ -225,6 +226,14 @@ impl From<ClientError> for Fault {
     }
 }
 
+/// How a server is spoken to, for who has mixed up the two.
+fn spoken(server: &str) -> &'static str {
+    match server.starts_with("https:") {
+        true => "with TLS (https)",
+        false => "without TLS (http)",
+    }
+}
+
 /// The file in front of what is said of it.
 fn of(file: Option<&Path>) -> String {
     file.map_or_else(String::new, |path| format!("{}: ", path.display()))
@@ -319,7 +328,7 @@ mod tests {
             Status::unavailable("connection refused"),
             Exit::Unreachable,
             "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: connection refused; \
-             see that a fleet answers there, or name another with --server URL",
+             see that a fleet answers there without TLS (http), or name another with --server URL",
         );
     }
 
@@ -331,7 +340,7 @@ mod tests {
             Status::from_error(broken),
             Exit::Unreachable,
             "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: frame with invalid size; \
-             see that a fleet answers there, or name another with --server URL",
+             see that a fleet answers there without TLS (http), or name another with --server URL",
         );
         check(
             Status::unknown("a proxy's own word"),

@@ -65,6 +65,11 @@ pub(crate) fn resume(args: Args) -> CommandResult {
         client.resume_work(&tenant, class).await?;
         if args.json {
             show::print_json(&show::resumed_json(&tenant, class))?;
+            return Ok(Exit::Done);
+        }
+        // To resume what is not paused is no error, also where a name was mistyped: so what is left is said.
+        for pause in &client.pauses().await? {
+            eprintln!("medfleet: still paused: {}", show::pause_table_row(pause));
         }
         Ok(Exit::Done)
     })

@@ -7,11 +7,20 @@ use medfleet_model::Frame;
 
 /// A picture as the model takes it: grey stays grey, everything else is RGB, and it must be square.
 pub(super) fn read(path: &Path) -> Result<Frame> {
-    let picture = image::ImageReader::open(path)
+    let reader = image::ImageReader::open(path)
         .and_then(image::ImageReader::with_guessed_format)
-        .with_context(|| format!("cannot read {}", path.display()))?
-        .decode()
-        .with_context(|| format!("{} is not a PNG or JPEG", path.display()))?;
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let wrong = || {
+        format!(
+            "{} is not a PNG or JPEG; `medfleet frames` makes PNGs of DICOM, TIFF and NIfTI files",
+            path.display()
+        )
+    };
+    // Of a format that it does not know the library says that the name's ending is wrong, which is not what was looked at.
+    if reader.format().is_none() {
+        bail!(wrong());
+    }
+    let picture = reader.decode().with_context(wrong)?;
     let (width, height) = (picture.width(), picture.height());
     if width != height {
         bail!(
@@ -45,6 +54,17 @@ mod tests {
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (found, expected) => panic!("{found:?} instead of {expected:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_told_how_to_become_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("study.dcm");
+        std::fs::write(&path, "no picture").expect("a file");
+        let error = read(&path).expect_err("nothing can be read of it");
+        let text = format!("{error:#}");
+        assert!(text.contains("`medfleet frames` makes PNGs"), "{text}");
+        assert!(!text.contains("extension"), "{text}");
     }
 
     #[test]

@@ -59,9 +59,10 @@ impl WhoseArgs {
 
 /// A tenant's key, as `deidentify` takes it.
 pub(super) fn key(path: &Path) -> Result<DeidentificationKey> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    DeidentificationKey::parse(&text).with_context(|| path.display().to_string())
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    // A key of 32 bytes as they are is as wrong as any other text.
+    DeidentificationKey::parse(&String::from_utf8_lossy(&bytes))
+        .with_context(|| path.display().to_string())
 }
 
 /// Whose one DICOM file is.
@@ -142,6 +143,20 @@ mod tests {
         );
         let refused = args.pseudonyms(&[]).await.expect_err("no files");
         assert!(refused.to_string().contains("no file"), "{refused:#}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_is_told_what_one_is() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("key");
+        for wrong in [&b"5a5a"[..], &[0xff; 32]] {
+            std::fs::write(&path, wrong).expect("a file");
+            let error = key(&path).err().expect("is refused");
+            assert!(
+                format!("{error:#}").contains("64 hexadecimal digits"),
+                "{error:#}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -60,8 +60,8 @@ impl Roles {
         process: &Process<FleetConfig>,
         config: FleetConfig,
     ) -> Result<Self, Stop> {
-        let api = process::bind(config.ingest.listen).await?;
-        let tokens = process::bind(config.encode.listen).await?;
+        let api = process::bind("ingest.listen", config.ingest.listen).await?;
+        let tokens = process::bind("encode.listen", config.encode.listen).await?;
         let draft = config.decode.draft().map(Path::to_path_buf);
         let embedder = match &config.embedder {
             Some(embedder) => Some(Embedder::load(embedder, &config).await?),
@@ -215,7 +215,11 @@ impl Roles {
         process: &Process<FleetConfig>,
         pages: &Pages,
     ) -> Result<Dependencies, Stop> {
-        let listener = process::bind(SocketAddr::new(process.admin.ip(), 0)).await?;
+        let listener = process::bind(
+            "process.admin_listen",
+            SocketAddr::new(process.admin.ip(), 0),
+        )
+        .await?;
         let (metrics, health) = (Metrics::new(), Health::new());
         let service = format!("medfleet-{name}");
         metrics.describe(&service, env!("CARGO_PKG_VERSION"), process.clock.now());
@@ -262,7 +266,11 @@ impl Embedder {
             pin_threads: false,
         };
         let model = load(model, None).await?;
-        let tokens = process::bind(SocketAddr::new(fleet.encode.listen.ip(), 0)).await?;
+        let tokens = process::bind(
+            "encode.listen",
+            SocketAddr::new(fleet.encode.listen.ip(), 0),
+        )
+        .await?;
         // Its own pool, its own pictures, its own conventions.
         let mut config = fleet.clone();
         for name in [
