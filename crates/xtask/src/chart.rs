@@ -4,7 +4,7 @@
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
 //! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `memory` (of keys and values), `schema` (of its values, from
-//! the services' settings), `weights` (how models come into pods), `placement` (where pods run), `notes` (the Secrets that an
+//! the services' settings), `weights` (how models come into pods), `placement` (where pods run), `users` (who each service is to NATS), `notes` (the Secrets that an
 //! operator is told of), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server),
 //! `scanner` (what a scanner of policies says), `compose` (the same services on one machine).
 
@@ -23,6 +23,7 @@ mod scaling;
 mod scanner;
 mod schema;
 mod settings;
+mod users;
 mod weights;
 
 use std::fs;
@@ -100,6 +101,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
             links,
             weights::check,
             placement::check,
+            users::check,
             scaling::merged,
             compose::check,
         ] {

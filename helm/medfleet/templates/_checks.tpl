@@ -13,8 +13,16 @@
   {{- if $own.tls.enabled -}}{{- include "medfleet.need" (dict "value" $own.tls.secretName "path" "nats.own.tls.secretName" "why" "needed with nats.own.tls.enabled") -}}{{- end -}}
 {{- else -}}
   {{- include "medfleet.need" (dict "value" $external.urls "path" "nats.external.urls" "why" "at least one address is needed with nats.mode external") -}}
-  {{- if ne $external.auth.kind "none" -}}{{- include "medfleet.need" (dict "value" $external.auth.secretName "path" "nats.external.auth.secretName" "why" (printf "needed with kind %s; kind none means no authentication" $external.auth.kind)) -}}{{- end -}}
-  {{- if eq $external.auth.kind "user" -}}{{- include "medfleet.need" (dict "value" $external.auth.userName "path" "nats.external.auth.userName" "why" "needed with kind user") -}}{{- end -}}
+  {{- $kind := $external.auth.kind -}}
+  {{- range $role := splitList " " (include "medfleet.roles" .) -}}
+    {{- $auth := include "medfleet.natsAuth" (dict "root" $ "role" $role) | fromJson -}}
+    {{- if ne $kind "none" -}}{{- include "medfleet.need" (dict "value" $auth.secretName "path" "nats.external.auth.secretName" "why" (printf "needed with kind %s, or roles.%s.secretName; kind none means no authentication" $kind $role)) -}}{{- end -}}
+    {{- if eq $kind "user" -}}{{- include "medfleet.need" (dict "value" $auth.userName "path" "nats.external.auth.userName" "why" (printf "needed with kind user, or roles.%s.userName" $role)) -}}{{- end -}}
+  {{- end -}}
+  {{- range $role, $own := $external.auth.roles -}}
+    {{- if and $own (not (has $kind (list "credentials" "user"))) -}}{{- fail (printf "nats.external.auth.roles.%s: has no meaning with kind %s; allowed with credentials and user" $role $kind) -}}{{- end -}}
+    {{- if and (default dict $own).userName (ne $kind "user") -}}{{- fail (printf "nats.external.auth.roles.%s.userName: has no meaning with kind %s, whose file says the user" $role $kind) -}}{{- end -}}
+  {{- end -}}
   {{- if $external.tls.enabled -}}{{- include "medfleet.need" (dict "value" $external.tls.secretName "path" "nats.external.tls.secretName" "why" "needed with nats.external.tls.enabled") -}}{{- end -}}
 {{- end -}}
 {{- if .Values.ingest.tls.enabled -}}{{- include "medfleet.need" (dict "value" .Values.ingest.tls.secretName "path" "ingest.tls.secretName" "why" "needed with ingest.tls.enabled") -}}{{- end -}}

@@ -181,7 +181,7 @@ spec:
           securityContext:
             {{- include "medfleet.containerSecurity" $root | nindent 12 }}
           volumeMounts:
-            {{- include "medfleet.secretMounts" $root | nindent 12 }}
+            {{- include "medfleet.secretMounts" (dict "root" $root "role" .stage) | nindent 12 }}
             {{- if $hasTls }}
             - { name: token-tls, mountPath: /etc/medfleet/token-tls, readOnly: true }
             {{- end }}
@@ -193,7 +193,7 @@ spec:
         - name: config
           configMap:
             name: {{ $name }}
-        {{- include "medfleet.secretVolumes" $root | nindent 8 }}
+        {{- include "medfleet.secretVolumes" (dict "root" $root "role" .stage) | nindent 8 }}
         {{- if $hasTls }}
         {{- include "medfleet.secretVolume" (dict "name" "token-tls" "secret" $root.Values.tokenPath.tls.secretName "keys" (ternary (list "tls.crt" "tls.key") (list "ca.crt") (eq .stage "encode"))) | nindent 8 }}
         {{- end }}

@@ -19,6 +19,10 @@ fn all(values: Value) -> Value {
     values
 }
 
+fn external(auth: Value) -> Value {
+    json!({"nats": {"mode": "external", "external": {"urls": ["nats://h"], "auth": auth}}})
+}
+
 fn pool(main: Value) -> Value {
     json!({"pools": {"main": main}})
 }
@@ -106,6 +110,12 @@ fn around() -> Vec<Refusal> {
         all {"nats": {"own": {"replicas": 1, "syncInterval": "2m"}}} => "nats.own.syncInterval", "always";
         all {"nats": {"own": {"volume": {"sizeGiB": 10}}}} => "nats.own.volume.sizeGiB", "allowed is 17 or more";
         all {"nats": {"mode": "external"}} => "nats.external.urls", "at least one";
+        external {"kind": "user", "roles": {"ingest": {"secretName": "n"}}} => "nats.external.auth.secretName", "roles.preprocess.secretName";
+        external {"kind": "user", "secretName": "n", "roles": {"ingest": {"userName": "u"}}}
+            => "nats.external.auth.userName", "roles.preprocess.userName";
+        external {"kind": "token", "secretName": "n", "roles": {"encode": {"secretName": "n"}}} => "nats.external.auth.roles.encode", "credentials and user";
+        external {"secretName": "n", "roles": {"encode": {"userName": "u"}}} => "nats.external.auth.roles.encode.userName", "no meaning";
+        external {"roles": {"encoder": {}}} => "/nats/external/auth/roles", "encoder";
         all {"nats": {"external": {"urls": ["nats://u:p@h"]}}} => "/nats/external/urls/0", "does not match";
         all {"store": {"kind": "folder"}} => "/store/kind", "jetstream", "s3";
         all {"store": {"kind": "s3"}} => "store.s3.region", "needed";
