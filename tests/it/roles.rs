@@ -50,6 +50,16 @@ async fn each_service_may_what_it_needs() -> Result<()> {
         let may = fleet.may_publish(role, subject).await?;
         ensure!(may, "{role:?} may not publish to {subject}");
     }
+    // A server whose feature flag `js_ack_fc_v2` is set has domain and account before the stream.
+    for (role, stage) in [
+        (Role::Preprocess, "PREPROCESS"),
+        (Role::Encode, "ENCODE"),
+        (Role::Decode, "DECODE"),
+    ] {
+        let subject = format!("$JS.ACK._.account.WORK_{stage}.test-pool_stat.1.1.1.1.0");
+        let may = fleet.may_publish(role, &subject).await?;
+        ensure!(may, "{role:?} may not publish to {subject}");
+    }
     for subject in ["cancel.*.*", "erased.*.*"] {
         let may = fleet.may_subscribe(Role::Ingest, subject).await?;
         ensure!(may, "ingest may not listen to {subject}");
@@ -93,9 +103,17 @@ async fn no_worker_may_more() -> Result<()> {
         (Role::Encode, "DECODE"),
         (Role::Decode, "PREPROCESS"),
     ] {
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WORK_{stage}.test-pool_stat");
-        let may = fleet.may_publish(role, &subject).await?;
-        ensure!(!may, "{role:?} may take units of {stage}");
+        for subject in [
+            format!("$JS.API.CONSUMER.MSG.NEXT.WORK_{stage}.test-pool_stat"),
+            format!("$JS.ACK.WORK_{stage}.test-pool_stat.1.1.1.1.0"),
+            format!("$JS.ACK._.account.WORK_{stage}.test-pool_stat.1.1.1.1.0"),
+        ] {
+            let may = fleet.may_publish(role, &subject).await?;
+            ensure!(
+                !may,
+                "{role:?} may take units of {stage}, or settle them: {subject}"
+            );
+        }
     }
     Ok(())
 }
