@@ -3,6 +3,13 @@
 {{- define "medfleet.need" -}}
 {{- if not .value -}}{{- fail (printf "%s: %s" .path .why) -}}{{- end -}}
 {{- end -}}
+{{/* A size as Kubernetes (8Gi) or a service (8 GiB) writes it → MiB; 0 for other forms. */}}
+{{- define "medfleet.mib" -}}
+{{- $size := regexFind "^[0-9]+ ?[MGT]i" (toString .) -}}
+{{- if $size -}}
+{{- mul (regexFind "^[0-9]+" $size | int64) (get (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) (regexFind "[MGT]i" $size)) -}}
+{{- else -}}0{{- end -}}
+{{- end -}}
 {{- define "medfleet.checks" -}}
 {{- $own := .Values.nats.own -}}
 {{- $external := .Values.nats.external -}}
@@ -117,6 +124,12 @@
     {{- if and (ne $device.compute "cpu") (not $device.resource) -}}{{- fail (printf "%s.device.resource: needed with device.compute %s, such as nvidia.com/gpu" $path $device.compute) -}}{{- end -}}
     {{- if and (ne $device.compute "cpu") (eq $spec.model.kind "simulated") -}}{{- fail (printf "%s.device.compute: the simulated model has no device; allowed: cpu" $path) -}}{{- end -}}
     {{- if and (eq $stage "decode") (ne $device.compute "cpu") (ne $weights "plain") -}}{{- fail (printf "%s.device.compute: quantised weights are multiplied on CPUs; allowed with model.weights %s: cpu" $path $weights) -}}{{- end -}}
+    {{- if and (eq $stage "decode") (eq $device.compute "cpu") (ne $kind "simulated") -}}
+      {{- $kv := dig "kv_bytes_max" "" $given.config -}}
+      {{- $limit := dig "limits" "memory" "" $given.resources -}}
+      {{- $all := include "medfleet.mib" $limit | int64 -}}
+      {{- if and $all (ge (include "medfleet.mib" $kv | int64) $all) -}}{{- fail (printf "%s.config.kv_bytes_max: %s, but %s.resources.limits.memory is %v, of which the weights take a part too: the pod would be killed once as much is written" $path $kv $path $limit) -}}{{- end -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -177,6 +177,8 @@ fn pools() -> Vec<Refusal> {
         // Of imaging, which preprocess would not start with.
         pool {"frameSide": 5000} => "/pools/main/frameSide", "maximum";
         pool {"encode": {"device": {"compute": "cuda"}}} => "pools.main.encode.device", "nvidia.com/gpu";
+        pool {"model": {"kind": "folder", "path": "m", "dtype": "bf16", "volume": {"claimName": "m"}}, "decode": {"config": {"kv_bytes_max": "12GiB"}}}
+            => "pools.main.decode.config.kv_bytes_max", "resources.limits.memory", "12Gi,";
         pool {"decode": {"device": {"resource": "nvidia.com/gpu"}}} => "pools.main.decode.device.resource", "never used";
         pool {"preprocess": {"device": {}}} => "/pools/main/preprocess", "device", "not allowed";
         all {"pools": {"other": {"aliases": ["medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}}}
