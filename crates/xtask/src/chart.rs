@@ -104,6 +104,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
             placement::check,
             users::check,
             memory::of_a_model,
+            edges::outside,
             scaling::merged,
             compose::check,
         ] {

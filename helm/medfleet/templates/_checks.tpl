@@ -32,6 +32,7 @@
   {{- end -}}
   {{- if $external.tls.enabled -}}{{- include "medfleet.need" (dict "value" $external.tls.secretName "path" "nats.external.tls.secretName" "why" "needed with nats.external.tls.enabled") -}}{{- end -}}
 {{- end -}}
+{{- if and .Values.ingest.service.externalTrafficPolicy (eq .Values.ingest.service.type "ClusterIP") -}}{{- fail "ingest.service.externalTrafficPolicy: has no meaning with type ClusterIP, which nobody outside reaches; allowed with NodePort and LoadBalancer" -}}{{- end -}}
 {{- if .Values.ingest.tls.enabled -}}{{- include "medfleet.need" (dict "value" .Values.ingest.tls.secretName "path" "ingest.tls.secretName" "why" "needed with ingest.tls.enabled") -}}{{- end -}}
 {{- if and .Values.ingest.tls.clientCa .Values.helmTest.enabled -}}{{- fail "helmTest.enabled: the test shows no client certificate, which ingest.tls.clientCa demands; switch one of them off" -}}{{- end -}}
 {{- if and .Values.ingest.tls.enabled .Values.helmTest.enabled -}}{{- include "medfleet.need" (dict "value" .Values.helmTest.ca.secretName "path" "helmTest.ca.secretName" "why" "needed with ingest.tls: the test must know who signed the certificate") -}}{{- end -}}

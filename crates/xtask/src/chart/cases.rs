@@ -231,7 +231,7 @@ fn everything() -> Value {
         "ingest": {
             "scale": scale, "podAnnotations": {"a": "b"}, "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "k", "operator": "Exists"}], "priorityClassName": "high",
-            "service": {"type": "LoadBalancer", "annotations": {"x": "1"}}, "preStopSeconds": 0,
+            "service": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "annotations": {"x": "1"}}, "preStopSeconds": 0,
             "config": {"dispatcher": {"tenant_weights": {"north": 3}}, "limits": {"images_max": 10}},
         },
         "pools": {"siglip": embedder, "main": {"decode": {"config": {"kv_bytes_max": "2GiB", "worker": {"slots": 8}}}}},

@@ -80,6 +80,7 @@ fn ingest() -> Vec<Refusal> {
         all {"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"], "config": {"travels": "tokens"},
                                  "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}
             => "ingest.edge.aliases", "leave it empty where tokens travel";
+        all {"ingest": {"service": {"externalTrafficPolicy": "Local"}}} => "ingest.service.externalTrafficPolicy", "LoadBalancer";
         all {"ingest": {"scale": {"min": 9, "max": 2}}} => "ingest.scale.min", "9", "2";
     ]
 }
