@@ -5,9 +5,9 @@ use medfleet_proto::v1::Class;
 use medfleet_tests::client::{inline, report};
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
 use medfleet_tests::picture;
-use toml::toml;
+use toml::{Table, toml};
 
-async fn start() -> Result<Fleet> {
+async fn start(shards: i64) -> Result<Fleet> {
     let store = toml! {
         kind = "jetstream"
         bucket = "medfleet"
@@ -15,6 +15,7 @@ async fn start() -> Result<Fleet> {
     };
     Fleet::start(Options {
         store: Some(store),
+        queue: Table::from_iter([("record_shards".into(), shards.into())]),
         roles: true,
         ..Options::default()
     })
@@ -23,7 +24,7 @@ async fn start() -> Result<Fleet> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_service_may_what_it_needs() -> Result<()> {
-    let fleet = start().await?;
+    let fleet = start(1).await?;
     let client = fleet.client("st-mary").await?;
     let first = client.submit(report(vec![inline(picture::png(64, 1)?)]));
     let first = client.wait_completed(&first.await?.name).await?;
@@ -69,9 +70,23 @@ async fn each_service_may_what_it_needs() -> Result<()> {
     Ok(())
 }
 
+/// The streams of records are called otherwise then, and the file's head says how.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_service_may_what_it_needs_with_records_in_shards() -> Result<()> {
+    let fleet = start(2).await?;
+    let client = fleet.client("st-mary").await?;
+    for seed in 0..4 {
+        let job = client.submit(report(vec![inline(picture::png(64, seed)?)]));
+        client.wait_completed(&job.await?.name).await?;
+    }
+    let refusals = fleet.refusals().await?;
+    ensure!(refusals.is_empty(), "{refusals:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_worker_may_more() -> Result<()> {
-    let fleet = start().await?;
+    let fleet = start(1).await?;
     for role in [Role::Preprocess, Role::Encode, Role::Decode] {
         let is_let_in = fleet.may_publish(role, "$JS.API.INFO").await?;
         ensure!(is_let_in, "{role:?} may do nothing");
