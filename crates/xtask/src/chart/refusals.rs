@@ -124,6 +124,8 @@ fn around() -> Vec<Refusal> {
         all {"store": {"kind": "s3", "s3": {"region": "x", "endpoint": "http://x"}}} => "store.s3.endpoint", "https://";
         all {"tokenPath": {"direct": false, "tls": {"enabled": true, "secretName": "t"}}} => "tokenPath.tls.enabled", "tokenPath.direct";
         all {"autoscaling": {"workers": "keda"}} => "autoscaling.keda.prometheusAddress", "needed";
+        all {"autoscaling": {"workers": "keda", "keda": {"prometheusAddress": "http://p:9090"}}, "podMonitor": {"enabled": true, "interval": "1m"}}
+            => "podMonitor.interval", "30s or less";
         all {"autoscaling": {"workers": "external"}} => "scale.min", "at least 1";
     ]
 }
