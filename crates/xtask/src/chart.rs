@@ -106,6 +106,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
             memory::of_a_model,
             edges::outside,
             scaling::merged,
+            scaling::chosen,
             compose::check,
         ] {
             violations.extend(check(&chart)?);

@@ -123,6 +123,7 @@ fn around() -> Vec<Refusal> {
         all {"store": {"kind": "s3", "s3": {"region": "x"}}, "networkPolicy": {"storePeers": []}} => "networkPolicy.storePeers", "needed";
         all {"store": {"kind": "s3", "s3": {"region": "x", "endpoint": "http://x"}}} => "store.s3.endpoint", "https://";
         all {"tokenPath": {"direct": false, "tls": {"enabled": true, "secretName": "t"}}} => "tokenPath.tls.enabled", "tokenPath.direct";
+        all {"autoscaling": {"keda": {"labels": {"a-b": "x"}}}} => "/autoscaling/keda/labels", "a-b";
         all {"autoscaling": {"workers": "keda"}} => "autoscaling.keda.prometheusAddress", "needed";
         all {"autoscaling": {"workers": "keda", "keda": {"prometheusAddress": "http://p:9090"}}, "podMonitor": {"enabled": true, "interval": "1m"}}
             => "podMonitor.interval", "30s or less";
