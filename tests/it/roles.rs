@@ -51,7 +51,7 @@ async fn each_service_may_what_it_needs() -> Result<()> {
         let may = fleet.may_publish(role, subject).await?;
         ensure!(may, "{role:?} may not publish to {subject}");
     }
-    // A server whose feature flag `js_ack_fc_v2` is set has domain and account before the stream.
+    // A server whose feature flag `js_ack_fc_v2` is set has domain (`_` for none) and account before the stream.
     for (role, stage) in [
         (Role::Preprocess, "PREPROCESS"),
         (Role::Encode, "ENCODE"),
@@ -118,8 +118,11 @@ async fn no_worker_may_more() -> Result<()> {
         (Role::Encode, "DECODE"),
         (Role::Decode, "PREPROCESS"),
     ] {
+        let own = role.name().to_uppercase();
         for subject in [
             format!("$JS.API.CONSUMER.MSG.NEXT.WORK_{stage}.test-pool_stat"),
+            // A server looks at the stream alone, and not at what stands in place of the deliveries.
+            format!("$JS.ACK.WORK_{stage}.test-pool_stat.WORK_{own}.1.1.1.0"),
             format!("$JS.ACK.WORK_{stage}.test-pool_stat.1.1.1.1.0"),
             format!("$JS.ACK._.account.WORK_{stage}.test-pool_stat.1.1.1.1.0"),
         ] {
