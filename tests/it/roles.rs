@@ -5,9 +5,9 @@ use medfleet_proto::v1::Class;
 use medfleet_tests::client::{inline, report};
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
 use medfleet_tests::picture;
-use toml::toml;
+use toml::{Table, toml};
 
-async fn start() -> Result<Fleet> {
+async fn start(shards: i64) -> Result<Fleet> {
     let store = toml! {
         kind = "jetstream"
         bucket = "medfleet"
@@ -15,6 +15,7 @@ async fn start() -> Result<Fleet> {
     };
     Fleet::start(Options {
         store: Some(store),
+        queue: Table::from_iter([("record_shards".into(), shards.into())]),
         roles: true,
         ..Options::default()
     })
@@ -23,7 +24,7 @@ async fn start() -> Result<Fleet> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_service_may_what_it_needs() -> Result<()> {
-    let fleet = start().await?;
+    let fleet = start(1).await?;
     let client = fleet.client("st-mary").await?;
     let first = client.submit(report(vec![inline(picture::png(64, 1)?)]));
     let first = client.wait_completed(&first.await?.name).await?;
@@ -52,6 +53,16 @@ async fn each_service_may_what_it_needs() -> Result<()> {
         let may = fleet.may_publish(role, subject).await?;
         ensure!(may, "{role:?} may not publish to {subject}");
     }
+    // A server whose feature flag `js_ack_fc_v2` is set has domain (`_` for none) and account before the stream.
+    for (role, stage) in [
+        (Role::Preprocess, "PREPROCESS"),
+        (Role::Encode, "ENCODE"),
+        (Role::Decode, "DECODE"),
+    ] {
+        let subject = format!("$JS.ACK._.account.WORK_{stage}.test-pool_stat.1.1.1.1.0");
+        let may = fleet.may_publish(role, &subject).await?;
+        ensure!(may, "{role:?} may not publish to {subject}");
+    }
     // An edge hears what is to be ended at its hub.
     for subject in ["cancel.*.*", "erased.*.*"] {
         let may = fleet.may_subscribe(Role::Ingest, subject).await?;
@@ -62,9 +73,23 @@ async fn each_service_may_what_it_needs() -> Result<()> {
     Ok(())
 }
 
+/// The streams of records are called otherwise then, and the file's head says how.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_service_may_what_it_needs_with_records_in_shards() -> Result<()> {
+    let fleet = start(2).await?;
+    let client = fleet.client("st-mary").await?;
+    for seed in 0..4 {
+        let job = client.submit(report(vec![inline(picture::png(64, seed)?)]));
+        client.wait_completed(&job.await?.name).await?;
+    }
+    let refusals = fleet.refusals().await?;
+    ensure!(refusals.is_empty(), "{refusals:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_worker_may_more() -> Result<()> {
-    let fleet = start().await?;
+    let fleet = start(1).await?;
     for role in [Role::Preprocess, Role::Encode, Role::Decode] {
         let is_let_in = fleet.may_publish(role, "$JS.API.INFO").await?;
         ensure!(is_let_in, "{role:?} may do nothing");
@@ -96,9 +121,20 @@ async fn no_worker_may_more() -> Result<()> {
         (Role::Encode, "DECODE"),
         (Role::Decode, "PREPROCESS"),
     ] {
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WORK_{stage}.test-pool_stat");
-        let may = fleet.may_publish(role, &subject).await?;
-        ensure!(!may, "{role:?} may take units of {stage}");
+        let own = role.name().to_uppercase();
+        for subject in [
+            format!("$JS.API.CONSUMER.MSG.NEXT.WORK_{stage}.test-pool_stat"),
+            // A server looks at the stream alone, and not at what stands in place of the deliveries.
+            format!("$JS.ACK.WORK_{stage}.test-pool_stat.WORK_{own}.1.1.1.0"),
+            format!("$JS.ACK.WORK_{stage}.test-pool_stat.1.1.1.1.0"),
+            format!("$JS.ACK._.account.WORK_{stage}.test-pool_stat.1.1.1.1.0"),
+        ] {
+            let may = fleet.may_publish(role, &subject).await?;
+            ensure!(
+                !may,
+                "{role:?} may take units of {stage}, or settle them: {subject}"
+            );
+        }
     }
     Ok(())
 }

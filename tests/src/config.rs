@@ -43,15 +43,29 @@ const ROLES: &str = include_str!(concat!(
 /// The password of each.
 pub(crate) const NATS_PASSWORD: &str = "of-a-test";
 
-/// These users for nats-server's configuration. Who shows none is the test itself, and may everything.
-pub(crate) fn users() -> String {
+/// These users for nats-server's configuration, with records in so many shards. Who shows none is the test itself, and may
+/// everything.
+pub(crate) fn users(shards: i64) -> String {
     let with_passwords = Role::ALL.iter().fold(ROLES.to_owned(), |users, role| {
         let variable = format!("$NATS_{}_PASSWORD", role.name().to_uppercase());
         users.replace(&variable, &format!("{NATS_PASSWORD:?}"))
     });
     let test = format!("users: [\n    {{ user: test, password: {NATS_PASSWORD:?} }}\n");
     let users = with_passwords.replacen("users: [\n", &test, 1);
-    format!("no_auth_user: test\n{users}")
+    format!("no_auth_user: test\n{}", in_shards(&users, shards))
+}
+
+/// As the file's head says: each subject of the one shard of records once for each of several.
+fn in_shards(users: &str, shards: i64) -> String {
+    let parts = users.split('"').enumerate().map(|(index, part)| {
+        let is_subject = index % 2 == 1;
+        if shards == 1 || !is_subject || !part.contains("JOBS_0") {
+            return part.to_owned();
+        }
+        let of = |shard| part.replace("JOBS_0", &format!("JOBS_{shard}_OF_{shards}"));
+        (0..shards).map(of).collect::<Vec<_>>().join("\", \"")
+    });
+    parts.collect::<Vec<_>>().join("\"")
 }
 
 /// Where a fleet lives and what it runs.

@@ -170,7 +170,10 @@ impl Fleet {
         let folder = tempfile::tempdir().context("create the fleet's folder")?;
         let address = own_address();
         let users = match options.roles {
-            true => config::users(),
+            true => {
+                let shards = options.queue.get("record_shards");
+                config::users(shards.and_then(toml::Value::as_integer).unwrap_or(1))
+            }
             false => String::new(),
         };
         let nats = NatsServer::start_as(options.nats, options.talkative, users).await?;

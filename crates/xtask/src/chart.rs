@@ -3,8 +3,8 @@
 //! to the programs that will read them.
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
-//! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `memory` (of keys and values), `schema` (of its values, from
-//! the services' settings), `weights` (how models come into pods), `placement` (where pods run), `notes` (the Secrets that an
+//! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `memory` (of keys and values, and of pods), `schema` (of its values, from
+//! the services' settings), `weights` (how models come into pods), `placement` (where pods run), `users` (who each service is to NATS), `notes` (the Secrets that an
 //! operator is told of), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server),
 //! `scanner` (what a scanner of policies says), `compose` (the same services on one machine).
 
@@ -23,6 +23,7 @@ mod scaling;
 mod scanner;
 mod schema;
 mod settings;
+mod users;
 mod weights;
 
 use std::fs;
@@ -81,6 +82,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         found.extend(rules::check(&validated.objects));
         if case.is_preset {
             found.extend(memory::check(&validated.objects, kv_bytes_max));
+            found.extend(memory::cramped(&validated.objects)?);
             found.extend(placement::devices(&validated.objects));
         }
         found.extend(tried.check(&validated.objects));
@@ -100,7 +102,11 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
             links,
             weights::check,
             placement::check,
+            users::check,
+            memory::of_a_model,
+            edges::outside,
             scaling::merged,
+            scaling::chosen,
             compose::check,
         ] {
             violations.extend(check(&chart)?);

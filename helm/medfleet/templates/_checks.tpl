@@ -15,6 +15,13 @@
   {{- if ne $request $limit -}}{{- fail (printf "%s.requests.%s: %s is not the limit, %s; with %s it must be, or be left out: a pod gets cores of its own where its requests are its limits" $.path $key $request $limit $.for) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
+{{/* A size as Kubernetes (8Gi) or a service (8 GiB) writes it → MiB; 0 for other forms. */}}
+{{- define "medfleet.mib" -}}
+{{- $size := regexFind "^[0-9]+ ?[MGT]i" (toString .) -}}
+{{- if $size -}}
+{{- mul (regexFind "^[0-9]+" $size | int64) (get (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) (regexFind "[MGT]i" $size)) -}}
+{{- else -}}0{{- end -}}
+{{- end -}}
 {{- define "medfleet.checks" -}}
 {{- $own := .Values.nats.own -}}
 {{- $external := .Values.nats.external -}}
@@ -25,10 +32,19 @@
   {{- if $own.tls.enabled -}}{{- include "medfleet.need" (dict "value" $own.tls.secretName "path" "nats.own.tls.secretName" "why" "needed with nats.own.tls.enabled") -}}{{- end -}}
 {{- else -}}
   {{- include "medfleet.need" (dict "value" $external.urls "path" "nats.external.urls" "why" "at least one address is needed with nats.mode external") -}}
-  {{- if ne $external.auth.kind "none" -}}{{- include "medfleet.need" (dict "value" $external.auth.secretName "path" "nats.external.auth.secretName" "why" (printf "needed with kind %s; kind none means no authentication" $external.auth.kind)) -}}{{- end -}}
-  {{- if eq $external.auth.kind "user" -}}{{- include "medfleet.need" (dict "value" $external.auth.userName "path" "nats.external.auth.userName" "why" "needed with kind user") -}}{{- end -}}
+  {{- $kind := $external.auth.kind -}}
+  {{- range $role := splitList " " (include "medfleet.roles" .) -}}
+    {{- $auth := include "medfleet.natsAuth" (dict "root" $ "role" $role) | fromJson -}}
+    {{- if ne $kind "none" -}}{{- include "medfleet.need" (dict "value" $auth.secretName "path" "nats.external.auth.secretName" "why" (printf "needed with kind %s, or roles.%s.secretName; kind none means no authentication" $kind $role)) -}}{{- end -}}
+    {{- if eq $kind "user" -}}{{- include "medfleet.need" (dict "value" $auth.userName "path" "nats.external.auth.userName" "why" (printf "needed with kind user, or roles.%s.userName" $role)) -}}{{- end -}}
+  {{- end -}}
+  {{- range $role, $own := $external.auth.roles -}}
+    {{- if and $own (not (has $kind (list "credentials" "user"))) -}}{{- fail (printf "nats.external.auth.roles.%s: has no meaning with kind %s; allowed with credentials and user" $role $kind) -}}{{- end -}}
+    {{- if and (default dict $own).userName (ne $kind "user") -}}{{- fail (printf "nats.external.auth.roles.%s.userName: has no meaning with kind %s, whose file says the user" $role $kind) -}}{{- end -}}
+  {{- end -}}
   {{- if $external.tls.enabled -}}{{- include "medfleet.need" (dict "value" $external.tls.secretName "path" "nats.external.tls.secretName" "why" "needed with nats.external.tls.enabled") -}}{{- end -}}
 {{- end -}}
+{{- if and .Values.ingest.service.externalTrafficPolicy (eq .Values.ingest.service.type "ClusterIP") -}}{{- fail "ingest.service.externalTrafficPolicy: has no meaning with type ClusterIP, which nobody outside reaches; allowed with NodePort and LoadBalancer" -}}{{- end -}}
 {{- if .Values.ingest.tls.enabled -}}{{- include "medfleet.need" (dict "value" .Values.ingest.tls.secretName "path" "ingest.tls.secretName" "why" "needed with ingest.tls.enabled") -}}{{- end -}}
 {{- if and .Values.ingest.tls.clientCa .Values.helmTest.enabled -}}{{- fail "helmTest.enabled: the test shows no client certificate, which ingest.tls.clientCa demands; switch one of them off" -}}{{- end -}}
 {{- if and .Values.ingest.tls.enabled .Values.helmTest.enabled -}}{{- include "medfleet.need" (dict "value" .Values.helmTest.ca.secretName "path" "helmTest.ca.secretName" "why" "needed with ingest.tls: the test must know who signed the certificate") -}}{{- end -}}
@@ -69,6 +85,12 @@
   {{- if eq .Values.store.kind "s3" -}}{{- include "medfleet.need" (dict "value" $policy.storePeers "path" "networkPolicy.storePeers" "why" "needed with store.kind s3, or no pod reaches it") -}}{{- end -}}
   {{- if eq .Values.nats.mode "external" -}}{{- include "medfleet.need" (dict "value" $policy.natsPeers "path" "networkPolicy.natsPeers" "why" "needed with nats.mode external, or no pod reaches it") -}}{{- end -}}
   {{- if .Values.process.otlpEndpoint -}}{{- include "medfleet.need" (dict "value" $policy.otlpPeers "path" "networkPolicy.otlpPeers" "why" "needed with process.otlpEndpoint, or no pod reaches it") -}}{{- end -}}
+{{- end -}}
+{{- if and .Values.podMonitor.enabled (eq .Values.autoscaling.workers "keda") -}}
+  {{- $interval := .Values.podMonitor.interval -}}
+  {{- $each := dict "ms" 0 "s" 1 "m" 60 -}}
+  {{- $seconds := mul (regexFind "^[0-9]+" $interval | int) (get $each (regexFind "[a-z]+$" $interval)) -}}
+  {{- if gt (int $seconds) 30 -}}{{- fail (printf "podMonitor.interval: %s, but KEDA asks for the backlog of the last minute, and takes none for a failure: allowed with autoscaling.workers keda is 30s or less" $interval) -}}{{- end -}}
 {{- end -}}
 {{- range $workload, $scale := dict "ingest" .Values.ingest.scale -}}
   {{- if gt (int $scale.min) (int $scale.max) -}}{{- fail (printf "%s.scale.min: %d is more than %s.scale.max, %d" $workload (int $scale.min) $workload (int $scale.max)) -}}{{- end -}}
@@ -128,6 +150,12 @@
       {{- $cores := toString $given.resources.limits.cpu -}}
       {{- if not (regexMatch "^[0-9]+$" $cores) -}}{{- fail (printf "%s.resources.limits.cpu: %s is no whole number; needed with %s, which keeps each thread on a core" $path $cores $setting) -}}{{- end -}}
       {{- if dig "volume" "sha256" "" $spec.model -}}{{- include "medfleet.checks.guaranteed" (dict "path" "modelStore.resources" "resources" $.Values.modelStore.resources "for" $setting) -}}{{- end -}}
+    {{- end -}}
+    {{- if and (eq $stage "decode") (eq $device.compute "cpu") (ne $kind "simulated") -}}
+      {{- $kv := dig "kv_bytes_max" "" $given.config -}}
+      {{- $limit := dig "limits" "memory" "" $given.resources -}}
+      {{- $all := include "medfleet.mib" $limit | int64 -}}
+      {{- if and $all (ge (include "medfleet.mib" $kv | int64) $all) -}}{{- fail (printf "%s.config.kv_bytes_max: %s, but %s.resources.limits.memory is %v, of which the weights take a part too: the pod would be killed once as much is written" $path $kv $path $limit) -}}{{- end -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

@@ -9,10 +9,10 @@
 {{- printf "%s:%d" .root.Values.process.listenAddress (int .port) -}}
 {{- end -}}
 
-{{/* [process], [queue] and [store], which every service has. */}}
+{{/* dict "root" $ "role" the service: [process], [queue] and [store], which every service has. */}}
 {{- define "medfleet.config.common" -}}
-{{- $values := .Values -}}
-{{- $ports := include "medfleet.ports" . | fromJson -}}
+{{- $values := .root.Values -}}
+{{- $ports := include "medfleet.ports" .root | fromJson -}}
 {{- $telemetry := dict "log" $values.process.log "log_format" $values.process.logFormat -}}
 {{- with $values.process.otlpEndpoint -}}
   {{- $_ := set $telemetry "otlp_endpoint" . -}}
@@ -20,37 +20,37 @@
   {{- $protocol := default "grpc" $values.process.otlpProtocol -}}
   {{- if ne $protocol "grpc" -}}{{- $_ := set $telemetry "otlp_protocol" $protocol -}}{{- end -}}
 {{- end -}}
-{{- $process := dict "admin_listen" (include "medfleet.listen" (dict "root" . "port" $ports.admin)) "drain" (printf "%ds" (int $values.process.drainSeconds)) "telemetry" $telemetry -}}
+{{- $process := dict "admin_listen" (include "medfleet.listen" (dict "root" .root "port" $ports.admin)) "drain" (printf "%ds" (int $values.process.drainSeconds)) "telemetry" $telemetry -}}
 {{ include "medfleet.toml" (dict "path" "process" "table" $process) }}
 
 {{ include "medfleet.toml" (dict "path" "queue" "table" (include "medfleet.config.queue" . | fromJson)) }}
 
-{{ include "medfleet.toml" (dict "path" "store" "table" (include "medfleet.config.store" . | fromJson)) }}
+{{ include "medfleet.toml" (dict "path" "store" "table" (include "medfleet.config.store" .root | fromJson)) }}
 {{- end -}}
 
 {{- define "medfleet.config.queue" -}}
-{{- $nats := .Values.nats -}}
-{{- $queue := deepCopy .Values.queue.config -}}
+{{- $nats := .root.Values.nats -}}
+{{- $queue := deepCopy .root.Values.queue.config -}}
 {{- $sizes := dict -}}
-{{- range $name, $mib := .Values.queue.streamsMiB -}}{{- $_ := set $sizes $name (printf "%dMiB" (int $mib)) -}}{{- end -}}
+{{- range $name, $mib := .root.Values.queue.streamsMiB -}}{{- $_ := set $sizes $name (printf "%dMiB" (int $mib)) -}}{{- end -}}
 {{- $_ := set $queue "stream_bytes_max" $sizes -}}
 {{- $folder := "/etc/medfleet/nats" -}}
+{{- $auth := include "medfleet.natsAuth" . | fromJson -}}
+{{- $secret := printf "%s/auth/%s" $folder $auth.key -}}
+{{- if eq $auth.kind "credentials" -}}{{- $_ := set $queue "credentials" $secret -}}
+{{- else if eq $auth.kind "token" -}}{{- $_ := set $queue "token" (dict "file" $secret) -}}
+{{- else if eq $auth.kind "user" -}}
+  {{- $_ := set $queue "user" $auth.userName -}}
+  {{- $_ := set $queue "password" (dict "file" $secret) -}}
+{{- end -}}
 {{- if eq $nats.mode "own" -}}
   {{- $scheme := ternary "tls" "nats" $nats.own.tls.enabled -}}
-  {{- $_ := set $queue "urls" (list (printf "%s://%s:4222" $scheme (include "medfleet.name" (dict "root" . "component" "nats")))) -}}
+  {{- $_ := set $queue "urls" (list (printf "%s://%s:4222" $scheme (include "medfleet.name" (dict "root" .root "component" "nats")))) -}}
   {{- $_ := set $queue "replicas" $nats.own.replicas -}}
-  {{- $_ := set $queue "token" (dict "file" (printf "%s/auth/%s" $folder $nats.own.auth.tokenKey)) -}}
   {{- if $nats.own.tls.enabled -}}{{- $_ := set $queue "tls" (dict "ca" (printf "%s/tls/ca.crt" $folder)) -}}{{- end -}}
 {{- else -}}
-  {{- $auth := $nats.external.auth -}}
   {{- $_ := set $queue "urls" $nats.external.urls -}}
   {{- $_ := set $queue "replicas" $nats.external.replicas -}}
-  {{- if eq $auth.kind "credentials" -}}{{- $_ := set $queue "credentials" (printf "%s/auth/%s" $folder $auth.credentialsKey) -}}
-  {{- else if eq $auth.kind "token" -}}{{- $_ := set $queue "token" (dict "file" (printf "%s/auth/%s" $folder $auth.tokenKey)) -}}
-  {{- else if eq $auth.kind "user" -}}
-    {{- $_ := set $queue "user" $auth.userName -}}
-    {{- $_ := set $queue "password" (dict "file" (printf "%s/auth/%s" $folder $auth.passwordKey)) -}}
-  {{- end -}}
   {{- if $nats.external.tls.enabled -}}
     {{- $tls := dict "ca" (printf "%s/tls/ca.crt" $folder) -}}
     {{- if $nats.external.tls.clientCertificate -}}
@@ -172,7 +172,7 @@
   {{- with $values.edge.serverName -}}{{- $_ := set $edge "server_name" . -}}{{- end -}}
   {{- $_ := set $ingest "edge" $edge -}}
 {{- end -}}
-{{ include "medfleet.config.common" . }}
+{{ include "medfleet.config.common" (dict "root" . "role" "ingest") }}
 
 {{ include "medfleet.toml" (dict "path" "ingest" "table" $ingest) }}
 {{- end -}}
@@ -196,7 +196,7 @@
   {{- if not .root.Values.tokenPath.direct -}}{{- $_ := set $table "fetch_timeout" "0ms" -}}{{- end -}}
   {{- if include "medfleet.direct.tls" .root -}}{{- $_ := set $table "fetch_tls" (dict "ca" "/etc/medfleet/token-tls/ca.crt" "server_name" (include "medfleet.direct.name" .root)) -}}{{- end -}}
 {{- end -}}
-{{ include "medfleet.config.common" .root }}
+{{ include "medfleet.config.common" (dict "root" .root "role" .stage) }}
 {{- if ne .stage "preprocess" }}
 
 {{ include "medfleet.toml" (dict "path" "model" "table" (include "medfleet.config.model" . | fromJson)) }}

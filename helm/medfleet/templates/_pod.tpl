@@ -84,20 +84,22 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Mounts and volumes of the secrets that every service needs; only the named keys are mounted. */}}
+{{/* dict "root" $ "role" the service: mounts and volumes of the secrets that every service needs; only the named keys are
+     mounted. */}}
 {{- define "medfleet.secretMounts" -}}
+{{- $store := .root.Values.store -}}
 - { name: config, mountPath: /etc/medfleet/config, readOnly: true }
 - { name: store-key, mountPath: /etc/medfleet/store, readOnly: true }
-{{- if ne (include "medfleet.natsAuthSecret" .) "" }}
+{{- if ne (include "medfleet.natsAuth" . | fromJson).secretName "" }}
 - { name: nats-auth, mountPath: /etc/medfleet/nats/auth, readOnly: true }
 {{- end }}
-{{- if ne (include "medfleet.natsTlsSecret" .) "" }}
+{{- if ne (include "medfleet.natsTlsSecret" .root) "" }}
 - { name: nats-tls, mountPath: /etc/medfleet/nats/tls, readOnly: true }
 {{- end }}
-{{- if and (eq .Values.store.kind "s3") .Values.store.s3.credentials.secretName }}
+{{- if and (eq $store.kind "s3") $store.s3.credentials.secretName }}
 - { name: s3, mountPath: /etc/medfleet/s3, readOnly: true }
 {{- end }}
-{{- if and (eq .Values.store.kind "s3") .Values.store.s3.ca.secretName }}
+{{- if and (eq $store.kind "s3") $store.s3.ca.secretName }}
 - { name: s3-ca, mountPath: /etc/medfleet/s3-ca, readOnly: true }
 {{- end }}
 {{- end -}}
@@ -114,18 +116,21 @@ imagePullSecrets:
 {{- end -}}
 
 {{- define "medfleet.secretVolumes" -}}
-{{- $nats := .Values.nats -}}
-{{ include "medfleet.secretVolume" (dict "name" "store-key" "secret" .Values.store.key.secretName "keys" (list .Values.store.key.key)) }}
-{{- with include "medfleet.natsAuthSecret" . }}
-{{ include "medfleet.secretVolume" (dict "name" "nats-auth" "secret" . "keys" (list (include "medfleet.natsAuthKey" $))) }}
+{{- $nats := .root.Values.nats -}}
+{{- $store := .root.Values.store -}}
+{{ include "medfleet.secretVolume" (dict "name" "store-key" "secret" $store.key.secretName "keys" (list $store.key.key)) }}
+{{- with include "medfleet.natsAuth" . | fromJson }}
+{{- if .secretName }}
+{{ include "medfleet.secretVolume" (dict "name" "nats-auth" "secret" .secretName "keys" (list .key)) }}
 {{- end }}
-{{- with include "medfleet.natsTlsSecret" . }}
+{{- end }}
+{{- with include "medfleet.natsTlsSecret" .root }}
 {{- $keys := list "ca.crt" }}
 {{- if and (eq $nats.mode "external") $nats.external.tls.clientCertificate }}{{- $keys = list "ca.crt" "tls.crt" "tls.key" }}{{- end }}
 {{ include "medfleet.secretVolume" (dict "name" "nats-tls" "secret" . "keys" $keys) }}
 {{- end }}
-{{- if eq .Values.store.kind "s3" }}
-{{- include "medfleet.s3Volumes" (dict "name" "s3" "s3" .Values.store.s3) }}
+{{- if eq $store.kind "s3" }}
+{{- include "medfleet.s3Volumes" (dict "name" "s3" "s3" $store.s3) }}
 {{- end }}
 {{- end -}}
 
@@ -143,17 +148,24 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{- define "medfleet.natsAuthSecret" -}}
-{{- if eq .Values.nats.mode "own" -}}{{ .Values.nats.own.auth.secretName }}
-{{- else if ne .Values.nats.external.auth.kind "none" -}}{{ .Values.nats.external.auth.secretName }}
+{{/* dict "root" $ "role" the service → how it shows NATS who it is, as JSON: kind, secretName (empty for none), key in that
+     Secret, and userName. */}}
+{{- define "medfleet.natsAuth" -}}
+{{- $nats := .root.Values.nats -}}
+{{- if eq $nats.mode "own" -}}
+{{- dict "kind" "token" "secretName" $nats.own.auth.secretName "key" $nats.own.auth.tokenKey | toJson -}}
+{{- else -}}
+{{- $auth := $nats.external.auth -}}
+{{- $key := get (dict "credentials" $auth.credentialsKey "token" $auth.tokenKey "user" $auth.passwordKey) $auth.kind -}}
+{{- $all := dict "kind" $auth.kind "secretName" (ternary "" $auth.secretName (eq $auth.kind "none")) "key" $key "userName" $auth.userName -}}
+{{- /* What a role leaves empty is as for all. */ -}}
+{{- merge (deepCopy (default dict (get (default dict $auth.roles) .role))) $all | toJson -}}
 {{- end -}}
 {{- end -}}
 
-{{- define "medfleet.natsAuthKey" -}}
-{{- $auth := .Values.nats.external.auth -}}
-{{- if eq .Values.nats.mode "own" -}}{{ .Values.nats.own.auth.tokenKey }}
-{{- else -}}{{ get (dict "credentials" $auth.credentialsKey "token" $auth.tokenKey "user" $auth.passwordKey) $auth.kind }}
-{{- end -}}
+{{/* The services that are installed. */}}
+{{- define "medfleet.roles" -}}
+ingest{{ if .Values.pools }} {{ include "medfleet.stages" . }}{{ end }}
 {{- end -}}
 
 {{- define "medfleet.natsTlsSecret" -}}

@@ -21,6 +21,7 @@ medfleet_backlog_{{ .root.Values.autoscaling.metric }}
 {{- $ingest := include "medfleet.name" (dict "root" $.root "component" "ingest") -}}
 {{- $of = printf "%s,%s=~%q" $of . (printf "%s-[^-]+(-[^-]+)?" $ingest) -}}
 {{- end -}}
+{{- range $key, $value := .root.Values.autoscaling.keda.labels -}}{{- $of = printf "%s,%s=%q" $of $key $value -}}{{- end -}}
 sum(max by (class) (max_over_time({{ include "medfleet.backlog.name" . }}{stage={{ .stage | quote }},pool={{ .pool | quote }}{{ $of }}}[1m])))
 {{- end -}}
 

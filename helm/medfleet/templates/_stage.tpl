@@ -1,5 +1,6 @@
 {{/* A stage of a pool: its values with their defaults, and what follows from them. */}}
 
+{{/* dict "stage" … "spec" the pool */}}
 {{- define "medfleet.stage.defaults" -}}
 replicas: 1
 config: {}
@@ -11,20 +12,26 @@ podAnnotations: {}
 image: {}
 runtimeClassName: ""
 device: { compute: cpu, resource: "", count: 1, pinThreads: false }
-{{- if eq . "preprocess" }}
+{{- if eq .stage "preprocess" }}
 startupSeconds: 120
 scale: { enabled: false, min: 1, max: 8, cpuPercent: 70 }
 resources: { requests: { cpu: "1", memory: 1Gi }, limits: { memory: 4Gi } }
 {{- else }}
 startupSeconds: 900
 scale: { min: 0, max: 4, targetSeconds: 30 }
+{{- $computes := eq (dig "decode" "device" "compute" "cpu" .spec) "cpu" -}}
+{{- if and (eq .stage "decode") (ne .spec.model.kind "simulated") (eq .spec.kind "writer") $computes }}
+# MedGemma 4B in bf16 takes 7.3 GiB, keys and values 2 GiB as they are written: with 8 it would be killed by its first volume.
+resources: { requests: { cpu: "2", memory: 12Gi }, limits: { memory: 12Gi } }
+{{- else }}
 resources: { requests: { cpu: "2", memory: 4Gi }, limits: { memory: 8Gi } }
+{{- end }}
 {{- end }}
 {{- end -}}
 
 {{/* dict "stage" … "spec" the pool → the stage's values over the defaults, as JSON. */}}
 {{- define "medfleet.stage" -}}
-{{- $defaults := include "medfleet.stage.defaults" .stage | fromYaml -}}
+{{- $defaults := include "medfleet.stage.defaults" . | fromYaml -}}
 {{- $given := default dict (get .spec .stage) -}}
 {{- $merged := mustMergeOverwrite $defaults (deepCopy $given) -}}
 {{- /* Resources are the operator's as a whole: half of theirs and half of ours would fit nobody. */ -}}
@@ -181,7 +188,7 @@ spec:
           securityContext:
             {{- include "medfleet.containerSecurity" $root | nindent 12 }}
           volumeMounts:
-            {{- include "medfleet.secretMounts" $root | nindent 12 }}
+            {{- include "medfleet.secretMounts" (dict "root" $root "role" .stage) | nindent 12 }}
             {{- if $hasTls }}
             - { name: token-tls, mountPath: /etc/medfleet/token-tls, readOnly: true }
             {{- end }}
@@ -193,7 +200,7 @@ spec:
         - name: config
           configMap:
             name: {{ $name }}
-        {{- include "medfleet.secretVolumes" $root | nindent 8 }}
+        {{- include "medfleet.secretVolumes" (dict "root" $root "role" .stage) | nindent 8 }}
         {{- if $hasTls }}
         {{- include "medfleet.secretVolume" (dict "name" "token-tls" "secret" $root.Values.tokenPath.tls.secretName "keys" (ternary (list "tls.crt" "tls.key") (list "ca.crt") (eq .stage "encode"))) | nindent 8 }}
         {{- end }}

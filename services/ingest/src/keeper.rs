@@ -50,49 +50,56 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Sweeps again and again until the shutdown.
     pub(crate) async fn run(self) {
+        let every = self.config.sweep_every.get();
+        self.figures.keeper.interval.set(every.as_secs_f64());
         loop {
             tokio::select! {
-                () = tokio::time::sleep(self.config.sweep_every.get()) => {}
+                () = tokio::time::sleep(every) => {}
                 () = self.shutdown.begun() => return,
             }
-            let mut lease = match self.queue.try_lease(LEASE, &self.holder).await {
-                Ok(Some(lease)) => lease,
-                Ok(None) => {
-                    self.counting.leave_to_others();
-                    continue;
-                }
-                Err(error) => {
-                    tracing::debug!(error = chain(&error), "the keeper's lease was not taken");
-                    continue;
-                }
-            };
-            tokio::select! {
-                () = self.sweep_or_tell() => {}
-                () = lease.hold() => {}
-                () = self.shutdown.begun() => {}
-            }
-            if let Err(error) = lease.release().await {
-                tracing::debug!(error = chain(&error), "the keeper's lease ends by itself");
-            }
+            self.sweep_in_turn().await;
+        }
+    }
+
+    /// One sweep, unless another process is at one.
+    async fn sweep_in_turn(&self) {
+        let mut lease = match self.queue.try_lease(LEASE, &self.holder).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => return self.counting.leave_to_others(),
+            Err(error) => return self.not_finished(&chain(&error)),
+        };
+        self.sweep_while(lease.hold()).await;
+        if let Err(error) = lease.release().await {
+            tracing::debug!(error = chain(&error), "the keeper's lease ends by itself");
+        }
+    }
+
+    /// One sweep, cut off where `held` ends first.
+    async fn sweep_while(&self, held: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.sweep_or_tell() => {}
+            () = held => self.not_finished("the keeper's lease was lost"),
+            () = self.shutdown.begun() => {}
         }
     }
 
     /// One sweep; one that does not come to its end is counted as what it leaves is.
     async fn sweep_or_tell(&self) {
         if let Err(error) = self.sweep_in_time().await {
-            self.figures.keeper_failures.inc();
-            tracing::warn!(
-                error = chain(&error),
-                "the sweep of stored data could not finish"
-            );
+            self.not_finished(&chain(&error));
         }
+    }
+
+    fn not_finished(&self, error: &str) {
+        self.figures.keeper.failures.inc();
+        tracing::warn!(error, "the sweep of stored data could not finish");
     }
 
     /// As [`Keeper::sweep`], unless this machine's clock is far ahead: what has become old by a wrong clock is gone for good.
     async fn sweep_in_time(&self) -> Result<(), Refusal> {
         let (own, queue) = (self.clock.now(), self.queue.time().await?);
         if is_older(queue, AHEAD_MAX, own) {
-            self.figures.keeper_failures.inc();
+            self.figures.keeper.failures.inc();
             tracing::error!(
                 ahead_seconds = own.0.saturating_sub(queue.0) / 1_000,
                 "this machine's clock is ahead of the queue's: nothing that is stored is deleted by it"
@@ -112,6 +119,7 @@ impl Keeper {
         }
         let reclaimed = self.blobs.reclaim(self.clock.now()).await?;
         self.figures.reclaimed.inc_by(reclaimed);
+        self.figures.keeper.sweeps.inc();
         Ok(())
     }
 
@@ -170,7 +178,7 @@ impl Keeper {
         (tenant, job): (&TenantId, Option<&JobId>),
         error: &Refusal,
     ) {
-        self.figures.keeper_failures.inc();
+        self.figures.keeper.failures.inc();
         tracing::warn!(
             error = chain(error),
             what,

@@ -2,6 +2,7 @@
 //! tenants, never ids.
 
 mod edge;
+mod keeper;
 mod standing;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use crate::unit::Backlog;
 
 pub(crate) use edge::{EdgeFigures, HubOutcome};
+pub(crate) use keeper::KeeperFigures;
 pub(crate) use standing::Standing;
 
 /// What autoscalers read, without the prefix. Also in the chart, the rules and the tests.
@@ -137,8 +139,8 @@ pub(crate) struct Figures {
     pub(crate) collected_bytes: Counter,
     /// Broken writes whose room was given back.
     pub(crate) reclaimed: Counter,
-    /// What the keeper left undone because something could not be read.
-    pub(crate) keeper_failures: Counter,
+    /// Of the keeper's sweeps.
+    pub(crate) keeper: KeeperFigures,
     /// Intake messages that were skipped because they cannot be read.
     pub(crate) unreadable: Counter,
     /// How the fleet stands.
@@ -175,7 +177,7 @@ impl Figures {
             collected: Counter::default(),
             collected_bytes: Counter::default(),
             reclaimed: Counter::default(),
-            keeper_failures: Counter::default(),
+            keeper: KeeperFigures::default(),
             unreadable: Counter::default(),
             standing: Standing::default(),
             edge: EdgeFigures::default(),
@@ -211,8 +213,7 @@ impl Figures {
             let help = "Bytes of blobs deleted because no job relied on them";
             registry.register_with_unit("ingest_collected", help, Unit::Bytes, f.collected_bytes.clone());
             registry.register("ingest_reclaimed_writes", "Broken writes whose room was given back", f.reclaimed.clone());
-            let help = "Jobs, tombstones and tenants that a sweep of stored data left as they were because something failed, and sweeps that could not finish";
-            registry.register("ingest_keeper_failures", help, f.keeper_failures.clone());
+            f.keeper.register(registry);
             let help = "Units in the intake that this release cannot read and leaves there, each time that a dispatcher begins: their jobs wait until their time is over";
             registry.register("ingest_unreadable_units", help, f.unreadable.clone());
             f.standing.register(registry);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Chart, edges};
+use super::{Chart, edges, users};
 
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -139,7 +139,6 @@ fn nats() -> Vec<(&'static str, Value)> {
     };
     let own = |own: Value| json!({"nats": {"own": own}});
     let one = json!({"replicas": 1, "volume": {"sizeGiB": 20, "storageClassName": "fast"}});
-    let user = json!({"kind": "user", "secretName": "n", "userName": "fleet"});
     let mutual = json!({"enabled": true, "secretName": "nats-tls", "clientCertificate": true});
     let by_file = json!({"kind": "credentials", "secretName": "n"});
     vec![
@@ -150,7 +149,7 @@ fn nats() -> Vec<(&'static str, Value)> {
         ),
         ("one", own(one)),
         ("credentials", external(by_file, json!({}))),
-        ("mutual", external(user, mutual)),
+        ("mutual", external(users::own(), mutual)),
         (
             "open",
             external(json!({"kind": "none"}), json!({"enabled": false})),
@@ -242,7 +241,7 @@ fn everything() -> Value {
         "ingest": {
             "scale": scale, "podAnnotations": {"a": "b"}, "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "k", "operator": "Exists"}], "priorityClassName": "high",
-            "service": {"type": "LoadBalancer", "annotations": {"x": "1"}}, "preStopSeconds": 0,
+            "service": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "annotations": {"x": "1"}}, "preStopSeconds": 0,
             "config": {"dispatcher": {"tenant_weights": {"north": 3}}, "limits": {"images_max": 10}},
         },
         "pools": {"siglip": embedder, "main": {"decode": {"config": {"kv_bytes_max": "2GiB", "worker": {"slots": 8}}}}},

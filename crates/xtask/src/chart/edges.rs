@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::objects::{Pod, label, list, of_kind, pods, text};
+use super::{Chart, RELEASE, cases};
 
 /// Names are looked up by every pod of ours, which no list repeats.
 const DNS: &str = "kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns";
@@ -53,6 +55,22 @@ pub(crate) const GPU: &[&str] = &[
     "preprocess[medgemma-4b-main] → nats 4222",
     "test → ingest 8443",
 ];
+
+/// A call from outside must keep its client's address where the values say so: `networkPolicy.clientPeers` lets it in by that.
+pub(super) fn outside(chart: &Chart) -> Result<Vec<String>> {
+    let service = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"});
+    let values = json!({"ingest": {"service": service}});
+    let base = chart.values("outside-base", &cases::base())?;
+    let values = chart.values("outside", &values)?;
+    let objects = chart.objects(RELEASE, "outside", &[base, values])?;
+    let is_ours = |service: &&Value| service["spec"]["type"] == "LoadBalancer";
+    let policy = of_kind(&objects, "Service").find(is_ours);
+    let policy = policy.map(|service| text(&service["spec"]["externalTrafficPolicy"]));
+    let is_kept = policy == Some("Local");
+    Ok(Vec::from_iter((!is_kept).then(|| {
+        format!("ingest.service.externalTrafficPolicy: Local becomes {policy:?}")
+    })))
+}
 
 /// One direction of one policy.
 #[derive(Clone, Copy)]

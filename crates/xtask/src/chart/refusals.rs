@@ -19,6 +19,10 @@ fn all(values: Value) -> Value {
     values
 }
 
+fn external(auth: Value) -> Value {
+    json!({"nats": {"mode": "external", "external": {"urls": ["nats://h"], "auth": auth}}})
+}
+
 fn pool(main: Value) -> Value {
     json!({"pools": {"main": main}})
 }
@@ -77,6 +81,7 @@ fn ingest() -> Vec<Refusal> {
         all {"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"], "config": {"travels": "tokens"},
                                  "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}
             => "ingest.edge.aliases", "leave it empty where tokens travel";
+        all {"ingest": {"service": {"externalTrafficPolicy": "Local"}}} => "ingest.service.externalTrafficPolicy", "LoadBalancer";
         all {"ingest": {"scale": {"min": 9, "max": 2}}} => "ingest.scale.min", "9", "2";
     ]
 }
@@ -107,13 +112,22 @@ fn around() -> Vec<Refusal> {
         all {"nats": {"own": {"replicas": 1, "syncInterval": "2m"}}} => "nats.own.syncInterval", "always";
         all {"nats": {"own": {"volume": {"sizeGiB": 10}}}} => "nats.own.volume.sizeGiB", "allowed is 17 or more";
         all {"nats": {"mode": "external"}} => "nats.external.urls", "at least one";
+        external {"kind": "user", "roles": {"ingest": {"secretName": "n"}}} => "nats.external.auth.secretName", "roles.preprocess.secretName";
+        external {"kind": "user", "secretName": "n", "roles": {"ingest": {"userName": "u"}}}
+            => "nats.external.auth.userName", "roles.preprocess.userName";
+        external {"kind": "token", "secretName": "n", "roles": {"encode": {"secretName": "n"}}} => "nats.external.auth.roles.encode", "credentials and user";
+        external {"secretName": "n", "roles": {"encode": {"userName": "u"}}} => "nats.external.auth.roles.encode.userName", "no meaning";
+        external {"roles": {"encoder": {}}} => "/nats/external/auth/roles", "encoder";
         all {"nats": {"external": {"urls": ["nats://u:p@h"]}}} => "/nats/external/urls/0", "does not match";
         all {"store": {"kind": "folder"}} => "/store/kind", "jetstream", "s3";
         all {"store": {"kind": "s3"}} => "store.s3.region", "needed";
         all {"store": {"kind": "s3", "s3": {"region": "x"}}, "networkPolicy": {"storePeers": []}} => "networkPolicy.storePeers", "needed";
         all {"store": {"kind": "s3", "s3": {"region": "x", "endpoint": "http://x"}}} => "store.s3.endpoint", "https://";
         all {"tokenPath": {"direct": false, "tls": {"enabled": true, "secretName": "t"}}} => "tokenPath.tls.enabled", "tokenPath.direct";
+        all {"autoscaling": {"keda": {"labels": {"a-b": "x"}}}} => "/autoscaling/keda/labels", "a-b";
         all {"autoscaling": {"workers": "keda"}} => "autoscaling.keda.prometheusAddress", "needed";
+        all {"autoscaling": {"workers": "keda", "keda": {"prometheusAddress": "http://p:9090"}}, "podMonitor": {"enabled": true, "interval": "1m"}}
+            => "podMonitor.interval", "30s or less";
         all {"autoscaling": {"workers": "external"}} => "scale.min", "at least 1";
     ]
 }
@@ -187,6 +201,8 @@ fn pools() -> Vec<Refusal> {
         // Of imaging, which preprocess would not start with.
         pool {"frameSide": 5000} => "/pools/main/frameSide", "maximum";
         pool {"encode": {"device": {"compute": "cuda"}}} => "pools.main.encode.device", "nvidia.com/gpu";
+        pool {"model": {"kind": "folder", "path": "m", "dtype": "bf16", "volume": {"claimName": "m"}}, "decode": {"config": {"kv_bytes_max": "12GiB"}}}
+            => "pools.main.decode.config.kv_bytes_max", "resources.limits.memory", "12Gi,";
         pool {"decode": {"device": {"resource": "nvidia.com/gpu"}}} => "pools.main.decode.device.resource", "never used";
         pool {"preprocess": {"device": {}}} => "/pools/main/preprocess", "device", "not allowed";
         all {"pools": {"other": {"aliases": ["medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}}}

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::memory;
 use super::objects::{Pod, label, list, name, of_kind, pods, text};
 
 /// What a trigger is told, which KEDA's definition leaves open to each kind of trigger.
@@ -25,6 +26,9 @@ const NATS_TRIGGER: &[&str] = &[
     "useHttps",
 ];
 
+/// Bytes a second that a disk gives a nats-server which reads its streams back.
+const READ_PER_SECOND: u64 = 64 << 20;
+
 pub(crate) fn check(objects: &[Value]) -> Vec<String> {
     let mut violations = Vec::new();
     for secret in of_kind(objects, "Secret") {
@@ -36,6 +40,7 @@ pub(crate) fn check(objects: &[Value]) -> Vec<String> {
         found.extend(pod_grace(pod, objects));
         found.extend(nats_handover(pod));
         found.extend(nats_memory(pod));
+        found.extend(nats_start(pod));
         found.extend(
             pod.containers()
                 .flat_map(|container| container_rules(pod, container)),
@@ -262,6 +267,18 @@ fn nats_memory(pod: Pod<'_>) -> Option<String> {
     let is_told = variables.any(|one| one["name"] == "GOMEMLIMIT" && one["valueFrom"] == origin);
     let is_left = pod.component() == "nats" && !is_told;
     is_left.then(|| "a server that knows nothing of its memory's limit".to_owned())
+}
+
+/// A nats-server that was killed reads all that its streams hold before it is ready (docs/operations.md). A probe that gives up
+/// before kills it again, and the next start begins anew.
+fn nats_start(pod: Pod<'_>) -> Option<String> {
+    let claim = list(&pod.owner["spec"]["volumeClaimTemplates"]).next()?;
+    let storage = text(&claim["spec"]["resources"]["requests"]["storage"]);
+    let needed = memory::bytes(storage)? / READ_PER_SECOND;
+    let probe = &pod.containers().next()?["startupProbe"];
+    let each = probe["periodSeconds"].as_u64()?;
+    let given = each.checked_mul(probe["failureThreshold"].as_u64()?)?;
+    (given < needed).then(|| format!("is killed after {given} s of a start that may take {needed}"))
 }
 
 /// The service's configuration file, where it has one.
@@ -523,6 +540,24 @@ mod tests {
         };
         assert!(found("nats", Value::Null) && found("nats", told("limits.cpu")));
         assert!(!found("nats", told("limits.memory")) && !found("encode", Value::Null));
+    }
+
+    #[test]
+    fn a_server_has_time_to_read_its_streams_back() {
+        let found = |storage: &str, failures: u64| {
+            let claim = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
+            let owner = json!({"spec": {"volumeClaimTemplates": [claim]}});
+            let probe = json!({"periodSeconds": 10, "failureThreshold": failures});
+            let spec = json!({"containers": [{"startupProbe": probe}]});
+            let pod = Pod {
+                owner: &owner,
+                labels: &Value::Null,
+                spec: &spec,
+            };
+            nats_start(pod).is_some()
+        };
+        assert!(!found("20Gi", 90) && !found("200Gi", 320));
+        assert!(found("200Gi", 90) && found("200Gi", 319));
     }
 
     #[test]

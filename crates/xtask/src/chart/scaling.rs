@@ -159,6 +159,20 @@ pub(super) fn merged(chart: &Chart) -> Result<Vec<String>> {
     })
 }
 
+/// Where a pool goes by the figures of another cluster too, which one Prometheus has beside ours.
+pub(super) fn chosen(chart: &Chart) -> Result<Vec<String>> {
+    let of_ours =
+        json!({"prometheusAddress": "http://prometheus:9090", "labels": {"cluster": "st-mary"}});
+    let values = json!({"autoscaling": {"workers": "keda", "keda": of_ours}});
+    let base = chart.values("chosen-base", &cases::base())?;
+    let objects = chart.objects(RELEASE, "chosen", &[base, chart.values("chosen", &values)?])?;
+    let scaled = of_kind(&objects, "ScaledObject");
+    let asked = scaled.map(|object| text(&object["spec"]["triggers"][0]["metadata"]["query"]));
+    let astray = asked.filter(|query| !query.contains(",cluster=\"st-mary\"}[1m]"));
+    let astray = astray.map(|query| format!("autoscaling.keda.labels: not in {query}"));
+    Ok(astray.collect())
+}
+
 /// Slots of a worker, from its configuration or as the service has them by default.
 fn slots(stage: &str, config: &str) -> f64 {
     let config = config.parse::<toml::Table>().unwrap_or_default();

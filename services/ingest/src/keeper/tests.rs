@@ -162,7 +162,7 @@ async fn clocks_that_are_wrong_delete_nothing() {
     setup.keeper.sweep_in_time().await.expect("looks");
     assert_eq!(setup.state(&key).await, Some(JobState::Failed));
     assert!(setup.has(&key, &input).await);
-    assert_eq!(setup.keeper.figures.keeper_failures.get(), 1);
+    assert_eq!(setup.keeper.figures.keeper.failures.get(), 1);
     setup.keeper.sweep().await.expect("sweeps");
     assert_eq!(setup.state(&key).await, None);
 }
@@ -171,11 +171,34 @@ async fn clocks_that_are_wrong_delete_nothing() {
 #[tokio::test]
 async fn a_sweep_that_cannot_finish_is_counted() {
     let setup = Setup::new().await;
-    setup.keeper.sweep_or_tell().await;
-    assert_eq!(setup.keeper.figures.keeper_failures.get(), 0);
-    setup.keeper.queue.drain().await;
-    setup.keeper.sweep_or_tell().await;
-    assert_eq!(setup.keeper.figures.keeper_failures.get(), 1);
+    let keeper = &setup.keeper;
+    let counted = || {
+        let figures = &keeper.figures;
+        (figures.keeper.sweeps.get(), figures.keeper.failures.get())
+    };
+    keeper.sweep_in_turn().await;
+    assert_eq!(counted(), (1, 0));
+    // Its lease is lost before it has ended.
+    keeper.sweep_while(std::future::ready(())).await;
+    assert_eq!(counted(), (1, 1));
+    keeper.queue.drain().await;
+    keeper.sweep_or_tell().await;
+    assert_eq!(counted(), (1, 2));
+    // Or it has not even begun.
+    keeper.sweep_in_turn().await;
+    assert_eq!(counted(), (1, 3));
+}
+
+/// Who waits for another's sweep has not swept.
+#[tokio::test]
+async fn a_sweep_of_another_process_is_its_own() {
+    let setup = Setup::new().await;
+    let keeper = &setup.keeper;
+    let other = keeper.queue.try_lease(LEASE, "another").await;
+    assert!(matches!(other, Ok(Some(_))), "{other:?}");
+    keeper.sweep_in_turn().await;
+    assert_eq!(keeper.figures.keeper.sweeps.get(), 0);
+    assert_eq!(keeper.figures.keeper.failures.get(), 0);
 }
 
 #[tokio::test]
