@@ -151,7 +151,9 @@ mod tests {
         let path = folder.path().join("key");
         for wrong in [&b"5a5a"[..], &[0xff; 32]] {
             std::fs::write(&path, wrong).expect("a file");
-            let error = key(&path).err().expect("is refused");
+            let Err(error) = key(&path) else {
+                panic!("{wrong:?} was taken");
+            };
             assert!(
                 format!("{error:#}").contains("64 hexadecimal digits"),
                 "{error:#}"
