@@ -88,9 +88,9 @@
 {{- end -}}
 {{- if and .Values.podMonitor.enabled (eq .Values.autoscaling.workers "keda") -}}
   {{- $interval := .Values.podMonitor.interval -}}
-  {{- $each := dict "ms" 0 "s" 1 "m" 60 -}}
-  {{- $seconds := mul (regexFind "^[0-9]+" $interval | int) (get $each (regexFind "[a-z]+$" $interval)) -}}
-  {{- if gt (int $seconds) 30 -}}{{- fail (printf "podMonitor.interval: %s, but KEDA asks for the backlog of the last minute, and takes none for a failure: allowed with autoscaling.workers keda is 30s or less" $interval) -}}{{- end -}}
+  {{- $each := dict "ms" 1 "s" 1000 "m" 60000 -}}
+  {{- $millis := mul (regexFind "^[0-9]+" $interval | int64) (get $each (regexFind "[a-z]+$" $interval)) -}}
+  {{- if gt $millis 30000 -}}{{- fail (printf "podMonitor.interval: %s, but KEDA asks for the backlog of the last minute, and takes none for a failure: allowed with autoscaling.workers keda is 30s or less" $interval) -}}{{- end -}}
 {{- end -}}
 {{- range $workload, $scale := dict "ingest" .Values.ingest.scale -}}
   {{- if gt (int $scale.min) (int $scale.max) -}}{{- fail (printf "%s.scale.min: %d is more than %s.scale.max, %d" $workload (int $scale.min) $workload (int $scale.max)) -}}{{- end -}}

@@ -128,6 +128,8 @@ fn around() -> Vec<Refusal> {
         all {"autoscaling": {"workers": "keda"}} => "autoscaling.keda.prometheusAddress", "needed";
         all {"autoscaling": {"workers": "keda", "keda": {"prometheusAddress": "http://p:9090"}}, "podMonitor": {"enabled": true, "interval": "1m"}}
             => "podMonitor.interval", "30s or less";
+        all {"autoscaling": {"workers": "keda", "keda": {"prometheusAddress": "http://p:9090"}}, "podMonitor": {"enabled": true, "interval": "45000ms"}}
+            => "podMonitor.interval", "30s or less";
         all {"autoscaling": {"workers": "external"}} => "scale.min", "at least 1";
     ]
 }
