@@ -104,6 +104,15 @@ impl Opened<'_> {
     }
 }
 
+/// Refuses a header with an element that ends beyond what it may have.
+pub(crate) fn check_size(element: &Extent, limits: &Limits) -> Result<(), Refusal> {
+    let end = element.whole.end;
+    if end as u64 > limits.header_bytes_max {
+        return Err(Refusal::new(Reason::TooLarge).found(format_args!("{end} header bytes")));
+    }
+    Ok(())
+}
+
 /// The bytes from where the file meta information starts, the magic word left out.
 fn skip_preamble(bytes: &[u8]) -> (&[u8], bool) {
     match bytes
@@ -195,10 +204,7 @@ pub(crate) fn read<'a>(opened: &'a Opened<'_>, limits: &Limits) -> Result<Header
             }
             _ => keep(&mut kept, &element, data_set)?,
         }
-        if element.whole.end as u64 > limits.header_bytes_max {
-            return Err(Refusal::new(Reason::TooLarge)
-                .found(format_args!("{} header bytes", element.whole.end)));
-        }
+        check_size(&element, limits)?;
     }
     Ok(Header {
         transfer_syntax: &opened.transfer_syntax,

@@ -37,7 +37,7 @@ impl Turned {
     /// Of a file that is no archive.
     ///
     /// # Errors
-    /// A header that can't be walked.
+    /// A header that can't be walked or is too large.
     pub fn of(bytes: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         let mut found = Self::default();
         found.read_file(bytes, limits)?;
@@ -74,11 +74,24 @@ impl Turned {
             return Ok(());
         }
         let opened = header::open(bytes, limits)?;
+        // It lists images and is none, and may be larger than a header.
+        if opened.is_directory() {
+            return Ok(());
+        }
         let (data_set, encoding) = opened.data_set();
         let (mut is_film, mut is_state, mut is_turned) = (false, false, false);
         let mut instance = String::new();
         for element in Elements::new(data_set, encoding) {
             let element = element?;
+            if element.tag == tags::PIXEL_DATA {
+                if is_film && !instance.is_empty() {
+                    self.films.insert(instance);
+                }
+                return Ok(());
+            }
+            // Without a value representation a value may be as long as the file, and as text takes a multiple of that. What has
+            // such a header is refused where it is decoded too.
+            header::check_size(&element, limits)?;
             let value = &data_set[element.value.clone()];
             match element.tag {
                 tags::SOP_CLASS_UID => is_state = is_presentation_state(&text(value)),
@@ -87,17 +100,10 @@ impl Turned {
                 tags::IMAGE_HORIZONTAL_FLIP => is_turned |= text(value) == "Y",
                 // In degrees, clockwise.
                 tags::IMAGE_ROTATION => is_turned |= value.iter().any(|byte| *byte != 0),
-                tags::PIXEL_DATA => {
-                    if is_film && !instance.is_empty() {
-                        self.films.insert(instance);
-                    }
-                    return Ok(());
-                }
                 _ => {}
             }
         }
-        // What has a larger header is refused where it is decoded.
-        if is_state && is_turned && data_set.len() as u64 <= limits.header_bytes_max {
+        if is_state && is_turned {
             self.read_state(data_set, encoding)?;
         }
         Ok(())

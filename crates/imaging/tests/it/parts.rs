@@ -17,7 +17,7 @@ fn options() -> Options {
 }
 
 /// A file that only says that it is a DICOMDIR.
-fn directory() -> Vec<u8> {
+pub(crate) fn directory() -> Vec<u8> {
     let mut object = InMemDicomObject::new_empty();
     set(&mut object, tags::FILE_SET_ID, "DISC");
     let meta = FileMetaTableBuilder::new()

@@ -3,7 +3,7 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
-use medfleet_imaging::{Limits, Patients, Reason, Turned, read_input};
+use medfleet_imaging::{Limits, Patients, Reason, Turned, examination, read_input};
 use medfleet_testkit::tar;
 
 use crate::options;
@@ -102,6 +102,38 @@ fn films_that_a_state_shows_mirrored_or_turned_are_refused() {
         set(object, tags::SOP_INSTANCE_UID, "2.25.5");
     });
     check(&slice, &state(mirrors), None);
+}
+
+/// What is written without a value representation may be as long as the file: it is refused as where it is decoded, and not copied.
+#[test]
+fn a_header_beyond_its_limit_is_not_read() {
+    let read = |bytes: &[u8], header_bytes_max| {
+        let limits = Limits {
+            header_bytes_max,
+            ..Limits::default()
+        };
+        let (turned, examined) = (Turned::of(bytes, &limits), examination(bytes, &limits));
+        [turned.err(), examined.err()].map(|refused| refused.map(|refusal| refusal.reason))
+    };
+    let remark = |object: &mut InMemDicomObject| {
+        set(object, tags::IMAGE_COMMENTS, "a".repeat(2000));
+    };
+    let film = file(|object| {
+        set(object, tags::MODALITY, "DX");
+        remark(object);
+    });
+    let state = state(|object| {
+        mirrors(object);
+        remark(object);
+    });
+    for bytes in [film, state] {
+        assert_eq!(read(&bytes, 4000), [None; 2]);
+        assert_eq!(read(&bytes, 2000), [Some(Reason::TooLarge); 2]);
+    }
+    // A DICOMDIR may be larger.
+    let remark = [&b"\x20\0\0\x40LT\xd0\x07"[..], &[b'a'; 2000]].concat();
+    let directory = [crate::parts::directory(), remark].concat();
+    assert_eq!(read(&directory, 2000), [None; 2]);
 }
 
 /// Whoever names more images than are kept may have named any.
