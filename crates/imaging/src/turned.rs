@@ -11,8 +11,9 @@ use dicom_dictionary_std::tags;
 
 use crate::admission::is_presentation_state;
 use crate::elements::{Elements, VrEncoding, items};
+use crate::header::{self, Opened};
 use crate::volume::kept;
-use crate::{Format, Limits, Reason, Refusal, header, sniff};
+use crate::{Format, Limits, Reason, Refusal, sniff};
 
 /// Images that are kept of those that states show turned; of more it is as if they were all.
 const IMAGES_MAX: usize = 4096;
@@ -34,13 +35,15 @@ impl fmt::Debug for Turned {
 }
 
 impl Turned {
-    /// Of a file that is no archive.
+    /// Of a file that is no archive; nothing where it is no DICOM file.
     ///
     /// # Errors
     /// A header that can't be walked or is too large.
     pub fn of(bytes: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         let mut found = Self::default();
-        found.read_file(bytes, limits)?;
+        if sniff(bytes) == Ok(Format::Dicom) {
+            found.read(&header::open(bytes, limits)?, limits)?;
+        }
         Ok(found)
     }
 
@@ -68,12 +71,8 @@ impl Turned {
         }
     }
 
-    /// Learns what a file says; nothing where it is no DICOM file.
-    pub(crate) fn read_file(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
-        if sniff(bytes) != Ok(Format::Dicom) {
-            return Ok(());
-        }
-        let opened = header::open(bytes, limits)?;
+    /// Learns what a DICOM file says.
+    pub(crate) fn read(&mut self, opened: &Opened<'_>, limits: &Limits) -> Result<(), Refusal> {
         // It lists images and is none, and may be larger than a header.
         if opened.is_directory() {
             return Ok(());
