@@ -96,7 +96,7 @@ struct Taken {
 /// could say so.
 ///
 /// # Errors
-/// A header that can't be walked or is too large, and an archive with files of several patients or studies.
+/// A header that can't be walked, and an archive with files of several patients or studies.
 pub fn examination(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal> {
     if Archive::of(bytes).is_none() {
         return of_file(bytes, limits);
@@ -190,10 +190,10 @@ pub(crate) fn of_opened(
             has_image = true;
             break;
         }
-        // Without a value representation a value may be as long as the file, and as text takes a multiple of that. What has such a
-        // header is refused where it is decoded too.
-        header::check_size(&element, limits)?;
-        header.read(element.tag, &data_set[element.value.clone()]);
+        // An image with more of a header is refused where it is decoded.
+        if header::is_within(&element, limits) {
+            header.read(element.tag, &data_set[element.value.clone()]);
+        }
     }
     let mut examination = header.examination();
     // A report or a plan beside the images may be of an earlier study of the patient's.

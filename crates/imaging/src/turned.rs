@@ -38,7 +38,7 @@ impl Turned {
     /// Of a file that is no archive; nothing where it is no DICOM file.
     ///
     /// # Errors
-    /// A header that can't be walked or is too large.
+    /// A header that can't be walked, and a presentation state that is larger than a header may be.
     pub fn of(bytes: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         let mut found = Self::default();
         if sniff(bytes) == Ok(Format::Dicom) {
@@ -73,10 +73,6 @@ impl Turned {
 
     /// Learns what a DICOM file says.
     pub(crate) fn read(&mut self, opened: &Opened<'_>, limits: &Limits) -> Result<(), Refusal> {
-        // It lists images and is none, and may be larger than a header.
-        if opened.is_directory() {
-            return Ok(());
-        }
         let (data_set, encoding) = opened.data_set();
         let (mut is_film, mut is_state, mut is_turned) = (false, false, false);
         let mut instance = String::new();
@@ -88,9 +84,13 @@ impl Turned {
                 }
                 return Ok(());
             }
-            // Without a value representation a value may be as long as the file, and as text takes a multiple of that. What has
-            // such a header is refused where it is decoded too.
-            header::check_size(&element, limits)?;
+            if !header::is_within(&element, limits) {
+                // What it says of images would be overlooked.
+                if is_state {
+                    return Err(header::too_large(element.whole.end));
+                }
+                continue;
+            }
             let value = &data_set[element.value.clone()];
             match element.tag {
                 tags::SOP_CLASS_UID => is_state = is_presentation_state(&text(value)),
