@@ -104,6 +104,16 @@ impl Opened<'_> {
     }
 }
 
+/// Whether an element ends within what a header may have. Those behind are not read: without a value representation a value may be
+/// as long as the file, and as text takes a multiple of that.
+pub(crate) fn is_within(element: &Extent, limits: &Limits) -> bool {
+    element.whole.end as u64 <= limits.header_bytes_max
+}
+
+pub(crate) fn too_large(bytes: usize) -> Refusal {
+    Refusal::new(Reason::TooLarge).found(format_args!("{bytes} header bytes"))
+}
+
 /// The bytes from where the file meta information starts, the magic word left out.
 fn skip_preamble(bytes: &[u8]) -> (&[u8], bool) {
     match bytes
@@ -168,18 +178,22 @@ pub(crate) fn is_deflated(bytes: &[u8]) -> bool {
     })
 }
 
-/// Walks the data set up to the pixel data.
+/// Walks the data set up to the pixel data. What has none may be larger than a header: contours, a document, a scanner's raw data.
 pub(crate) fn read<'a>(opened: &'a Opened<'_>, limits: &Limits) -> Result<Header<'a>, Refusal> {
     let (data_set, encoding) = (&*opened.data_set, opened.encoding);
     let mut kept = Vec::new();
     let mut pixel_data = None;
     let mut presentation_lut = false;
+    let mut beyond = None;
     let mut overlays = Overlays::default();
     for element in Elements::new(data_set, encoding) {
         let element = element?;
         let value = |extent: &Extent| -> Range<usize> { extent.value.clone() };
         match element.tag {
             tags::PIXEL_DATA | tags::FLOAT_PIXEL_DATA | tags::DOUBLE_FLOAT_PIXEL_DATA => {
+                if let Some(end) = beyond {
+                    return Err(too_large(end));
+                }
                 pixel_data = Some(PixelData {
                     value: &data_set[value(&element)],
                     encapsulated: element.undefined_length,
@@ -188,16 +202,13 @@ pub(crate) fn read<'a>(opened: &'a Opened<'_>, limits: &Limits) -> Result<Header
                 });
                 break;
             }
+            _ if !is_within(&element, limits) => beyond = Some(element.whole.end),
             tags::PRESENTATION_LUT_SEQUENCE => presentation_lut |= !element.value.is_empty(),
             // Overlay groups are 6000 to 601E, even (PS3.3 C.9.2); the attributes alone already say that there is one.
             tag if (0x6000..=0x601e).contains(&tag.group()) => {
                 overlays.add(tag, &data_set[value(&element)], encoding);
             }
             _ => keep(&mut kept, &element, data_set)?,
-        }
-        if element.whole.end as u64 > limits.header_bytes_max {
-            return Err(Refusal::new(Reason::TooLarge)
-                .found(format_args!("{} header bytes", element.whole.end)));
         }
     }
     Ok(Header {

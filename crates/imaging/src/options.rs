@@ -135,7 +135,7 @@ pub struct Limits {
     pub archive_bytes_max: u64,
     /// Bytes that are unpacked at a time: files of an archive, and the data set of a deflated one.
     pub unpacked_bytes_max: u64,
-    /// Bytes of everything before the pixel data.
+    /// Bytes of everything before the pixel data, and of a presentation state. Other files without an image may be larger.
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
     pub compression_ratio_max: u32,

@@ -10,7 +10,8 @@ use dicom_dictionary_std::tags;
 
 use crate::calendar::days;
 use crate::elements::Elements;
-use crate::{Archive, Format, Limits, Note, Reason, Refusal, header, members, sniff};
+use crate::header::{self, Opened};
+use crate::{Archive, Format, Limits, Note, Reason, Refusal, members, sniff};
 
 const MICROS_A_SECOND: i64 = 1_000_000;
 const MICROS_A_DAY: i64 = 86_400 * MICROS_A_SECOND;
@@ -106,22 +107,23 @@ pub fn examination(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>,
             return;
         }
         let limits = limits.beside(&member.bytes);
-        fault = join(&mut found, &member.bytes, &limits, Patients::Known).err();
+        let read = of_file(&member.bytes, &limits);
+        fault = read
+            .and_then(|read| join(&mut found, read, Patients::Known))
+            .err();
     })?;
     fault.map_or(Ok(found), Err)
 }
 
-/// Adds what one more file of an input says.
+/// Adds what one more file of an input says; nothing where they may be of any patient.
 pub(crate) fn join(
     found: &mut Option<Examination>,
-    bytes: &[u8],
-    limits: &Limits,
+    read: Option<Examination>,
     patients: Patients,
 ) -> Result<(), Refusal> {
     if patients == Patients::Any {
         return Ok(());
     }
-    let read = of_file(bytes, limits)?;
     *found = match (found.take(), read) {
         (Some(mut known), Some(read)) if patients == Patients::One => {
             known.add(&read)?;
@@ -168,7 +170,14 @@ fn of_file(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal
     if sniff(bytes)? != Format::Dicom {
         return Ok(None);
     }
-    let opened = header::open(bytes, limits)?;
+    of_opened(&header::open(bytes, limits)?, limits)
+}
+
+/// Of a DICOM file that is open.
+pub(crate) fn of_opened(
+    opened: &Opened<'_>,
+    limits: &Limits,
+) -> Result<Option<Examination>, Refusal> {
     // It lists images and is none.
     if opened.is_directory() {
         return Ok(None);
@@ -181,7 +190,10 @@ fn of_file(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>, Refusal
             has_image = true;
             break;
         }
-        header.read(element.tag, &data_set[element.value.clone()]);
+        // An image with more of a header is refused where it is decoded.
+        if header::is_within(&element, limits) {
+            header.read(element.tag, &data_set[element.value.clone()]);
+        }
     }
     let mut examination = header.examination();
     // A report or a plan beside the images may be of an earlier study of the patient's.

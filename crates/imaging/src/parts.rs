@@ -5,7 +5,7 @@ use dicom_dictionary_std::tags;
 
 use crate::ahead::{Ahead, Cost, ahead};
 use crate::archive::{Step, steps};
-use crate::pair::join;
+use crate::pair::{join, of_opened};
 use crate::volume::each_slice;
 use crate::{
     Archive, Decoded, Examination, Format, Frame, FrameInfo, Identifiers, Limits, Options,
@@ -54,13 +54,15 @@ pub fn read_input(
     let (mut identifiers, mut examination) = (Identifiers::default(), None);
     let mut turned = Turned::default();
     let mut also = |file: &[u8], limits: &Limits| -> Result<(), Refusal> {
-        // What is no image at all is decided on where it is decoded.
-        if sniff(file).is_err() {
+        // What is no image at all is decided on where it is decoded, and other formats say nothing of it.
+        if sniff(file) != Ok(Format::Dicom) {
             return Ok(());
         }
-        identifiers.read_file(file, limits)?;
-        turned.read_file(file, limits)?;
-        join(&mut examination, file, limits, patients)
+        // Once for all, as a deflated one is unpacked for it.
+        let opened = header::open(file, limits)?;
+        identifiers.read_opened(&opened)?;
+        turned.read(&opened, limits)?;
+        join(&mut examination, of_opened(&opened, limits)?, patients)
     };
     let mut taken = |member: Option<u32>, decoded: &mut Decoded| {
         let frames = std::mem::take(&mut decoded.frames);

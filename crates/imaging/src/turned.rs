@@ -11,8 +11,9 @@ use dicom_dictionary_std::tags;
 
 use crate::admission::is_presentation_state;
 use crate::elements::{Elements, VrEncoding, items};
+use crate::header::{self, Opened};
 use crate::volume::kept;
-use crate::{Format, Limits, Reason, Refusal, header, sniff};
+use crate::{Format, Limits, Reason, Refusal, sniff};
 
 /// Images that are kept of those that states show turned; of more it is as if they were all.
 const IMAGES_MAX: usize = 4096;
@@ -34,13 +35,15 @@ impl fmt::Debug for Turned {
 }
 
 impl Turned {
-    /// Of a file that is no archive.
+    /// Of a file that is no archive; nothing where it is no DICOM file.
     ///
     /// # Errors
-    /// A header that can't be walked.
+    /// A header that can't be walked, and a presentation state that is larger than a header may be.
     pub fn of(bytes: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         let mut found = Self::default();
-        found.read_file(bytes, limits)?;
+        if sniff(bytes) == Ok(Format::Dicom) {
+            found.read(&header::open(bytes, limits)?, limits)?;
+        }
         Ok(found)
     }
 
@@ -68,17 +71,26 @@ impl Turned {
         }
     }
 
-    /// Learns what a file says; nothing where it is no DICOM file.
-    pub(crate) fn read_file(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
-        if sniff(bytes) != Ok(Format::Dicom) {
-            return Ok(());
-        }
-        let opened = header::open(bytes, limits)?;
+    /// Learns what a DICOM file says.
+    pub(crate) fn read(&mut self, opened: &Opened<'_>, limits: &Limits) -> Result<(), Refusal> {
         let (data_set, encoding) = opened.data_set();
         let (mut is_film, mut is_state, mut is_turned) = (false, false, false);
         let mut instance = String::new();
         for element in Elements::new(data_set, encoding) {
             let element = element?;
+            if element.tag == tags::PIXEL_DATA {
+                if is_film && !instance.is_empty() {
+                    self.films.insert(instance);
+                }
+                return Ok(());
+            }
+            if !header::is_within(&element, limits) {
+                // What it says of images would be overlooked.
+                if is_state {
+                    return Err(header::too_large(element.whole.end));
+                }
+                continue;
+            }
             let value = &data_set[element.value.clone()];
             match element.tag {
                 tags::SOP_CLASS_UID => is_state = is_presentation_state(&text(value)),
@@ -87,17 +99,10 @@ impl Turned {
                 tags::IMAGE_HORIZONTAL_FLIP => is_turned |= text(value) == "Y",
                 // In degrees, clockwise.
                 tags::IMAGE_ROTATION => is_turned |= value.iter().any(|byte| *byte != 0),
-                tags::PIXEL_DATA => {
-                    if is_film && !instance.is_empty() {
-                        self.films.insert(instance);
-                    }
-                    return Ok(());
-                }
                 _ => {}
             }
         }
-        // What has a larger header is refused where it is decoded.
-        if is_state && is_turned && data_set.len() as u64 <= limits.header_bytes_max {
+        if is_state && is_turned {
             self.read_state(data_set, encoding)?;
         }
         Ok(())

@@ -93,7 +93,14 @@ impl Identifiers {
         if self.too_many() || sniff(bytes)? != Format::Dicom {
             return Ok(());
         }
-        let opened = header::open(bytes, limits)?;
+        self.read_opened(&header::open(bytes, limits)?)
+    }
+
+    /// The same of a file that is open.
+    pub(crate) fn read_opened(&mut self, opened: &header::Opened<'_>) -> Result<(), Refusal> {
+        if self.too_many() {
+            return Ok(());
+        }
         let (data_set, encoding) = opened.data_set();
         self.read(data_set, encoding, CharacterSet::unnamed(), 0)
     }

@@ -283,6 +283,56 @@ fn an_archive_of_two_studies_is_refused_where_it_is_to_be_of_one() {
     assert_eq!(read(&beside, Patients::Known), None);
 }
 
+/// Contours, documents and raw data lie beside images, and had the whole study refused for their size.
+#[test]
+fn what_has_no_image_may_be_larger_than_a_header() {
+    let with_remark = |change: &dyn Fn(&mut InMemDicomObject)| {
+        file(|object| {
+            set(object, tags::IMAGE_COMMENTS, "a".repeat(2000));
+            change(object);
+        })
+    };
+    let limits = Limits {
+        header_bytes_max: 2000,
+        ..Limits::default()
+    };
+    let options = Options::new(8, limits).unwrap();
+    let read = |files: &[Vec<u8>]| {
+        let files: Vec<_> = files.iter().map(|file| ("1", file.as_slice())).collect();
+        let read = read_input(&tar(&files), &options, 8, Patients::One, &mut |_, _| {});
+        refused(&read.unwrap().parts)
+    };
+    let report = with_remark(&|object: &mut InMemDicomObject| {
+        drop(object.take_element(tags::PIXEL_DATA));
+    });
+    let film = with_remark(&|_: &mut InMemDicomObject| {});
+    let expected = [
+        None,
+        Some(Reason::NoPixelData),
+        Some(Reason::TooLarge),
+        None,
+    ];
+    assert_eq!(read(&[file(|_| {}), report, film, file(|_| {})]), expected);
+}
+
+/// Without a value representation it may be as long as the file.
+#[test]
+fn whose_an_image_is_is_not_read_beyond_a_header() {
+    let of = |study: &str, header_bytes_max| {
+        let film = file(|object| {
+            set(object, tags::PATIENT_COMMENTS, "a".repeat(2000));
+            set(object, tags::STUDY_INSTANCE_UID, study);
+        });
+        let limits = Limits {
+            header_bytes_max,
+            ..Limits::default()
+        };
+        examination(&film, &limits).unwrap()
+    };
+    assert!(of("2.25.7", 4000) != of("2.25.8", 4000));
+    assert!(of("2.25.7", 2000) == of("2.25.8", 2000));
+}
+
 #[test]
 fn an_archive_with_a_header_that_cannot_be_walked_is_refused_as_a_whole() {
     let good = file(|_| {});

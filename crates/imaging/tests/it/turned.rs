@@ -104,6 +104,27 @@ fn films_that_a_state_shows_mirrored_or_turned_are_refused() {
     check(&slice, &state(mirrors), None);
 }
 
+/// What it says of images would be overlooked. Of what is no state as little is read.
+#[test]
+fn a_state_that_is_larger_than_a_header_is_refused() {
+    let read = |bytes: &[u8], header_bytes_max| {
+        let limits = Limits {
+            header_bytes_max,
+            ..Limits::default()
+        };
+        let refused = Turned::of(bytes, &limits).err();
+        refused.map(|refusal| refusal.reason)
+    };
+    let remark = |object: &mut InMemDicomObject| {
+        set(object, tags::IMAGE_COMMENTS, "a".repeat(2000));
+    };
+    let film = file(remark);
+    let state = state(remark);
+    assert_eq!(read(&state, 4000), None);
+    assert_eq!(read(&state, 2000), Some(Reason::TooLarge));
+    assert_eq!(read(&film, 2000), None);
+}
+
 /// Whoever names more images than are kept may have named any.
 #[test]
 fn a_state_of_more_images_than_are_kept_is_as_if_of_all() {

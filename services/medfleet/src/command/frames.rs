@@ -196,12 +196,18 @@ impl<'a> Set<'a> {
     fn file(&mut self, input: Input, bytes: &[u8]) -> Result<()> {
         let index = self.entries.len();
         let path = input.path.as_path();
-        // One whose header can't be walked is refused below.
-        if let Ok(turned) = Turned::of(bytes, self.options.limits()) {
-            self.turned.push((index, turned));
-        }
+        let prepared = prepare(bytes, self.options);
+        let prepared = match (prepared, Turned::of(bytes, self.options.limits())) {
+            (prepared, Ok(turned)) => {
+                self.turned.push((index, turned));
+                prepared
+            }
+            // What a state says of films must be known, or it can't be left out.
+            (Err(refusal), Err(unread)) if refusal.leaves_out() => Err(unread),
+            (prepared, Err(_)) => prepared,
+        };
         let nothing = || json!({"input_index": index, "path": path, "frames": []});
-        let entry = match prepare(bytes, self.options) {
+        let entry = match prepared {
             Ok(Prepared::Frames(decoded)) => {
                 let frames = write(index, 0, &decoded.frames, self.out)?;
                 json!({"input_index": index, "path": path, "frames": frames,

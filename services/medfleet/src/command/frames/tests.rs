@@ -109,6 +109,30 @@ fn a_film_that_a_state_shows_mirrored_is_refused() {
     assert_eq!(refused(b"2.25.9"), (None, 1));
 }
 
+/// As a fleet refuses it: which films it mirrors nobody knows.
+#[test]
+fn a_state_that_cannot_be_read_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = Options::new(64, Limits::default()).expect("a side in range");
+    let mut set = Set::new(&options, folder.path(), false);
+    let state = [
+        &b"\x08\0\x16\0UI\x1c\x001.2.840.10008.5.1.4.1.1.11.1"[..],
+        b"\x08\0\x60\0CS\x02\0PR",
+        // No items, where nothing says that it has some.
+        b"\x08\0\x15\x11UN\0\0\x08\0\0\0no items",
+        b"\x70\0\x41\0CS\x02\0Y ",
+    ];
+    for (name, file) in [("1.dcm", film::slice(1)), ("2.dcm", state.concat())] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, file).expect("a file");
+        set.path(path).expect("a file");
+    }
+    let entries = set.finish().expect("entries");
+    let reasons = entries.iter();
+    let reasons = reasons.map(|(_, entry)| entry["refused"]["reason"].as_str());
+    assert_eq!(reasons.collect::<Vec<_>>(), [None, Some("MALFORMED")]);
+}
+
 /// A presentation state that mirrors the image of this name.
 fn state(named: &[u8; 6]) -> Vec<u8> {
     let sequence = |tag: [u8; 4], content: &[u8]| {
