@@ -95,7 +95,8 @@ impl Turned {
             match element.tag {
                 tags::SOP_CLASS_UID => is_state = is_presentation_state(&text(value)),
                 tags::SOP_INSTANCE_UID => instance = text(value),
-                tags::MODALITY => is_film = matches!(text(value).as_str(), "CR" | "DX" | "MG"),
+                // Not of breasts: they are hung mirrored, back to back, which a state may keep.
+                tags::MODALITY => is_film = matches!(text(value).as_str(), "CR" | "DX"),
                 tags::IMAGE_HORIZONTAL_FLIP => is_turned |= text(value) == "Y",
                 // In degrees, clockwise.
                 tags::IMAGE_ROTATION => is_turned |= value.iter().any(|byte| *byte != 0),
