@@ -118,13 +118,18 @@ fn inflict(world: &Rc<World>, process: &Rc<Process>, fault: Fault) {
                 world.kill(&process, 200);
             });
         }
-        Fault::Cut => process.cut_until.set(now + timeline.between(300, 4_000)),
+        // Heartbeats that come late, though they come, are too late for what is in its hands.
+        Fault::Cut => {
+            process.count_mishaps();
+            process.cut_until.set(now + timeline.between(300, 4_000));
+        }
         Fault::LoseAnswers => {
             let until = now + timeline.between(300, 3_000);
             process.answers_lost_until.set(until);
         }
         Fault::Slow => process.slow_until.set(now + timeline.between(500, 4_000)),
         Fault::ServerDown => {
+            count_mishaps_of_all(world);
             world.server.borrow_mut().down_until = now + timeline.between(200, 3_000);
         }
         Fault::Outdated => {
@@ -142,15 +147,19 @@ fn inflict(world: &Rc<World>, process: &Rc<Process>, fault: Fault) {
         Fault::ClockBack => jump(timeline, &process.clock, -leap(timeline)),
         Fault::QueueClockForth => {
             // Everything in anybody's hands is delivered again.
-            for process in &world.processes {
-                process.count_mishaps();
-            }
+            count_mishaps_of_all(world);
             jump(timeline, &world.server.borrow().clock, leap(timeline));
         }
         Fault::QueueClockBack => {
             let back = leap_back_of_queue(timeline);
             jump(timeline, &world.server.borrow().clock, back);
         }
+    }
+}
+
+fn count_mishaps_of_all(world: &World) {
+    for process in &world.processes {
+        process.count_mishaps();
     }
 }
 
