@@ -112,7 +112,7 @@ fn around() -> Vec<Refusal> {
         all {"nats": {"own": {"replicas": 1, "syncInterval": "2m"}}} => "nats.own.syncInterval", "always";
         all {"nats": {"own": {"volume": {"sizeGiB": 10}}}} => "nats.own.volume.sizeGiB", "allowed is 17 or more";
         all {"nats": {"mode": "external"}} => "nats.external.urls", "at least one";
-        external {"kind": "user", "roles": {"ingest": {"secretName": "n"}}} => "nats.external.auth.secretName", "roles.preprocess.secretName";
+        external {"kind": "user", "userName": "u", "roles": {"ingest": {"secretName": "n"}}} => "nats.external.auth.secretName", "roles.preprocess.secretName";
         external {"kind": "user", "secretName": "n", "roles": {"ingest": {"userName": "u"}}}
             => "nats.external.auth.userName", "roles.preprocess.userName";
         external {"kind": "token", "secretName": "n", "roles": {"encode": {"secretName": "n"}}} => "nats.external.auth.roles.encode", "credentials and user";
