@@ -144,7 +144,7 @@ pub fn retries_of_all(
 /// starts of those beside it.
 const FEW_STARTS: u32 = 2;
 
-/// Whether a unit was started in vain, and may be started only [`FEW_STARTS`] times more; `retries_max` is as [`retries_of_all`] has
+/// Whether a unit was started in vain, and may be started only twice more at the most; `retries_max` is as [`retries_of_all`] has
 /// it. What ends its worker takes along those beside it, whose starts count too. All of them come again at the same time, so that the
 /// same ones would end together each time, until all are given up on. So of all that a process is at work on one unit at most has few
 /// starts left.
