@@ -294,7 +294,7 @@ impl Drop for Turn<'_> {
 async fn give_up_bucket(claims: &Claims) {
     match claims.remove_leaderless().await {
         Ok(true) => tracing::warn!(
-            "no nats-server answered for the claims on images: they are removed, to be made anew"
+            "no nats-server answered for the claims on images: their removal was asked for, so that they are made anew; if this comes again and again, the NATS user may not remove KV_CLAIMS"
         ),
         Ok(false) => {}
         Err(error) => tracing::debug!(
